@@ -113,7 +113,12 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
         export::export(&context, image)?;
     }
     drop(lock);
-    Ok(Report { images, seconds: trace.elapsed().as_secs_f64(), peak_memory: linux::peak_memory() })
+    Ok(Report {
+        images,
+        seconds: trace.elapsed().as_secs_f64(),
+        peak_memory: linux::peak_memory(),
+        disk_written: linux::disk_written(),
+    })
 }
 
 /// Builds, while the registry is asked for the parts that the last command needed: the next one mostly needs the same.

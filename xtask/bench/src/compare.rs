@@ -42,6 +42,8 @@ pub struct Compared {
     pub name: &'static str,
     pub about: &'static str,
     pub sides: Vec<Sided>,
+    /// Load average over one minute, before the row and after it.
+    pub load: (f64, f64),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +58,10 @@ pub struct Sided {
     /// Peak memory of the native engine in any run, in bytes.
     pub memory: Option<u64>,
     pub memory_met: Option<bool>,
+    /// Processor seconds of the native engine with what it runs; a daemon's are not known.
+    pub cpu: Option<Summary>,
+    /// Bytes that the native engine wrote to a disk.
+    pub written: Option<Summary>,
     pub goal: Option<String>,
     pub met: Option<bool>,
 }
@@ -85,6 +91,7 @@ struct Tally {
 }
 
 fn measure(harness: &mut Harness, row: &Row, runs: u32) -> Result<Compared, Fault> {
+    let before = machine::load();
     harness.begin(row.edit)?;
     let mut tallies: Vec<Tally> = row.sides.iter().map(|_| Tally::default()).collect();
     if row.start == Start::Warm {
@@ -105,7 +112,7 @@ fn measure(harness: &mut Harness, row: &Row, runs: u32) -> Result<Compared, Faul
             terminal::step("took", &format!("{:.3} s", sample.seconds));
         }
     }
-    Ok(compared(row, tallies))
+    Ok(compared(row, tallies, (before, machine::load())))
 }
 
 /// Order of all runs: the sides take turns, so that background load affects all of them; or one side after the other.
@@ -137,13 +144,17 @@ fn once(harness: &mut Harness, row: &Row, side: &Side, tally: &mut Tally) -> Res
 }
 
 /// Compares the sides. Pure.
-fn compared(row: &Row, tallies: Vec<Tally>) -> Compared {
+fn compared(row: &Row, tallies: Vec<Tally>, load: (f64, f64)) -> Compared {
+    let of = |tally: &Tally, value: fn(&Sample) -> Option<f64>| {
+        Summary::of(&tally.samples.iter().filter_map(value).collect::<Vec<_>>())
+    };
     let seconds = |tally: &Tally| Summary::of(&tally.samples.iter().map(|sample| sample.seconds).collect::<Vec<_>>());
     let first = tallies.first().and_then(seconds);
     let sided = |(index, (side, tally)): (usize, (&Side, Tally))| {
         let summary = seconds(&tally).filter(|_| tally.why.is_none());
         let both = summary.as_ref().zip(first.as_ref());
         let memory = tally.samples.iter().filter_map(|sample| sample.memory).max();
+        let (cpu, written) = (of(&tally, |sample| sample.cpu), of(&tally, |sample| Some(sample.written? as f64)));
         let phases: Vec<_> = tally.samples.into_iter().map(|sample| sample.phases).collect();
         Sided {
             by: side.by,
@@ -153,12 +164,14 @@ fn compared(row: &Row, tallies: Vec<Tally>) -> Compared {
             times: both.filter(|_| index > 0).and_then(|(side, first)| ratio(side, first)),
             memory,
             memory_met: memory.map(|bytes| bytes <= goal::MEMORY),
+            cpu,
+            written,
             goal: side.goal.map(|goal| goal.to_string()),
             met: side.goal.zip(both).map(|(goal, (side, first))| goal.holds(side, first)),
         }
     };
     let sides = row.sides.iter().zip(tallies).enumerate().map(sided).collect();
-    Compared { name: row.name, about: row.about, sides }
+    Compared { name: row.name, about: row.about, sides, load }
 }
 
 #[cfg(test)]
@@ -204,7 +217,7 @@ mod tests {
             tally(&[8.0, 9.0, 7.0], None),
             Tally { samples: Vec::new(), why: Some("it is not installed".to_owned()) },
         ];
-        let compared = compared(row("template-cold"), tallies);
+        let compared = compared(row("template-cold"), tallies, (0.0, 0.0));
         let judged: Vec<_> =
             compared.sides.iter().map(|side| (side.times.map(f64::round), side.met, side.memory_met)).collect();
         assert_eq!(

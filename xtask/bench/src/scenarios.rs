@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::time::Instant;
 use xtask_host::process::Command;
 use xtask_host::tree::uv::{Request, Upgrade};
-use xtask_host::{clock, file, terminal};
+use xtask_host::{clock, file, linux, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::Registry;
 use xtask_model::spec::lock::{self, Lock};
@@ -56,6 +56,10 @@ pub struct Sample {
     pub overhead: Option<f64>,
     /// Peak memory of xtask, in bytes.
     pub memory: Option<u64>,
+    /// Processor time of xtask and of what it runs, in seconds.
+    pub cpu: Option<f64>,
+    /// Bytes that xtask wrote to a disk.
+    pub written: Option<u64>,
     /// Number of images that xtask built, without reused ones.
     pub built: usize,
 }
@@ -181,21 +185,26 @@ pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Resu
         return Err(Fault::usage("the policy names several requirement files, and this scenario edits one"));
     };
     workspace.edit(requirements, |text| format!("{text}{name}<{}\n", package.version))?;
-    let upgrade = Upgrade::Only(vec![name.clone()]);
+    let text = resolved(workspace, &Upgrade::Only(vec![name.clone()]))?;
+    let after = Lock::parse(base.lock.as_ref(), &text)?;
+    for change in lock::diff(&locked.meaning(), &after.meaning()) {
+        terminal::detail(&format!("run {run}: {change}"));
+    }
+    file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
+}
+
+/// The lock of the requirements as they are.
+pub(super) fn resolved(workspace: &Workspace, upgrade: &Upgrade) -> Result<String, Fault> {
+    let base = &workspace.tree.policy.base;
     let request = Request {
         root: &workspace.tree.root,
         requirements: &base.requirements,
         selection: &base.selection,
         lock: base.lock.as_ref(),
         python: &workspace.tree.policy.root.python,
-        upgrade: &upgrade,
+        upgrade,
     };
-    let text = workspace.uv()?.resolve(&request)?;
-    let after = Lock::parse(base.lock.as_ref(), &text)?;
-    for change in lock::diff(&locked.meaning(), &after.meaning()) {
-        terminal::detail(&format!("run {run}: {change}"));
-    }
-    file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
+    workspace.uv()?.resolve(&request)
 }
 
 fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault> {
@@ -242,12 +251,14 @@ fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample,
 /// Runs an xtask build with the flags to push, and reads its report.
 pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
     let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
+    let before = linux::children_seconds();
     let (seconds, lines) = timed(&call)?;
+    let cpu = linux::children_seconds().zip(before).map(|(after, before)| after - before);
     // The report is at the end: it starts at the last line that is a single opening brace.
     let begin = lines.iter().rposition(|line| line == "{").unwrap_or(lines.len());
     let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
         .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
-    Ok(sample(seconds, &done))
+    Ok(Sample { cpu, ..sample(seconds, &done) })
 }
 
 fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
@@ -270,6 +281,7 @@ struct Done {
     images: Vec<DoneImage>,
     seconds: f64,
     peak_memory: Option<u64>,
+    disk_written: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,7 +306,8 @@ fn sample(seconds: f64, done: &Done) -> Sample {
         }
     }
     let built = done.images.iter().filter(|image| image.action == "built").count();
-    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)), memory: done.peak_memory, built }
+    let overhead = Some((seconds - elsewhere).max(0.0));
+    Sample { seconds, phases, overhead, memory: done.peak_memory, cpu: None, written: done.disk_written, built }
 }
 
 #[cfg(test)]

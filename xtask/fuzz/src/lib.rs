@@ -17,6 +17,7 @@ use xtask_model::spec::requirements;
 use xtask_model::spec::wheel::WheelName;
 use xtask_model::spec::wheel::page::Page;
 use xtask_native::layer::{Limits, Reader, toc};
+use xtask_native::wheel;
 
 pub fn dockerfile(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
@@ -127,6 +128,18 @@ pub fn layer(bytes: &[u8]) -> bool {
         assert!(image.get(path).is_some());
         let _ = image.resolve(path);
     }
+    true
+}
+
+/// Reads the records of a wheel's archive: no name leads out, and the bytes of each file are its own.
+pub fn wheel_records(bytes: &[u8]) -> bool {
+    let Ok(entries) = wheel::entries(bytes) else { return false };
+    let mut places: Vec<(u64, u64)> = entries.iter().map(|entry| (entry.at, entry.packed)).collect();
+    places.sort_unstable();
+    assert!(places.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+    assert!(places.iter().all(|(at, packed)| at + packed <= bytes.len() as u64));
+    assert!(entries.is_sorted_by(|one, two| one.name < two.name));
+    assert!(entries.iter().flat_map(|entry| entry.name.split('/')).all(|part| !matches!(part, "" | "." | "..")));
     true
 }
 
@@ -305,6 +318,37 @@ mod tests {
         let words =
             &["null", "{}", "[]", "-1", "1e400", "18446744073709551616", "0.1", r#""size":"#, "\\ud800", "true"];
         drive(documents, 2000, &seeds.map(String::into_bytes), words);
+    }
+
+    /// An archive of stored files, with a comment.
+    fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+        let (mut out, mut directory) = (Vec::new(), Vec::new());
+        let bytes = |fields: &[&[u8]]| fields.concat();
+        for (name, text) in files {
+            let start = (out.len() as u32).to_le_bytes();
+            let size = (text.len() as u32).to_le_bytes();
+            let length = (name.len() as u16).to_le_bytes();
+            // From the flags to the length of the extra field, the same in both records.
+            let common = bytes(&[&[0; 8], &[7; 4], &size, &size, &length, &[0; 2]]);
+            out.extend(bytes(&[b"PK\x03\x04\x14\0", &common, name.as_bytes(), text.as_bytes()]));
+            let rest = bytes(&[&[0; 10], &start, name.as_bytes()]);
+            directory.extend(bytes(&[b"PK\x01\x02\x14\x03\x14\0", &common, &rest]));
+        }
+        let (at, size) = ((out.len() as u32).to_le_bytes(), (directory.len() as u32).to_le_bytes());
+        let count = (files.len() as u16).to_le_bytes();
+        let end = bytes(&[b"PK\x05\x06\0\0\0\0", &count, &count, &size, &at, &[2, 0], b"hi"]);
+        [out, directory, end].concat()
+    }
+
+    #[test]
+    fn wheels() {
+        let seeds = [
+            archive(&[("a/__init__.py", "x = 1\n"), ("a-1.dist-info/RECORD", "a/__init__.py,,\n"), ("a/b/", "")]),
+            archive(&[]),
+        ];
+        let words =
+            &["PK\u{1}\u{2}", "PK\u{3}\u{4}", "PK\u{5}\u{6}", "PK\u{6}\u{6}", "PK\u{6}\u{7}", "\0\0\0\0", "../", "/"];
+        drive(wheel_records, 1500, &seeds, words);
     }
 
     #[test]

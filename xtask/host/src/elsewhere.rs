@@ -55,6 +55,14 @@ pub fn peak_memory() -> Option<u64> {
     None
 }
 
+pub fn disk_written() -> Option<u64> {
+    None
+}
+
+pub fn children_seconds() -> Option<f64> {
+    None
+}
+
 pub fn is_overlay(_folder: &Path) -> bool {
     false
 }

@@ -31,7 +31,7 @@ use xtask_model::spec::wheel::choice::{self, NoWheel, Python};
 use xtask_model::spec::wheel::{Tags, WheelName};
 
 /// Packages that are asked for at the same time.
-const PARALLEL: usize = 12;
+const PARALLEL: usize = 8;
 
 #[derive(Clone, Copy)]
 pub struct WheelRequest<'a> {

@@ -189,6 +189,27 @@ fn high_water(status: &str) -> Option<u64> {
     Some(kibibytes.parse::<u64>().ok()? * 1024)
 }
 
+/// Bytes of files that this process has written or will have written to a disk: those in memory are not counted, nor are programs that
+/// it runs.
+pub fn disk_written() -> Option<u64> {
+    let counters = fs::read_to_string("/proc/self/io").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+}
+
+/// Processor time of the programs that this process has run to their end, with those that they have run, in seconds.
+pub fn children_seconds() -> Option<f64> {
+    children_ticks(&fs::read_to_string("/proc/self/stat").ok()?).map(|ticks| ticks as f64 / TICKS)
+}
+
+/// `USER_HZ` of every architecture that is built for.
+const TICKS: f64 = 100.0;
+
+/// Fields 16 and 17 of proc_pid_stat(5).
+fn children_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(13).map(str::parse::<u64>);
+    Some(fields.next()?.ok()? + fields.next()?.ok()?)
+}
+
 /// True for a folder on an overlay file system.
 pub fn is_overlay(folder: &Path) -> bool {
     const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
@@ -213,6 +234,14 @@ mod tests {
         assert_eq!(high_water("VmPeak:\t  900 kB\nVmHWM:\t    12 kB\nVmRSS:\t 4 kB\n"), Some(12 * 1024));
         assert_eq!(high_water("VmPeak:\t  900 kB\n"), None);
         assert!(peak_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn the_time_of_ended_children_is_in_two_fields() {
+        let stat = "12 (a) b) S 1 12 12 0 -1 4194304 1 2 0 0 3 4 500 60 20 0 1 0 777 0 0";
+        assert_eq!(children_ticks(stat), Some(560));
+        assert_eq!(children_ticks("12 (a) S 1"), None);
+        assert!(children_seconds().is_some() && disk_written().is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub mod attach;
 mod blobs;
+pub mod bundle;
 mod early;
 mod http;
 pub mod layout;

@@ -23,7 +23,7 @@ use crate::recipes::stage::Realise;
 use layers::Layers;
 use stages::{Stages, with_alternatives};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use xtask_host::tree::context::Files;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::ignore::Ignore;
@@ -35,7 +35,8 @@ pub struct Inputs<'a> {
     pub dockerfile: &'a Dockerfile,
     pub args: &'a BTreeMap<String, String>,
     pub platform: &'a Platform,
-    pub context: &'a Path,
+    /// The build context.
+    pub files: &'a dyn Files,
     pub ignore: &'a Ignore,
     /// Labels from the command line; they override those of the Dockerfile.
     pub labels: &'a BTreeMap<String, String>,

@@ -188,7 +188,8 @@ fn find(
     }))
 }
 
-/// Writes layers, several at once, the largest first.
+/// Writes layers, several at once, the largest first. The cores are divided between the layers, because each thread of a layer
+/// holds some of its bytes.
 fn write_layers(store: &Store, codec: Codec, made: &[(&LayerPlan, Vec<Item>)]) -> Result<Vec<Written>, Fault> {
     let size = |items: &[Item]| -> u64 {
         let bytes = items.iter().map(|item| match &item.content {
@@ -200,18 +201,19 @@ fn write_layers(store: &Store, codec: Codec, made: &[(&LayerPlan, Vec<Item>)]) -
     let mut largest: Vec<usize> = (0..made.len()).collect();
     largest.sort_by_key(|index| std::cmp::Reverse(size(&made[*index].1)));
     let (next, written) = (AtomicUsize::new(0), Mutex::new(vec![None; made.len()]));
+    let at_once = threads().min(made.len()).max(1);
     let run = || {
         while let Some(index) = largest.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (plan, items) = &made[*index];
             process::interrupted()?;
             terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
-            let done = store.write_layer(|sink| layer::write(items, codec, threads(), sink))?;
+            let done = store.write_layer(|sink| layer::write(items, codec, threads().div_ceil(at_once), sink))?;
             written.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(done);
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads().min(made.len())).map(|_| scope.spawn(run)).collect();
+        let others: Vec<_> = (1..at_once).map(|_| scope.spawn(run)).collect();
         let own: Result<(), Fault> = run();
         let ended =
             others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

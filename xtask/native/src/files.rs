@@ -1,10 +1,11 @@
 //! Files of the base image, for instructions without `--link` and for recipes that run the image's Python.
 //!
-//! Layers are read once, on demand: the table of contents of each is kept in the store, the unpacked image under
-//! `target`.
+//! Layers are read once, on demand: the table of contents of each is kept in the store, a part of the image as tar files under
+//! `target`, from which it is unpacked into memory for each build. The whole image is unpacked under `target`.
 
 use crate::assembly::{self, BaseFiles, Stat};
 use crate::image::{Image, Place};
+use crate::layer::part::Part;
 use crate::layer::toc::{self, ImageToc};
 use crate::layer::unpack::Unpacker;
 use crate::layer::{Limits, Reader};
@@ -12,11 +13,12 @@ use crate::recipes::stage::{RootFiles, Selection};
 use crate::store::Store;
 use std::cell::OnceCell;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use xtask_host::registry::Client;
+use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, FileKind};
@@ -31,13 +33,15 @@ pub struct ImageFiles<'a> {
     name: String,
     folder: PathBuf,
     toc: OnceCell<ImageToc>,
+    /// A part, as long as this value lives.
+    part: OnceCell<Scratch>,
 }
 
 impl<'a> ImageFiles<'a> {
     /// Files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
-        Self { client, store, image, name: name.to_owned(), folder, toc: OnceCell::new() }
+        Self { client, store, image, name: name.to_owned(), folder, toc: OnceCell::new(), part: OnceCell::new() }
     }
 
     fn toc(&self) -> Result<&ImageToc, Fault> {
@@ -93,37 +97,89 @@ impl<'a> ImageFiles<'a> {
         }
     }
 
-    fn unpack(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
-        let hex = self.image.digest.hex().to_string();
-        let all = self.folder.join(&hex);
-        let folder = which.map_or(all.clone(), |some| self.folder.join(format!("{}-{hex}", some.name)));
+    /// Folder of the whole image.
+    fn whole(&self) -> PathBuf {
+        self.folder.join(self.image.digest.hex())
+    }
+
+    /// Makes a folder with this image's files, of which each process finds the result; one process makes it.
+    fn kept(&self, folder: &Path, make: impl FnOnce(&Path) -> Result<(), Fault>) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(&self.folder).map_err(cannot)?;
-        // One process at a time: the next one finds the result.
         let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
         lock.lock().map_err(cannot)?;
-        if let Some(there) = [&all, &folder].into_iter().find(|folder| folder.is_dir()) {
-            return Ok(there.clone());
+        if folder.is_dir() {
+            return Ok(());
         }
-        let of_this = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&hex);
-        let others = |entry: &fs::DirEntry| entry.path().is_dir() && !of_this(entry);
-        for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(others) {
+        let of_this = |path: &Path| path == self.whole() || path == self.tars();
+        let entries = fs::read_dir(&self.folder).map_err(cannot)?.flatten().map(|entry| entry.path());
+        for other in entries.filter(|path| path.is_dir() && !of_this(path)) {
             // Removes what killed builds left, and images that are no longer used. Parts of this image may be in use.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = fs::remove_dir_all(other);
+        }
+        let partial = self.folder.join(".partial");
+        make(&partial)?;
+        fs::rename(&partial, folder).map_err(cannot)
+    }
+
+    fn unpack_whole(&self) -> Result<PathBuf, Fault> {
+        let (whole, began) = (self.whole(), Instant::now());
+        self.kept(&whole, |folder| {
+            let mut unpacked = Unpacker::open(folder)?;
+            let mut layers = self.image.layers();
+            layers.try_for_each(|(layer, diff_id)| self.read_layer(layer, diff_id, |reader| unpacked.apply(reader)))?;
+            terminal::detail(&format!("`{}`: its files unpacked in {}", self.name, quantity::seconds(began.elapsed())));
+            Ok(())
+        })?;
+        Ok(whole)
+    }
+
+    /// Folder of the tar files with a part of the image, one for each layer.
+    fn tars(&self) -> PathBuf {
+        self.folder.join(format!("part-{}", self.image.digest.hex()))
+    }
+
+    /// Writes the tar files, and the tables of contents of all layers, which are read only once for both.
+    fn write_tars(&self, folder: &Path, part: &Selection) -> Result<(), Fault> {
+        let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
+        fs::create_dir_all(folder).map_err(cannot)?;
+        for (number, (layer, diff_id)) in self.image.layers().enumerate() {
+            let file = File::create(folder.join(format!("{number}.tar"))).map_err(cannot)?;
+            let mut tar = Part::new(part.has, BufWriter::with_capacity(256 << 10, file));
+            let toc = self.read_layer(layer, diff_id, |reader| {
+                toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))
+            })?;
+            tar.finish().map_err(cannot)?;
+            self.store.put_toc(&diff_id, &toc)?;
+        }
+        Ok(())
+    }
+
+    fn unpack_part(&self, part: &Selection) -> Result<PathBuf, Fault> {
+        let (whole, tars) = (self.whole(), self.tars());
+        if let Some(there) = self.part.get() {
+            return Ok(there.path().to_owned());
+        }
+        if whole.is_dir() {
+            return Ok(whole);
         }
         let began = Instant::now();
-        let partial = self.folder.join(".partial");
-        let mut unpacked = Unpacker::open(&partial)?;
-        if let Some(some) = which {
-            unpacked = unpacked.only(some.has);
+        self.kept(&tars, |folder| self.write_tars(folder, part))?;
+        let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", tars.display())).cause(error);
+        let numbers = 0..self.image.manifest.layers.len();
+        let files = numbers.map(|number| File::open(tars.join(format!("{number}.tar"))));
+        let files = files.collect::<io::Result<Vec<File>>>().map_err(cannot)?;
+        let sizes = files.iter().map(|file| Ok(file.metadata()?.len())).sum::<io::Result<u64>>().map_err(cannot)?;
+        let scratch = Scratch::in_memory(sizes).map_or_else(Scratch::new, Ok);
+        let scratch = scratch.map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let mut unpacked = Unpacker::open(scratch.path())?;
+        for file in files {
+            let file = BufReader::with_capacity(256 << 10, file);
+            unpacked.apply(&mut Reader::open(file, None, Limits::default())?)?;
         }
-        for (descriptor, diff_id) in self.image.layers() {
-            self.read_layer(descriptor, diff_id, |reader| unpacked.apply(reader))?;
-        }
-        fs::rename(&partial, &folder).map_err(cannot)?;
-        let what = which.map_or("its files".to_owned(), |some| format!("its {}", some.name));
-        terminal::detail(&format!("`{}`: {what} unpacked in {}", self.name, quantity::seconds(began.elapsed())));
-        Ok(folder)
+        let took = quantity::seconds(began.elapsed());
+        terminal::detail(&format!("`{}`: its {} unpacked in {took}", self.name, part.name));
+        Ok(self.part.get_or_init(|| scratch).path().to_owned())
     }
 }
 
@@ -145,7 +201,7 @@ impl RootFiles for ImageFiles<'_> {
     }
 
     fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
-        self.unpack(which)
+        which.map_or_else(|| self.unpack_whole(), |part| self.unpack_part(part))
     }
 }
 

@@ -8,6 +8,7 @@ mod decompress;
 mod header;
 pub mod item;
 pub mod packed;
+pub(crate) mod part;
 mod read;
 #[cfg(any(test, feature = "test-data"))]
 pub mod test_data;

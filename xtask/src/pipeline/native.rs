@@ -128,7 +128,7 @@ fn with_inputs<T>(
             dockerfile: &dockerfile,
             args: &args,
             platform: &order.platform,
-            context: &tree.root,
+            files: &*tree.files,
             ignore: &ignore,
             labels: &order.labels,
             images: &files,

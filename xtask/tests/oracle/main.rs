@@ -26,6 +26,7 @@ use tree::Tree;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::registry::{Client, ClientOptions};
+use xtask_host::tree::context::WorkTree;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::Dockerfile;
@@ -269,7 +270,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
         dockerfile: &dockerfile,
         args: &map(case.args),
         platform: &Platform::host(),
-        context: place.context,
+        files: &WorkTree::new(place.context),
         ignore: &Ignore::parse(".dockerignore", case.ignore.as_bytes())?,
         labels: &map(case.labels),
         images: bases,

@@ -7,10 +7,11 @@ use crate::scenarios::{self, Sample, edit_template};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use xtask_host::registry::{Answer, publish};
-use xtask_host::{process, terminal};
+use xtask_host::tree::uv::Upgrade;
+use xtask_host::{file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{FILE, Registry};
 use xtask_model::quantity;
@@ -29,7 +30,7 @@ pub(super) fn edit(harness: &mut Harness) -> Result<(), Fault> {
     without_steps(harness)
 }
 
-fn without_steps(harness: &Harness) -> Result<(), Fault> {
+pub(super) fn without_steps(harness: &mut Harness) -> Result<(), Fault> {
     let mut broken = None;
     harness.workspace.edit(FILE, |text| match text.parse::<toml::Table>() {
         Ok(mut policy) => {
@@ -88,6 +89,99 @@ pub(super) fn with_file(harness: &mut Harness, bytes: u64) -> Result<Sample, Fau
     let sample = native::build(harness, native::Caller::Binary, What::App, Start::Cold);
     fs::remove_file(&path).map_err(|error| cannot_write(&path, &error))?;
     sample
+}
+
+/// The base with one more package, whose wheel has this many incompressible bytes.
+pub(super) fn with_wheel(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
+    let folder = harness.scratch().join("wheels");
+    let path = folder.join("grown-1-py3-none-any.whl");
+    let write = || {
+        fs::create_dir_all(&folder)?;
+        wheel(bytes, &mut BufWriter::new(File::create(&path)?))
+    };
+    write().map_err(|error| cannot_write(&path, &error))?;
+    let base = harness.workspace.tree.policy.base.clone();
+    let [requirements] = base.requirements.paths() else {
+        return Err(Fault::usage("the policy names several requirement files, and this row edits one"));
+    };
+    let line = format!("--find-links {}\ngrown==1\n", folder.display());
+    harness.workspace.edit(requirements, |text| format!("{text}{line}"))?;
+    let text = scenarios::resolved(&harness.workspace, &Upgrade::Keep)?;
+    file::write(&harness.workspace.tree.root.join(&base.lock), &text)?;
+    let sample = native::build(harness, native::Caller::Binary, What::Base, Start::Nothing);
+    fs::remove_file(&path).map_err(|error| cannot_write(&path, &error))?;
+    sample
+}
+
+/// A wheel of the package `grown` with a file of this many random bytes, stored as they are.
+fn wheel(bytes: u64, sink: &mut (impl Write + io::Seek)) -> io::Result<()> {
+    const INFO: &str = "grown-1.dist-info";
+    let too_large = |_| io::Error::other("a file of a wheel is too large for this archive");
+    let size = u32::try_from(bytes).map_err(too_large)?;
+    let record = format!("grown/data,,\n{INFO}/METADATA,,\n{INFO}/WHEEL,,\n{INFO}/RECORD,,\n");
+    let texts = [
+        ("METADATA", "Metadata-Version: 2.1\nName: grown\nVersion: 1\n"),
+        ("WHEEL", "Wheel-Version: 1.0\nGenerator: bench\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        ("RECORD", &record),
+    ];
+    // The checksum of random bytes is known after them, so they are made twice from one seed.
+    let mut data = Bytes { seed: bytes | 1, left: bytes };
+    let mut crc = flate2::Crc::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match data.read(&mut piece)? {
+            0 => break,
+            count => crc.update(&piece[..count]),
+        }
+    }
+    let mut files = vec![("grown/data".to_owned(), crc.sum(), size)];
+    for (name, text) in texts {
+        let mut crc = flate2::Crc::new();
+        crc.update(text.as_bytes());
+        files.push((format!("{INFO}/{name}"), crc.sum(), u32::try_from(text.len()).map_err(too_large)?));
+    }
+    let mut directory = Vec::new();
+    for (index, (name, crc, size)) in files.iter().enumerate() {
+        let start = u32::try_from(sink.stream_position()?).map_err(too_large)?;
+        let length = u16::try_from(name.len()).map_err(too_large)?;
+        // From the flags to the length of the extra field, the same in both records.
+        let common =
+            [&[0; 8][..], &crc.to_le_bytes(), &size.to_le_bytes(), &size.to_le_bytes(), &length.to_le_bytes(), &[0; 2]]
+                .concat();
+        sink.write_all(&[b"PK\x03\x04\x14\0", &*common, name.as_bytes()].concat())?;
+        match index.checked_sub(1) {
+            None => drop(io::copy(&mut Bytes { seed: bytes | 1, left: bytes }, sink)?),
+            Some(text) => sink.write_all(texts[text].1.as_bytes())?,
+        }
+        directory
+            .extend([b"PK\x01\x02\x14\x03\x14\0", &*common, &[0; 10], &start.to_le_bytes(), name.as_bytes()].concat());
+    }
+    let start = u32::try_from(sink.stream_position()?).map_err(too_large)?.to_le_bytes();
+    let size = u32::try_from(directory.len()).map_err(too_large)?.to_le_bytes();
+    let count = u16::try_from(files.len()).map_err(too_large)?.to_le_bytes();
+    sink.write_all(&directory)?;
+    sink.write_all(&[b"PK\x05\x06\0\0\0\0", &count[..], &count, &size, &start, &[0; 2]].concat())?;
+    sink.flush()
+}
+
+/// Bytes that look random and are the same for one seed (xorshift).
+struct Bytes {
+    seed: u64,
+    left: u64,
+}
+
+impl Read for Bytes {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        for piece in buffer[..most].chunks_mut(8) {
+            self.seed ^= self.seed << 13;
+            self.seed ^= self.seed >> 7;
+            self.seed ^= self.seed << 17;
+            piece.copy_from_slice(&self.seed.to_le_bytes()[..piece.len()]);
+        }
+        self.left -= most as u64;
+        Ok(most)
+    }
 }
 
 fn cold(harness: &Harness, namespace: &Registry) -> Result<Sample, Fault> {
@@ -243,6 +337,21 @@ mod tests {
             })
             .collect();
         assert_eq!(entries, [("opt/padding/7".to_owned(), 1_000_001)]);
+    }
+
+    #[test]
+    fn a_wheel_is_read_by_the_native_engine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grown-1-py3-none-any.whl");
+        wheel(1_000_001, &mut BufWriter::new(File::create(&path).unwrap())).unwrap();
+        let wheel = xtask_native::wheel::Wheel::open(&path, "grown-1-py3-none-any.whl").unwrap();
+        let names: Vec<&str> = wheel.entries().iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names[..2], ["grown-1.dist-info/METADATA", "grown-1.dist-info/RECORD"]);
+        for entry in wheel.entries() {
+            let bytes = wheel.read(entry).unwrap();
+            assert_eq!(bytes.len() as u64, entry.size);
+        }
+        assert_eq!(wheel.get("grown/data").unwrap().size, 1_000_001);
     }
 
     #[test]

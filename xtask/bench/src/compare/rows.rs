@@ -41,6 +41,8 @@ pub enum Work {
     AmongFiles(usize),
     /// The native engine with a new file of this many bytes.
     WithFile(u64),
+    /// The native engine with one more package, whose wheel has this many bytes.
+    WithWheel(u64),
 }
 
 impl Work {
@@ -56,6 +58,7 @@ impl Work {
             Self::OnBase(bytes) => growth::on_base(harness, bytes),
             Self::AmongFiles(count) => growth::among_files(harness, count),
             Self::WithFile(bytes) => growth::with_file(harness, bytes),
+            Self::WithWheel(bytes) => growth::with_wheel(harness, bytes),
         }?;
         if self.is_native() && sample.built != row.builds {
             return Err(Fault::build(format!("cannot compare `{}`", row.name))
@@ -106,7 +109,7 @@ const ROW: Row = Row {
     sides: &[],
 };
 
-pub(super) static ROWS: [Row; 10] = [
+pub(super) static ROWS: [Row; 11] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
@@ -203,6 +206,20 @@ pub(super) static ROWS: [Row; 10] = [
             side("10 MB", Work::WithFile(10_000_000), None),
             side("100 MB", Work::WithFile(100_000_000), None),
             side("1 GB", Work::WithFile(1_000_000_000), None),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "growth-wheel",
+        about: "the whole base with one more package of random bytes, no wheel cached: the memory must not grow",
+        on_request: true,
+        edit: growth::without_steps,
+        what: What::Base,
+        start: Start::Nothing,
+        sides: &[
+            side("10 MB", Work::WithWheel(10_000_000), None),
+            side("100 MB", Work::WithWheel(100_000_000), None),
+            side("1 GB", Work::WithWheel(1_000_000_000), None),
         ],
         ..ROW
     },

@@ -5,10 +5,10 @@ use super::{Compared, Comparison, Sided};
 use crate::table::{aligned, line, machine, phases, span};
 use xtask_model::quantity;
 
-const HEAD: [&str; 7] = ["scenario", "by", "seconds", "vs. first", "goal", "met", "memory"];
+const HEAD: [&str; 9] = ["scenario", "by", "seconds", "vs. first", "goal", "met", "CPU", "memory", "to disk"];
 
 /// One row for each side; the first one has the scenario's name.
-fn rows(results: &Comparison) -> Vec<[String; 7]> {
+fn rows(results: &Comparison) -> Vec<[String; 9]> {
     let sides = |row: &Compared| {
         let sided = |(index, side): (usize, &Sided)| {
             let name = if index == 0 { row.name.to_owned() } else { String::new() };
@@ -19,12 +19,18 @@ fn rows(results: &Comparison) -> Vec<[String; 7]> {
                 side.times.map_or_else(String::new, |times| format!("{times:.1}×")),
                 side.goal.clone().unwrap_or_default(),
                 side.met.map_or("", |met| if met { "yes" } else { "no" }).to_owned(),
+                side.cpu.map_or_else(String::new, |cpu| quantity_of(cpu.median)),
                 memory(side),
+                side.written.map_or_else(String::new, |written| quantity::bytes(written.median as u64)),
             ]
         };
         row.sides.iter().enumerate().map(sided).collect::<Vec<_>>()
     };
     results.rows.iter().flat_map(sides).collect()
+}
+
+fn quantity_of(seconds: f64) -> String {
+    format!("{seconds:.2} s")
 }
 
 fn memory(side: &Sided) -> String {
@@ -36,7 +42,9 @@ fn memory(side: &Sided) -> String {
 fn notes(results: &Comparison, code: &str) -> Vec<String> {
     let mut notes = Vec::new();
     for row in &results.rows {
-        notes.push(format!("{code}{}{code}: {}; {}", row.name, row.about, runs(row)));
+        let (before, after) = row.load;
+        let load = format!("load {before:.2} to {after:.2}");
+        notes.push(format!("{code}{}{code}: {}; {}; {load}", row.name, row.about, runs(row)));
         let phases = row.sides.first().and_then(|side| phases(&side.phases));
         notes.extend(phases.map(|phases| format!("{code}{}{code}, {}: {phases}", row.name, row.sides[0].by)));
         let why = |side: &Sided| side.why.as_ref().map(|why| format!("{code}{}{code}: {} – {why}", row.name, side.by));
@@ -65,7 +73,7 @@ pub fn text(results: &Comparison) -> String {
 pub fn markdown(results: &Comparison) -> String {
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
-    text += "|---|---|---:|---:|---:|---|---:|\n";
+    text += "|---|---|---:|---:|---:|---|---:|---:|---:|\n";
     for mut row in rows(results) {
         if !row[0].is_empty() {
             row[0] = format!("`{}`", row[0]);
@@ -73,7 +81,8 @@ pub fn markdown(results: &Comparison) -> String {
         text += &line(&row);
     }
     text += &format!(
-        "\nMedians, with minimum and maximum of all runs in brackets. Memory is the peak of xtask in any run; the limit is {}.\n\n",
+        "\nMedians, with minimum and maximum of all runs in brackets. Memory is the peak of xtask in any run; the limit is {}. CPU is that of\n\
+         xtask and what it runs; a daemon works elsewhere. To disk are the bytes that xtask wrote to files that are not in memory.\n\n",
         quantity::bytes(MEMORY)
     );
     notes(results, "`").iter().chain(&machine(&results.machine)).for_each(|line| text += &format!("- {line}\n"));
@@ -108,6 +117,8 @@ mod tests {
             times: None,
             memory: None,
             memory_met: None,
+            cpu: None,
+            written: None,
             goal: None,
             met: None,
         };
@@ -115,6 +126,8 @@ mod tests {
             phases: vec![("start".to_owned(), Summary::of(&[0.01]).unwrap())],
             memory: Some(42_000_000),
             memory_met: Some(true),
+            cpu: Summary::of(&[0.05]),
+            written: Summary::of(&[1_500_000.0]),
             goal: Some("≤ 0.25 s".to_owned()),
             met: Some(true),
             ..side("native", &[0.2, 0.21, 0.19])
@@ -132,6 +145,7 @@ mod tests {
                 name: "template-cold",
                 about: "a template edited",
                 sides: vec![native, docker, buildah, slow],
+                load: (0.25, 0.5),
             }],
             machine: Machine {
                 cores: 2,
@@ -150,13 +164,13 @@ mod tests {
     #[test]
     fn a_terminal_gets_columns() {
         expect![[r#"
-            scenario       by             seconds                 vs. first  goal      met  memory
-            template-cold  native         0.20 s (0.19 s–0.21 s)             ≤ 0.25 s  yes  42.0 MB
+            scenario       by             seconds                 vs. first  goal      met  CPU     memory   to disk
+            template-cold  native         0.20 s (0.19 s–0.21 s)             ≤ 0.25 s  yes  0.05 s  42.0 MB  1.5 MB
                            docker buildx  7.10 s (7.00 s–7.20 s)  35.5×      ≥ 40×     no
                            buildah        –
                            by pip         9.00 s
 
-            template-cold: a template edited; 3 runs, by pip 1
+            template-cold: a template edited; 3 runs, by pip 1; load 0.25 to 0.50
             template-cold, native: start 10 ms
             template-cold: buildah – it is not installed
 
@@ -171,13 +185,13 @@ mod tests {
     fn the_documentation_gets_a_table() {
         let text = markdown(&results());
         expect![[r#"
-            | scenario | by | seconds | vs. first | goal | met | memory |
-            |---|---|---:|---:|---:|---|---:|
-            | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 42.0 MB |
-            |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |
-            |  | buildah | – |  |  |  |  |
-            |  | by pip | 9.00 s |  |  |  |  |
-            - `template-cold`: a template edited; 3 runs, by pip 1
+            | scenario | by | seconds | vs. first | goal | met | CPU | memory | to disk |
+            |---|---|---:|---:|---:|---|---:|---:|---:|
+            | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 0.05 s | 42.0 MB | 1.5 MB |
+            |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |  |  |
+            |  | buildah | – |  |  |  |  |  |  |
+            |  | by pip | 9.00 s |  |  |  |  |  |  |
+            - `template-cold`: a template edited; 3 runs, by pip 1; load 0.25 to 0.50
             - `template-cold`, native: start 10 ms
             - `template-cold`: buildah – it is not installed
             - 2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0, ext4

@@ -4,7 +4,7 @@ use super::Failure;
 use super::client::{Client, Location, RawPage};
 use crate::http::url::Url;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::indexes::Strategy;
 use xtask_model::spec::lock::{Indexes, LockedPackage};
@@ -27,11 +27,13 @@ pub(super) struct Sources<'a> {
     indexes: &'a Indexes,
     /// The files of all pages of links and folders, read when first needed.
     links: OnceLock<Result<Vec<File>, Failure>>,
+    /// Held while a page is read: its files need several times its bytes.
+    reading: Mutex<()>,
 }
 
 impl<'a> Sources<'a> {
     pub(super) fn new(client: &'a Client, indexes: &'a Indexes) -> Self {
-        Self { client, indexes, links: OnceLock::new() }
+        Self { client, indexes, links: OnceLock::new(), reading: Mutex::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -77,7 +79,9 @@ impl<'a> Sources<'a> {
             return Ok(std::fs::read_to_string(&page).ok().map(|text| local_page(&page, &text)));
         }
         let page = Location::parse(index).and_then(|index| index.page(project)).ok_or_else(|| unsupported(index))?;
-        Ok(self.client.page(&page)?.map(|raw| read(&raw)).transpose()?)
+        let Some(raw) = self.client.page(&page)? else { return Ok(None) };
+        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(read(&raw)?))
     }
 
     fn links(&self) -> Result<Vec<File>, Failure> {

@@ -22,7 +22,7 @@ pub use places::format;
 pub use revision::Revision;
 
 use crate::process::Command;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
@@ -210,6 +210,25 @@ impl Git {
         versions.sort();
         let branch = ci_branch.or_else(|| branch.map(str::to_owned));
         Ok(Some(Commit { id: id.to_owned(), time, parents, branch, versions }))
+    }
+
+    /// Every branch of `origin`, as this clone knows them; `None` if it does not know all of them.
+    pub fn branches(&self) -> Result<Option<BTreeSet<String>>, Fault> {
+        let ask = |args: &[&str]| -> Result<String, Fault> {
+            let output = self.command().args(args).output()?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let fetches = ask(&["config", "--get-all", "remote.origin.fetch"])?;
+        let shallow = ask(&["rev-parse", "--is-shallow-repository"])?;
+        if !fetches.contains("refs/heads/*:refs/remotes/origin/*") || shallow.trim() != "false" {
+            return Ok(None);
+        }
+        let listed = ask(&["for-each-ref", "--format=%(refname)", "refs/remotes/origin/", "refs/heads/"])?;
+        let name = |line: &str| {
+            let name = line.strip_prefix("refs/remotes/origin/").or_else(|| line.strip_prefix("refs/heads/"))?;
+            (name != "HEAD").then(|| name.to_owned())
+        };
+        Ok(Some(listed.lines().filter_map(name).collect()))
     }
 
     /// The newest commit that both have in their history; `None` where this clone knows of none.

@@ -16,6 +16,9 @@ pub struct Report {
     /// The most memory that this process has held at once, in bytes, where the system says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory: Option<u64>,
+    /// Bytes that this process has sent towards a disk, where the system says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_written: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 use xtask_host::linux;
-use xtask_host::tree::context::{self, Open, Picked, WorkTree};
+use xtask_host::tree::context::{self, Files, Open, Picked};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, Match};
 use xtask_model::spec::dockerfile::Source;
@@ -19,7 +19,7 @@ use xtask_model::spec::reference::Digest;
 
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
-    pub(super) root: &'a Path,
+    pub(super) files: &'a dyn Files,
     pub(super) ignore: &'a Ignore,
     pub(super) deferred: &'a BTreeMap<ContextPath, Digest>,
 }
@@ -56,8 +56,7 @@ impl Context<'_> {
             return Ok(selected);
         }
         let absent: BTreeSet<ContextPath> = self.deferred.keys().cloned().collect();
-        let files = WorkTree::new(self.root);
-        let picked = context::pick(&files, sources, self.ignore, &absent, open)?;
+        let picked = context::pick(self.files, sources, self.ignore, &absent, open)?;
         for found in &picked.matches {
             selected[found.source].push(self.selected(found, &picked, &sources[found.source])?);
         }
@@ -84,7 +83,7 @@ impl Context<'_> {
         source: &Source,
     ) -> Result<SelectedNode, Fault> {
         let Some(found) = picked.tree.get(path) else { return Ok(SelectedNode { rest, ..folder() }) };
-        let file = self.root.join(path.to_path());
+        let file = self.files.place().join(path.to_path());
         let (content, mode) = match found.kind {
             FileKind::Dir | FileKind::Tree => (Content::Dir, 0o755),
             FileKind::Symlink => (Content::Symlink(found.link.clone().unwrap_or_default()), 0o777),

@@ -64,7 +64,7 @@ impl<'a> Stages<'a> {
     }
 
     fn context(&self) -> Context<'a> {
-        Context { root: self.inputs.context, ignore: self.inputs.ignore, deferred: self.inputs.deferred }
+        Context { files: self.inputs.files, ignore: self.inputs.ignore, deferred: self.inputs.deferred }
     }
 
     /// Reads the context files of these stages in one walk.
@@ -339,7 +339,7 @@ impl<'a> Stages<'a> {
     /// Context files that must exist when the layer is made.
     fn needs<'n>(&self, contents: impl Iterator<Item = (&'n Content, &'n Option<Sum>)>) -> BTreeSet<ContextPath> {
         let known: BTreeMap<_, _> =
-            self.inputs.deferred.keys().map(|path| (self.inputs.context.join(path.to_path()), path)).collect();
+            self.inputs.deferred.keys().map(|path| (self.inputs.files.place().join(path.to_path()), path)).collect();
         let path = |(content, sum): (&Content, &Option<Sum>)| match (content, sum) {
             (Content::File(Bytes::At { file, .. }), Some(Sum::Recipe(_))) => {
                 known.get(file).map(|path| (*path).clone())

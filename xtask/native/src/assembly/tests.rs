@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use xtask_host::tree::context::WorkTree;
 use xtask_model::image::context::FileKind;
 use xtask_model::spec::oci::{Execution, RootFs};
 
@@ -155,7 +156,7 @@ impl World {
             dockerfile: &dockerfile,
             args: &self.args,
             platform: &Platform::host(),
-            context: self.context.path(),
+            files: &WorkTree::new(self.context.path()),
             ignore: &self.ignore,
             labels: &self.labels,
             images: &self.image,

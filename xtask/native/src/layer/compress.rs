@@ -25,8 +25,8 @@ pub(super) const BLOCK: usize = 1 << 20;
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// Files of an archive with fewer packed bytes are compressed with what is around them: a member costs about as much.
 const SMALL: u64 = 512;
-/// Longer files of an archive are read in pieces.
-const WHOLE: u64 = 2 << 20;
+/// Longer files of an archive are read in pieces: what waits for its turn is held in memory.
+const WHOLE: u64 = 256 << 10;
 
 /// Empty final block; the blocks before it are not final.
 const GZIP_END: [u8; 2] = [3, 0];
@@ -124,17 +124,15 @@ impl<W: Write> Blocks<'_, '_, W> {
         Ok(())
     }
 
-    /// Takes up to `most` bytes that `read` writes to a buffer, and returns their number.
+    /// Takes up to `most` bytes that `read` appends to a buffer, which has room for as many as it is given, and returns their number.
     pub(super) fn fill(
         &mut self,
         most: u64,
-        read: impl FnOnce(&mut [u8]) -> Result<usize, Fault>,
+        read: impl FnOnce(&mut Vec<u8>, u64) -> Result<usize, Fault>,
     ) -> Result<usize, Fault> {
-        let filled = self.block.len();
-        let room = (BLOCK - filled).min(usize::try_from(most).unwrap_or(BLOCK));
-        self.block.resize(filled + room, 0);
-        let count = read(&mut self.block[filled..])?;
-        self.block.truncate(filled + count);
+        let room = BLOCK - self.block.len();
+        self.block.reserve_exact(room);
+        let count = read(&mut self.block, most.min(room as u64))?;
         self.turn_over()?;
         Ok(count)
     }
@@ -150,7 +148,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         if self.begun || !self.block.is_empty() {
             self.send(true)?;
         }
-        if file.size <= WHOLE && file.packed <= WHOLE {
+        if self.threads > 1 && file.size <= WHOLE && file.packed <= WHOLE {
             let block = Block { kind: Kind::Packed(file.clone()), ..self.spare.pop().unwrap_or_default() };
             return self.dispatch(block, false);
         }

@@ -27,7 +27,7 @@ pub(crate) struct Archives {
 
 impl Default for Archives {
     fn default() -> Self {
-        Self { open: None, inflate: Decompress::new(false), packed: Vec::new(), plain: Vec::new() }
+        Self { open: None, inflate: Decompress::new(false), packed: vec![0; PIECE], plain: vec![0; 4 * PIECE] }
     }
 }
 
@@ -46,8 +46,6 @@ impl Archives {
         }
         let Some((_, archive)) = &self.open else { return Ok(()) };
         self.inflate.reset(false);
-        self.packed.resize(PIECE, 0);
-        self.plain.resize(4 * PIECE, 0);
         let (mut crc, mut size, mut at, mut ended) = (Crc::new(), 0_u64, 0_u64, !file.deflated);
         let mut take = |bytes: &[u8]| {
             size += bytes.len() as u64;

@@ -160,6 +160,11 @@ impl<'a> Reader<'a> {
         Contents { reader: self }
     }
 
+    /// Number of bytes of the current entry that were not read.
+    pub(crate) fn unread(&self) -> u64 {
+        self.left
+    }
+
     /// Contents of the current entry, if they are not longer than `most` bytes.
     pub fn bytes(&mut self, most: u64) -> Result<Option<Vec<u8>>, Fault> {
         if self.left > most {

@@ -201,14 +201,25 @@ fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
 const FILE_LIMIT: u64 = 64 << 20;
 
 pub fn of(reader: &mut Reader<'_>) -> Result<LayerToc, Fault> {
+    of_each(reader, &mut |_, _| Ok(()))
+}
+
+/// The same, with something else done for each entry, which may read its contents.
+pub(crate) fn of_each(
+    reader: &mut Reader<'_>,
+    also: &mut dyn FnMut(&Entry, &mut Reader<'_>) -> Result<(), Fault>,
+) -> Result<LayerToc, Fault> {
     let mut builder = table::Builder::default();
     while let Some(entry) = reader.next()? {
+        also(&entry, reader)?;
         if let Some(whiteout) = entry.whiteout() {
             builder.take_away(whiteout);
             continue;
         }
         let contents = match entry.kind {
-            EntryKind::File(_) if KEPT.contains(&entry.path.as_bytes()) => reader.bytes(KEPT_LIMIT)?,
+            EntryKind::File(size) if KEPT.contains(&entry.path.as_bytes()) && reader.unread() == size => {
+                reader.bytes(KEPT_LIMIT)?
+            }
             _ => None,
         };
         let (path, node) = node(entry, contents);

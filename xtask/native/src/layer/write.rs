@@ -74,7 +74,7 @@ fn copy<W: Write>(path: &Path, size: u64, blocks: &mut Blocks<'_, '_, W>) -> Res
     }
     let mut left = size;
     while left > 0 {
-        let count = blocks.fill(left, |buffer| read(&mut file, buffer).map_err(cannot))?;
+        let count = blocks.fill(left, |buffer, most| (&file).take(most).read_to_end(buffer).map_err(cannot))?;
         if count == 0 {
             return Err(changed(path, &format!("it had {size} bytes, but ended after {}", size - left)));
         }

@@ -23,7 +23,8 @@ const PLACE: &str = "target/native/stamps";
 /// Files beyond which remembering them is worth its file.
 const REMEMBER_FROM: usize = if cfg!(test) { 2 } else { 50 };
 
-/// A working folder. What was learned of its files is written down when the value ends.
+/// A working folder. What was learned of its files is written down when the value ends. A large folder is read once, and a later change
+/// of it is not seen; who reads its files compares them with its id.
 #[derive(Debug)]
 pub struct WorkTree {
     root: PathBuf,
@@ -39,6 +40,8 @@ struct Session {
     memory: Option<Memory>,
     /// The index, once it was asked for; `None` in it where there is none to believe.
     index: Option<Option<GitIndex>>,
+    /// Large folders that were asked for, with their ids: what plans an image and what makes it ask for the same ones.
+    whole: Vec<((ContextPath, Vec<NameRule>), (ObjectId, u64))>,
 }
 
 /// Git's index with where it is valid.
@@ -197,6 +200,11 @@ impl Files for WorkTree {
     }
 
     fn whole(&self, folder: &ContextPath, rules: &[NameRule], most: u64) -> Result<Whole, Fault> {
+        let question = (folder.clone(), rules.to_vec());
+        let known = |session: &Session| session.whole.iter().find(|(asked, _)| *asked == question).map(|found| found.1);
+        if let Some((id, count)) = known(&self.session.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(if count <= most { Whole::Small } else { Whole::Is(id, count) });
+        }
         let rules = files::scan_rules(rules);
         let format = files::scan_format(self.format());
         let Some(mut listing) = Listing::read(&self.root, folder.as_bytes(), &rules, format).map_err(files::failed)?
@@ -210,7 +218,9 @@ impl Files for WorkTree {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         self.complete(&mut session, &mut listing, folder)?;
         let id = listing.id().map_err(|error| Fault::usage(format!("cannot hash folder `{folder}`")).cause(error))?;
-        Ok(Whole::Is(ObjectId::new(self.format(), &id), count))
+        let id = ObjectId::new(self.format(), &id);
+        session.whole.push((question, (id, count)));
+        Ok(Whole::Is(id, count))
     }
 
     fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {

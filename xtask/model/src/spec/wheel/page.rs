@@ -42,13 +42,20 @@ struct Entry {
     filename: String,
     url: String,
     #[serde(default)]
-    hashes: BTreeMap<String, String>,
+    hashes: Hashes,
     #[serde(default)]
     requires_python: Option<String>,
     #[serde(default)]
     yanked: Option<Yanked>,
     #[serde(default)]
     size: Option<u64>,
+}
+
+/// Those of other kinds are passed over.
+#[derive(Default, Deserialize)]
+struct Hashes {
+    #[serde(default)]
+    sha256: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +78,7 @@ impl Page {
         }
         let files = found.files.into_iter().map(|entry| {
             let (url, fragment) = split_fragment(&entry.url);
-            let stated = entry.hashes.get("sha256").map(String::as_str).or_else(|| fragment.strip_prefix("sha256="));
+            let stated = entry.hashes.sha256.as_deref().or_else(|| fragment.strip_prefix("sha256="));
             File {
                 name: entry.filename,
                 url: url.to_owned(),

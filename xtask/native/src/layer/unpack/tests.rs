@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::layer::Limits;
+use crate::layer::part::Part;
 use crate::layer::test_data::{END, entry, tar};
 use crate::layer::toc::{self, ImageToc};
 use proptest::prelude::*;
@@ -68,6 +69,57 @@ impl Place {
             }
         }
         found
+    }
+}
+
+/// The part of each layer as a tar file of its own, and the layer's table of contents.
+fn parts(layers: &[Vec<u8>], has: fn(&ContextPath) -> bool) -> Vec<(Vec<u8>, toc::LayerToc)> {
+    let part = |layer: &Vec<u8>| {
+        let mut tar = Vec::new();
+        let mut part = Part::new(has, &mut tar);
+        let mut reader = Reader::open(&**layer, None, Limits::default()).unwrap();
+        let toc = toc::of_each(&mut reader, &mut |entry, reader| {
+            part.add(entry, reader).map_err(|error| Fault::build("cannot write").cause(error))
+        });
+        part.finish().unwrap();
+        (tar, toc.unwrap())
+    };
+    layers.iter().map(part).collect()
+}
+
+#[test]
+fn a_part_of_a_layer_unpacks_as_if_from_the_layer() {
+    let long = format!("lib/{}/x.so", "n".repeat(180));
+    let has = |path: &ContextPath| path.as_bytes().ends_with(b".so") || path.as_bytes().starts_with(b"gone");
+    let first = [
+        "d lib",
+        "f lib/a.so 1",
+        "f lib/a.txt 2",
+        "l lib/b.so a.so",
+        "h lib/c.so lib/a.so",
+        "f gone/x.so 3",
+        "f old.so 4",
+    ];
+    let second =
+        ["f lib/d.so 5", "f .wh.old.so", "f gone/.wh..wh..opq", "f etc/passwd root:x", "c lib/c.so", "d lib/f.so"];
+    let second = tar(&second);
+    let names = [entry(long.as_bytes(), b'0', b"", b"6"), entry(b"lib/link.so", b'2', long.as_bytes(), b"")].concat();
+    let second = [&second[..second.len() - END.len()], &names, &END].concat();
+    let layers = [tar(&first), second];
+    let (whole, part) = (Place::new(), Place::new());
+    let mut unpacked = Unpacker::open(&whole.root()).unwrap().only(has);
+    for layer in &layers {
+        unpacked.apply(&mut Reader::open(&**layer, None, Limits::default()).unwrap()).unwrap();
+    }
+    let made = parts(&layers, has);
+    part.apply(&made.iter().map(|(tar, _)| tar.clone()).collect::<Vec<_>>()).unwrap();
+    assert_eq!(part.tree(), whole.tree());
+    let names: Vec<String> = part.tree().into_keys().filter(|name| !name.contains("nn")).collect();
+    assert_eq!(names, ["gone", "lib", "lib/a.so", "lib/b.so", "lib/d.so", "lib/f.so", "lib/link.so"]);
+    assert!(part.tree().contains_key(&long));
+    for (layer, (tar, toc)) in layers.iter().zip(&made) {
+        assert_eq!(*toc, toc::of(&mut Reader::open(&**layer, None, Limits::default()).unwrap()).unwrap());
+        assert!(!tar.windows(6).any(|bytes| bytes == b"root:x"));
     }
 }
 

@@ -15,13 +15,18 @@ pub(super) struct SourceFile<'a> {
     /// Path below site-packages.
     path: &'a str,
     bytes: &'a Bytes,
+    /// The same bytes as a file, for the version that is used.
+    unpacked: Option<PathBuf>,
     /// `None` if another distribution's version is used; it is compiled all the same, because it shares a process.
     to: Option<PathBuf>,
 }
 
 impl SourceFile<'_> {
     pub(super) fn read(&self) -> Result<Source<'_>, Fault> {
-        Ok((self.path, contents(self.bytes)?))
+        let Some(file) = &self.unpacked else { return Ok((self.path, contents(self.bytes)?)) };
+        let text = std::fs::read(file);
+        let text = text.map_err(|error| Fault::build(format!("cannot read `{}`", file.display())).cause(error))?;
+        Ok((self.path, text))
     }
 
     /// Writes byte code into the unpacked packages, where the import check uses it.
@@ -44,22 +49,23 @@ pub(super) fn sources<'a>(
     let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
     let files_of: BTreeMap<&str, &Distribution> =
         unpacked.distributions.iter().map(|one| (one.name.as_str(), one)).collect();
-    let source = |path: &'a str, owner: &str, to: Option<PathBuf>| {
+    let source = |path: &'a str, owner: &str, is_used: bool, to: Option<PathBuf>| {
         let below = path.strip_prefix(&site).filter(|below| bytecode::is_source(below))?;
-        Some(SourceFile { path: below, bytes: &files_of.get(owner)?.files.get(path)?.bytes, to })
+        let bytes = &files_of.get(owner)?.files.get(path)?.bytes;
+        Some(SourceFile { path: below, bytes, unpacked: is_used.then(|| home.join(path)), to })
     };
     let mut chunks = Vec::new();
     for distribution in unpacked.distributions.iter().filter(|one| names.contains(&*one.name)) {
         let sources = distribution.files.keys().filter_map(|path| {
             let used = unpacked.owners.get(path).and_then(|owners| owners.last()).unwrap_or(&distribution.name);
             let to = place.byte_code(path).filter(|_| *used == distribution.name).map(|code| home.join(code));
-            source(path, used, to)
+            source(path, used, true, to)
         });
         chunks.extend(bytecode::together(sources.collect()));
     }
     for (path, owners) in unpacked.owners {
         let own = |name: &String| place.byte_code(path).map(|code| unpacked.folder.own(name).join(code));
-        chunks.extend(owners.iter().filter_map(|name| source(path, name, own(name))).map(|source| vec![source]));
+        chunks.extend(owners.iter().filter_map(|name| source(path, name, false, own(name))).map(|source| vec![source]));
     }
     let size = |chunk: &[SourceFile<'_>]| chunk.iter().map(|source| source.bytes.size()).sum::<u64>();
     chunks.sort_by_key(|chunk| std::cmp::Reverse(size(chunk)));

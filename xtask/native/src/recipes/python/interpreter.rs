@@ -63,6 +63,9 @@ pub(super) struct RootPython {
     magic: u16,
 }
 
+/// Bytes that [`RootPython::in_home`] writes, at most.
+const SCRIPT: u64 = 64 << 10;
+
 /// Magic number of all releases of a CPython minor version; `None` for versions newer than this table.
 pub(super) fn magic(minor: &str) -> Option<u16> {
     // Lib/importlib/_bootstrap_external.py, later Include/internal/pycore_magic_number.h.
@@ -121,7 +124,8 @@ impl RootPython {
         };
         let mut found =
             Self { base: root.join(folder.trim_start_matches('/')), call, version: String::new(), magic: 0 };
-        let home = Scratch::new().map_err(|error| cannot(&error.to_string()))?;
+        let home =
+            Scratch::in_memory(SCRIPT).map_or_else(Scratch::new, Ok).map_err(|error| cannot(&error.to_string()))?;
         let asked = ask(&found.in_home(home.path())?.program)?;
         (found.version, found.magic) = (asked.version, asked.magic);
         Ok(found)

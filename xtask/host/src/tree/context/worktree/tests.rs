@@ -119,6 +119,19 @@ fn a_clean_checkout_is_the_commit_and_no_file_is_opened() {
 }
 
 #[test]
+fn a_large_folder_is_read_once_by_one_value() {
+    let repo = Repo::new(&[]);
+    let tree = WorkTree::new(repo.root());
+    let before = read(&tree);
+    repo.write("big/3/new", "x");
+    assert_eq!(read(&tree), before);
+    assert_ne!(repo.by_stamps(), before);
+    // Other rules are another question.
+    let most = tree.whole(&ContextPath::new("big"), &[], u64::MAX).unwrap();
+    assert_eq!(most, Whole::Small);
+}
+
+#[test]
 fn an_index_of_any_version_is_read_and_a_split_one_is_not() {
     let repo = Repo::new(&[]);
     for version in ["2", "3", "4"] {
