@@ -3,9 +3,10 @@
 Errors at samples that were missing are left out (NaN), never counted as hits.
 """
 
-import math
 from bisect import insort
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Outcome:
         """The same at some of the origins, and not as far."""
         return Outcome(self.forecasts[rows, :horizon], self.errors[rows, :horizon])
 
-    @property
+    @cached_property
     def mae(self) -> float:
         """Mean absolute error over all origins and lead times."""
         return float(np.nanmean(np.abs(self.errors)))
@@ -166,17 +167,25 @@ def drift(pool: np.ndarray) -> float:
     begin = max(MIN_ORIGINS, len(pool) // 2)
     if len(pool) - begin < MIN_ORIGINS:
         return 0.0
-    ordered = sorted(pool[:begin].tolist())
-    level = FOLLOWED
+    lowest, fall, rise = FOLLOWED - MAX_LOWERED, PACE * (FOLLOWED - 1.0), PACE * FOLLOWED
+    ordered, count, level = sorted(pool[:begin].tolist()), begin, FOLLOWED
+    # Backtests are here most of their time: no calls but those that are needed.
     for value in pool[begin:].tolist():
-        place = (len(ordered) + 1) * level
-        if place <= len(ordered):
-            line = ordered[max(1, math.ceil(place)) - 1]
+        place = (count + 1) * level
+        if place <= count:
+            line = ordered[ceil(place) - 1]
         else:
-            line = ordered[-1] + max(0.0, level - 1.0) * (ordered[-1] - ordered[len(ordered) // 2])
-        level += PACE * (FOLLOWED - 1.0 if value <= line else FOLLOWED)
-        level = min(max(level, FOLLOWED - MAX_LOWERED), MAX_LEVEL)
+            line = ordered[-1] + max(0.0, level - 1.0) * (ordered[-1] - ordered[count // 2])
+        if value <= line:
+            level += fall
+            if level < lowest:
+                level = lowest
+        else:
+            level += rise
+            if level > MAX_LEVEL:
+                level = MAX_LEVEL
         insort(ordered, value)
+        count += 1
     return max(level - FOLLOWED, 0.0)
 
 
@@ -187,5 +196,7 @@ def grows_with_level(outcome: Outcome) -> bool:
     # Shares of a level near zero mean nothing.
     if len(level) < MIN_ORIGINS or level.min() <= 0.05 * level.max() or level.max() <= 0:
         return False
-    ranks = [np.argsort(np.argsort(each)) for each in (level, size)]
-    return bool(np.corrcoef(*ranks)[0, 1] > 0.2)
+    count = len(level)
+    first, second = (np.argsort(np.argsort(each)) for each in (level, size))
+    # Spearman's correlation of ranks that are all different.
+    return bool(1.0 - 6.0 * ((first - second) ** 2).sum() / (count * (count**2 - 1.0)) > 0.2)

@@ -169,6 +169,31 @@ pub const SBOM_DIFF: Document = Document {
     fields: &[("changes[]", "a component that is new, gone, or of another version or licence")],
 };
 
+pub const SCAN: Document = Document {
+    commands: "`scan`",
+    version: 1,
+    fields: &[
+        ("image", "the image by digest"),
+        ("platform", "its platform"),
+        ("database", "where the records are from"),
+        ("modified", "when the newest record that was looked at was changed"),
+        ("components", "number of components"),
+        ("unchecked[]", "package URLs of components of a kind that is not looked up"),
+        ("vulnerabilities[].id", "`CVE-…` if it has one; the worst is first"),
+        ("vulnerabilities[].aliases[]", "its other names"),
+        ("vulnerabilities[].summary", "first sentence"),
+        ("vulnerabilities[].severity", "`critical`, `high`, `medium`, `low` or `unknown`"),
+        ("vulnerabilities[].score", "base score of CVSS 3, if it has one"),
+        ("vulnerabilities[].purl", "package URL of the component"),
+        ("vulnerabilities[].name", "its name"),
+        ("vulnerabilities[].version", "its version"),
+        ("vulnerabilities[].layer", "uncompressed digest of the layer that holds it"),
+        ("vulnerabilities[].fixed", "first version with a fix, if there is one"),
+        ("vulnerabilities[].dismissed", "why it does not count, if a statement says so"),
+        ("notes[]", "statements that ended or that are about nothing in the image"),
+    ],
+};
+
 pub const VERIFY: Document = Document {
     commands: "`verify`",
     version: 1,
@@ -176,6 +201,29 @@ pub const VERIFY: Document = Document {
         ("image", "the image by digest"),
         ("checks[].check", "what was checked"),
         ("checks[].result", "the result, in words"),
+    ],
+};
+
+pub const BUNDLE_CREATE: Document = Document {
+    commands: "`bundle create`",
+    version: 1,
+    fields: &[
+        ("manifests", "number of manifests in the archive"),
+        ("blobs", "number of blobs in it, manifests included"),
+        ("bytes", "their bytes"),
+        ("resumed", "number of blobs that an interrupted call had written"),
+        ("left_out", "number of blobs that the other side has"),
+    ],
+};
+
+pub const BUNDLE_LOAD: Document = Document {
+    commands: "`bundle load`",
+    version: 1,
+    fields: &[
+        ("images[]", "the images that were brought, by tag"),
+        ("sent", "number of blobs that were sent"),
+        ("bytes", "their bytes"),
+        ("present", "number of blobs that the registry had"),
     ],
 };
 
@@ -221,11 +269,12 @@ pub const BASES: Document = Document {
 const VERDICT: &str = "name, digest, size, whether it is kept, and why";
 
 pub const PRUNE: Document = Document {
-    commands: "`base prune`",
+    commands: "`base prune`, `prune`",
     version: 1,
     fields: &[
         ("registry.verdicts[].**", VERDICT),
         ("registry.digests[]", "manifests to delete, in this order"),
+        ("registry.tags[]", "tags to delete whose image stays"),
         ("layouts[].**", "the same for images on this machine"),
     ],
 };
@@ -259,9 +308,24 @@ pub const ENGINE: Document = Document {
 };
 
 /// Every document, in the order of the reference.
-pub const ALL: [&Document; 14] = [
-    &BUILD, &PLAN, &EXPLAIN, &DOCTOR, &STATS, &CENSUS, &SMOKE, &SBOM_DIFF, &VERIFY, &PLUGINS, &BASES, &PRUNE,
-    &ANALYSIS, &ENGINE,
+pub const ALL: [&Document; 17] = [
+    &BUILD,
+    &PLAN,
+    &EXPLAIN,
+    &DOCTOR,
+    &STATS,
+    &CENSUS,
+    &SMOKE,
+    &SBOM_DIFF,
+    &SCAN,
+    &VERIFY,
+    &BUNDLE_CREATE,
+    &BUNDLE_LOAD,
+    &PLUGINS,
+    &BASES,
+    &PRUNE,
+    &ANALYSIS,
+    &ENGINE,
 ];
 
 /// A document's value behind its version.

@@ -8,6 +8,7 @@ use xtask_host::tree::context::{Files, WorkTree};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::plugin::FAIL_ON;
 use xtask_model::image::policy::{Engine, Registry};
 use xtask_model::spec::reference::Platform;
 
@@ -281,6 +282,17 @@ Examples:
   cargo xtask sbom --type spdx ghcr.io/acme/app:main  another image, as SPDX
   cargo xtask sbom --diff app:1.2.0 app:1.3.0         packages that are new, gone, or of another version")]
     Sbom(SbomFlags),
+    /// Look up known vulnerabilities of an image, from its SBOM
+    ///
+    /// The database, the severity that fails and the statements that dismiss something are those of the policy's `scan` step; flags replace
+    /// them. Ends with exit code 6 if a vulnerability is as severe as `--fail-on`.
+    #[command(after_help = "\
+Examples:
+  cargo xtask scan                                    the app of this tree
+  cargo xtask scan ghcr.io/acme/app:1.2.0             a published image
+  cargo xtask scan --database osv/ --fail-on critical with records on this machine
+  cargo xtask scan --type sarif > scan.sarif          for code scanning")]
+    Scan(ScanFlags),
     /// Check the signatures and the provenance of an image, and that its key is the one of its commit
     #[command(after_help = "\
 Examples:
@@ -295,6 +307,9 @@ Examples:
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+    /// Carry images over an air gap: with SBOMs, provenance and signatures, as one OCI archive
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// List, describe and create build plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -362,6 +377,17 @@ Examples:
     /// Work with published bases: list, pin, roll back, prune
     #[command(subcommand)]
     Base(BaseCommand),
+    /// Delete old apps from the registry, with tags of deleted branches and what is attached to nothing; prints the plan and its reasons first
+    ///
+    /// An app stays for a tag that somebody may use, for its age, and if it is in use. The tag of a branch counts while this clone knows the
+    /// branch: call `git fetch --prune` before. Bases: `cargo xtask base prune`, afterwards.
+    #[command(after_help = "\
+Examples:
+  cargo xtask prune                                   prints what would go, and why
+  cargo xtask prune --every-name                      counts no tag but versions, `latest` and branches
+  cargo xtask prune --in-use running.txt --yes        keeps the images that a file lists
+  cargo xtask prune -- kubectl get pods -A -o yaml    keeps the images that a command prints")]
+    Prune(PruneFlags),
     /// Print what builds cost, and how much time the base saved, from the ledger of builds
     #[command(after_help = "\
 Examples:
@@ -456,6 +482,40 @@ pub struct SbomFlags {
     pub diff: Vec<String>,
 }
 
+/// Flags of `scan`.
+#[derive(Clone, Debug, Args)]
+pub struct ScanFlags {
+    /// Image; by default the app of this tree
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Platform of the image; by default this machine's
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    /// Records in the OSV format: a folder, a file, the URL of a mirror with `ECOSYSTEM/all.zip`, or of a service that ends with `/v1`
+    #[arg(long, value_name = "WHERE")]
+    pub database: Option<String>,
+    /// Mildest severity that fails; by default the step's, `high` without a step
+    #[arg(long, value_name = "SEVERITY", value_parser = clap::builder::PossibleValuesParser::new(FAIL_ON))]
+    pub fail_on: Option<String>,
+    /// Fail only for what a newer version fixes
+    #[arg(long)]
+    pub only_fixed: bool,
+    /// Form of the list; `--format json` prints it as JSON
+    #[arg(long = "type", value_enum, default_value_t = ScanType::Text)]
+    pub kind: ScanType,
+}
+
+/// Form of a list of vulnerabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScanType {
+    /// A table for a terminal
+    Text,
+    /// A table for a pull request
+    Markdown,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+}
+
 /// Format of an SBOM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SbomType {
@@ -463,6 +523,50 @@ pub enum SbomType {
     Cyclonedx,
     /// SPDX 2.3
     Spdx,
+}
+
+/// `cargo xtask bundle …`
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Write images, and everything attached to them, into one archive; continues what was interrupted
+    #[command(after_help = "\
+Examples:
+  cargo xtask bundle create -o app.tar                              the app of this tree
+  cargo xtask bundle create -o 1.3.tar ghcr.io/acme/app:1.3.0 ghcr.io/acme/app-base:latest
+  cargo xtask bundle create -o 1.3.tar --since have.json ghcr.io/acme/app:1.3.0")]
+    Create {
+        /// Images, by tag or digest; by default the app of this tree
+        #[arg(value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Archive to write; until it is whole, `FILE.partial` has what came
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// What the other side has, as `bundle have` wrote it there: those blobs are left out
+        #[arg(long, value_name = "FILE")]
+        since: Option<PathBuf>,
+    },
+    /// Check an archive, and bring its images into a registry; tags are written last
+    ///
+    /// An image goes to the repository with the same last part of its name under `--registry`, or the policy's registry. Every byte is checked
+    /// before anything is sent. What the registry has is not sent again, so that the same call continues what was interrupted.
+    #[command(after_help = "\
+Examples:
+  cargo xtask bundle load app.tar --registry registry.lan/acme
+  cargo xtask bundle load app.tar --registry registry.lan/acme --key sign.pub")]
+    Load {
+        /// Archive that `bundle create` wrote
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// File of a public key that must have signed each image
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Print what repositories have, for `bundle create --since` on the other side
+    Have {
+        /// Names of repositories under `--registry`, or the policy's registry; by default the base's and the app's
+        #[arg(value_name = "NAME")]
+        repositories: Vec<String>,
+    },
 }
 
 /// `cargo xtask plugin …`
@@ -554,6 +658,30 @@ pub enum BaseCommand {
         #[arg(short, long)]
         yes: bool,
     },
+}
+
+/// Flags of `prune`.
+#[derive(Clone, Debug, Args)]
+pub struct PruneFlags {
+    /// Number of newest apps to keep
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keep: usize,
+    /// Age from which an app may be deleted: `30d`, `12h`
+    #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
+    pub older_than: Duration,
+    /// Take every tag for a branch's, except versions and `latest`, so that tags of deleted branches go. Without it only tags go that
+    /// xtask itself must have put
+    #[arg(long)]
+    pub every_name: bool,
+    /// File that lists images in use, by tag or digest, in any format
+    #[arg(long, value_name = "FILE")]
+    pub in_use: Option<PathBuf>,
+    /// Make the change
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Command that prints images in use; a command that fails ends this one
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Flags of `init`. Each answers a question that is otherwise asked on a terminal, or has a default.

@@ -6,6 +6,7 @@
 pub mod program;
 mod provenance;
 mod sbom;
+pub mod scan;
 pub mod sign;
 mod simple;
 
@@ -54,8 +55,8 @@ pub trait Plugin: Sync {
 
 static REGISTERED: OnceLock<Vec<&'static dyn Plugin>> = OnceLock::new();
 
-const BUILT_IN: [&dyn Plugin; 5] =
-    [&simple::Smoke, &simple::SizeBudget, &sbom::Sbom, &provenance::Provenance, &sign::Sign];
+const BUILT_IN: [&dyn Plugin; 6] =
+    [&simple::Smoke, &simple::SizeBudget, &sbom::Sbom, &scan::Scan, &provenance::Provenance, &sign::Sign];
 
 /// Registers an adopter's plugins; once, before anything else.
 pub fn register(plugins: &[&'static dyn Plugin]) {

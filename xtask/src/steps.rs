@@ -194,10 +194,10 @@ pub fn signs(policy: &Policy, kind: ImageKind) -> bool {
     due(policy, After::Build, kind).iter().any(|step| step.uses(SIGN.name))
 }
 
-/// The `sign` step of an image, for checking what it signed.
-pub fn signing_step(policy: &Policy) -> Option<&Settings> {
+/// Settings of the first step that uses a plugin.
+pub fn settings_of<'a>(policy: &'a Policy, plugin: &str) -> Option<&'a Settings> {
     policy.steps.iter().find_map(|step| match &step.action {
-        Action::Uses(description, settings) if description.name == SIGN.name => Some(settings),
+        Action::Uses(description, settings) if description.name == plugin => Some(settings),
         _ => None,
     })
 }

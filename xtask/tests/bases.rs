@@ -282,6 +282,62 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
 }
 
 #[test]
+fn an_app_goes_with_its_deleted_branch_unless_it_is_in_use() {
+    let Some(scene) = Scene::new() else { return };
+    let app = |name: &str, tags: &[&str]| scene.publish(("autoscaler", name), 90, "c", tags, None);
+    let main = app("main", &["main", "1.0.0"]);
+    let [topic, runs, tagged, plain] =
+        [("t", &["topic"][..]), ("r", &["gone"]), ("l", &["later"]), ("p", &[])].map(|(name, tags)| app(name, tags));
+    let apps = scene.repository("autoscaler");
+    // A signature of an image that is gone, and one of an image that goes.
+    let sign = |digest: &Digest| {
+        let config = scene.blob(&apps, media_type::CONFIG, b"{}");
+        let layer = scene.blob(&apps, "text/plain", digest.to_string().as_bytes());
+        let bytes = serde_json::to_vec(&Manifest::new(config, vec![layer])).unwrap();
+        let tag: Tag = format!("sha256-{}.sig", digest.hex()).parse().unwrap();
+        scene.client.put_manifest(&apps, tag, media_type::MANIFEST, &bytes).unwrap()
+    };
+    let (lost, with) = (sign(&Digest::of(b"gone")), sign(&plain.digest));
+    let keeps = sign(&main.digest);
+    let running = scene.folder.path().join("running.txt");
+    std::fs::write(&running, format!("- image: {apps}@{}\n", runs.manifest)).unwrap();
+    let plan = ["prune", "--keep", "0", "--every-name", "--in-use", running.to_str().unwrap()];
+    // This clone has no remote: no branch counts as deleted.
+    scene.says(&plan, 0, &["does not know every branch", "the tag `topic` names it", "nothing was deleted"]);
+    let folder = scene.folder.path();
+    git(folder, &["remote", "add", "origin", "https://example.com/app"]);
+    for branch in ["main", "later"] {
+        git(folder, &["update-ref", &format!("refs/remotes/origin/{branch}"), "HEAD"]);
+    }
+    scene.says(&plan, 0, &["the branch of its tag `topic` is deleted", "it is in use", "the tag `later` names it"]);
+    let json = scene.xtask(&[&plan[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(xtask::documents::PRUNE.unlisted(&json), [""; 0], "{json:#}");
+    // A list that names nothing, and a command that fails.
+    std::fs::write(folder.join("empty.txt"), "").unwrap();
+    let empty = folder.join("empty.txt");
+    scene.says(&["prune", "--in-use", empty.to_str().unwrap()], 2, &["lists no image"]);
+    scene.says(&["prune", "--", "false"], 4, &["false"]);
+    // This registry deletes no tag alone, which is said.
+    scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted "]);
+    for gone in [&topic, &plain] {
+        for name in [gone.digest, gone.manifest] {
+            assert_eq!(scene.stands("autoscaler", &name.to_string()), None, "{name}");
+        }
+    }
+    for gone in [lost, with] {
+        assert_eq!(scene.stands("autoscaler", &gone.to_string()), None, "{gone}");
+    }
+    for kept in [&main, &runs, &tagged] {
+        let tag: Tag = kept.tag.parse().unwrap();
+        let found = publish::read(&scene.client, &apps, tag).unwrap().present().unwrap();
+        assert_eq!(found.digest, kept.digest);
+        assert_eq!(scene.stands("autoscaler", &kept.manifest.to_string()), Some(kept.manifest));
+    }
+    assert_eq!(scene.stands("autoscaler", &keeps.to_string()), Some(keeps));
+}
+
+#[test]
 fn a_prune_waits_for_a_build_on_this_machine() {
     let Some(scene) = Scene::new() else { return };
     let images = scene.folder.path().join("target/images");

@@ -113,7 +113,7 @@ fn misspelt_words_are_answered_with_the_nearest() {
         --- stderr
         error: unrecognized subcommand 'biuld'
 
-          tip: some similar subcommands exist: 'build-enhanced', 'build-base', 'build-fast', 'build'
+          tip: some similar subcommands exist: 'build-enhanced', 'bundle', 'build-base', 'build-fast', 'build'
 
         Usage: cargo xtask [OPTIONS] <COMMAND>
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from forecaster import loop, protocol
+from forecaster import loop, protocol, rolling
 from forecaster.tests.histories import SEASON, STEP_SECONDS, load
 
 GOOD = {
@@ -49,7 +49,8 @@ LEADS = {**GOOD, "type": "backtest", "samples": load(seed=51, days=7).tolist(), 
 ROLLING = {**GOOD, "type": "rolling", "samples": load(seed=52, days=7).tolist(), "first": 280, "every": 8}
 
 
-def test_a_backtest_has_its_leads_in_order():
+def test_a_backtest_has_its_leads_in_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rolling, "JUDGEMENTS", 10)
     (found,) = converse(json.dumps({**LEADS, "leads": [4, 1, 4]}))
     assert (found["type"], found["id"]) == ("backtest", 1), found
     assert [lead["lead"] for lead in found["leads"]] == [1, 4]

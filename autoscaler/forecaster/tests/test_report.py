@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
+from forecaster import rolling
 from forecaster.errors import Refusal
 from forecaster.forecast import Question
 from forecaster.report import Lead, Report, report
 from forecaster.tests import datasets
 from forecaster.tests.histories import SEASON, STEP_SECONDS, load
+
+
+@pytest.fixture(autouse=True)
+def judged_seldom(monkeypatch: pytest.MonkeyPatch):
+    """Models are chosen again less often than in a real backtest, whose time goes there."""
+    monkeypatch.setattr(rolling, "JUDGEMENTS", 25)
 
 
 def of(samples, leads: list[int], step=STEP_SECONDS, season=SEASON, quantile=0.9) -> Report:

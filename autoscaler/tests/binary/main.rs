@@ -7,6 +7,7 @@ mod folders;
 mod forecast;
 mod manifests;
 mod pages;
+mod published;
 mod serve;
 mod simulate;
 mod support;

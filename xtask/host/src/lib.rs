@@ -1,5 +1,6 @@
 //! Everything that is read or talked to: files, git, processes, registries, docker.
 
+pub mod advisories;
 pub mod clock;
 pub mod docker;
 pub mod file;

@@ -8,6 +8,7 @@
 
 pub mod attach;
 mod blobs;
+pub mod bundle;
 mod early;
 mod http;
 pub mod layout;
@@ -150,7 +151,7 @@ pub struct Client {
     limits: Limits,
     transport: Transport,
     auth: http::auth::Auth,
-    /// Registries whose API root has answered as a registry's.
+    /// Registries that have answered as registries.
     proven: Mutex<BTreeSet<String>>,
     /// Bytes of the layers that were read.
     streamed: AtomicU64,

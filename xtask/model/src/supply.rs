@@ -1,11 +1,17 @@
-//! What is in an image, what it was made of, and who says so: inventories, SBOMs, provenance, and the documents that are signed.
+//! What is in an image, what it was made of, who says so, and what is known against it: inventories, SBOMs, provenance, the documents that are
+//! signed, and vulnerabilities.
 
 pub mod cyclonedx;
 pub mod inventory;
 pub mod licence;
+pub mod osv;
 pub mod provenance;
+pub mod scan;
+pub mod severity;
 pub mod signature;
 pub mod spdx;
+pub mod versions;
+pub mod vex;
 
 use crate::spec::reference::Digest;
 

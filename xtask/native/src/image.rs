@@ -99,7 +99,7 @@ fn lost(repository: &Repository, blob: &Descriptor) -> Fault {
 
 /// Manifest of a platform; `digest` may be that of an index.
 fn manifest_of(client: &Client, repository: &Repository, digest: Digest, platform: &Platform) -> Result<Digest, Fault> {
-    let Answer::Present(found) = client.head(repository, digest)? else {
+    let Answer::Present(found) = client.manifest_as_known(repository, digest)? else {
         return Err(Fault::network(format!("image `{}` is missing in the registry", repository.digest(digest)))
             .hint("the registry lost it; build again with `--force`"));
     };

@@ -16,6 +16,9 @@ use xtask_model::fault::Fault;
 /// Metadata files are read into memory.
 const MOST: u64 = 64 << 20;
 
+/// Takes a file of an archive.
+pub type Take<'t> = dyn FnMut(&Entry, &[u8]) -> Result<(), Fault> + 't;
+
 #[derive(Debug)]
 pub struct Wheel {
     path: Arc<Path>,
@@ -58,6 +61,23 @@ impl Wheel {
             return Err(self.invalid(&format!("`{}` has {} bytes, which is too long", entry.name, entry.size)));
         }
         Archives::default().bytes(&self.packed(entry)).map_err(|fault| fault.needed_by(format!("`{}`", entry.name)))
+    }
+
+    /// Unpacks some files, one after the other.
+    pub fn read_each(&self, wanted: &dyn Fn(&Entry) -> bool, take: &mut Take<'_>) -> Result<(), Fault> {
+        let (mut archives, mut bytes) = (Archives::default(), Vec::new());
+        for entry in self.entries.iter().filter(|entry| !entry.folder && wanted(entry)) {
+            if entry.size > MOST {
+                return Err(self.invalid(&format!("`{}` has {} bytes, which is too long", entry.name, entry.size)));
+            }
+            bytes.clear();
+            archives.read(&self.packed(entry), &mut |_| Ok(()), &mut |piece| {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            })?;
+            take(entry, &bytes)?;
+        }
+        Ok(())
     }
 
     pub fn invalid(&self, why: &str) -> Fault {

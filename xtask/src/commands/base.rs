@@ -265,7 +265,7 @@ fn unpin(tree: &Tree) -> Result<(), Fault> {
     Ok(())
 }
 
-fn show(verdicts: &[Verdict]) {
+pub(super) fn show(verdicts: &[Verdict]) {
     for verdict in verdicts {
         let size = if verdict.size > 0 { format!(", {}", quantity::bytes(verdict.size)) } else { String::new() };
         let verb = if verdict.keep { "keep" } else { "delete" };

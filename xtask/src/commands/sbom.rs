@@ -48,13 +48,13 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
 }
 
 /// An image with the repository that it belongs to.
-struct Opened {
-    image: Image,
-    repository: Repository,
+pub(super) struct Opened {
+    pub(super) image: Image,
+    pub(super) repository: Repository,
 }
 
 /// Opens an image of a registry, of a layout, or the app of this tree.
-fn open(
+pub(super) fn open(
     global: &Global,
     tree: &Tree,
     client: &Client,
@@ -95,7 +95,13 @@ fn attached(client: &Client, opened: &Opened, media_type: &str) -> Result<Option
     Ok(found.into_iter().next_back().and_then(|artifact| artifact.documents.into_iter().next()).map(|blob| blob.bytes))
 }
 
-fn components(tree: &Tree, client: &Client, opened: &Opened, platform: &Platform) -> Result<Vec<Component>, Fault> {
+/// What is in an image, by the SBOM that is attached to it, or by its layers.
+pub(super) fn components(
+    tree: &Tree,
+    client: &Client,
+    opened: &Opened,
+    platform: &Platform,
+) -> Result<Vec<Component>, Fault> {
     if let Some(bytes) = attached(client, opened, cyclonedx::MEDIA_TYPE)? {
         let what = format!("cannot read the SBOM of `{}`", opened.repository.digest(opened.image.digest));
         return cyclonedx::read(&bytes).map_err(|why| Fault::network(what).cause(why));

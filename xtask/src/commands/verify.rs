@@ -14,7 +14,7 @@ use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::{AppKey, BaseKey, Key as _};
-use xtask_model::image::plugin::KEYLESS;
+use xtask_model::image::plugin::{KEYLESS, SIGN};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
@@ -107,7 +107,7 @@ impl Verifier {
             Fault::usage("no key to verify with: `images.toml` has no step with `uses = \"sign\"`")
                 .hint("name the public key: `cargo xtask verify --key FILE`")
         };
-        let settings: &Settings = steps::signing_step(&tree.policy).ok_or_else(none)?;
+        let settings: &Settings = steps::settings_of(&tree.policy, SIGN.name).ok_or_else(none)?;
         if let Some(key) = sign::public_key(&tree.root, settings)? {
             return Ok(Self::Key(key));
         }

@@ -172,7 +172,7 @@ impl<'a> Lookup<'a> {
     /// fallback does not exist the first plan stays: something is built on either.
     fn plan_on_a_root(&self) -> Result<Planned, Fault> {
         let root = self.root()?;
-        let planned = self.plan_on(&root)?;
+        let planned = self.plan_on_whole(&root)?;
         let base = planned.facts.base.as_ref();
         let unknown = self.detail == Detail::Decisions
             && base.is_some_and(|base| matches!(base.presence, Presence::NotAsked | Presence::Unknown(_)));
@@ -182,7 +182,18 @@ impl<'a> Lookup<'a> {
             && self.root_is_unreachable(&root)?
             && let Some(fallback) = self.debian_root()?
         {
-            return self.plan_on(&fallback);
+            return self.plan_on_whole(&fallback);
+        }
+        Ok(planned)
+    }
+
+    /// Plans on a root, of which every part is in the registry if something is built on it.
+    fn plan_on_whole(&self, root: &RootImage) -> Result<Planned, Fault> {
+        let planned = self.plan_on(root)?;
+        if planned.plan.builds_on_root()
+            && let Some(whole) = self.republished_root(root)?
+        {
+            return self.plan_on(&whole);
         }
         Ok(planned)
     }

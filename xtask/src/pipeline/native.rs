@@ -146,7 +146,7 @@ fn with_inputs<T>(
     };
     let done = work(&inputs)?;
     drop(stages);
-    store.prune()?;
+    store.prune_if_due()?;
     Ok(done)
 }
 

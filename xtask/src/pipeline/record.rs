@@ -3,13 +3,12 @@
 use super::Context;
 use super::engine::BuildEngine;
 use super::facts::Planned;
-use super::root::single_try_client;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use xtask_host::docker::Docker;
-use xtask_host::registry::{Answer, Client, publish};
+use xtask_host::registry::{Client, publish};
 use xtask_host::{clock, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::foremost;
@@ -18,7 +17,7 @@ use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, BuildKind, Bytes, EditKind, Record};
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci;
-use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_model::spec::reference::{Digest, Platform, Repository};
 use xtask_model::time::Timestamp;
 
 /// A build's record so far.
@@ -97,43 +96,39 @@ impl Trace {
     /// The background work for a plan that builds something.
     pub(super) fn background<'a>(
         &'a self,
-        context: &Context<'_>,
+        context: &'a Context<'_>,
         planned: &Planned,
     ) -> Option<impl FnOnce() + Send + use<'a>> {
-        let built: Vec<&ImagePlan> = planned.plan.images().filter(|image| image.builds()).collect();
         let request = &context.request;
-        if request.dry_run || built.is_empty() {
+        if request.dry_run || !planned.plan.images().any(ImagePlan::builds) {
             return None;
         }
         let platform = &request.wanted.platforms[0];
-        let repositories = built.iter().filter(|_| request.wanted.push);
-        let latest: Vec<(Repository, Platform)> =
-            repositories.map(|image| (image.repository.clone(), platform.clone())).collect();
+        let images = planned.facts.base.iter().chain(&planned.facts.app);
+        let latest: Vec<(Repository, Digest)> = images
+            .zip(planned.plan.images())
+            .filter(|(_, plan)| plan.builds())
+            .filter_map(|(facts, _)| {
+                let manifest = facts.latest.as_ref()?.platforms.get(platform)?;
+                Some((facts.repository.clone(), manifest.digest))
+            })
+            .collect();
         let (root, engine, builder) = (context.tree.root.clone(), request.engine, request.builder.clone());
-        let client = single_try_client(context.tree);
-        let background = &self.background;
+        let (client, background) = (&context.client, &self.background);
         Some(move || {
             let engine = match (engine, builder) {
                 (BuildEngine::Native, _) => Some(ledger::NATIVE.to_owned()),
                 (BuildEngine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
                 (BuildEngine::Docker, None) => Docker::find(&root).and_then(|docker| docker.version()).ok(),
             };
-            let known = known_layers(&client, &latest);
+            let known = latest.iter().flat_map(|(repository, manifest)| {
+                // A registry that cannot be read only makes the record less complete.
+                layers(client, repository, *manifest).unwrap_or_default()
+            });
+            let known = known.map(|(digest, _)| digest).collect();
             *background.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Background { engine, known };
         })
     }
-}
-
-/// The layers of the images of `latest`. A registry that cannot be read only makes the record less complete.
-fn known_layers(client: &Client, latest: &[(Repository, Platform)]) -> BTreeSet<Digest> {
-    let mut known = BTreeSet::new();
-    for (repository, platform) in latest {
-        let Ok(Answer::Present(found)) = publish::read(client, repository, Tag::latest()) else { continue };
-        let Some(descriptor) = found.platforms.get(platform) else { continue };
-        let layers = layers(client, repository, descriptor.digest).unwrap_or_default();
-        known.extend(layers.into_iter().map(|(digest, _)| digest));
-    }
-    known
 }
 
 /// The layers of a manifest in a registry.

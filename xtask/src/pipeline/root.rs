@@ -104,19 +104,34 @@ impl Lookup<'_> {
         let wanted = DebianImage::new(tree, debian, platform);
         if request.wanted.push
             && !request.refreshes_root()
-            && let Answer::Present(mut found) = publish::read(self.client, &wanted.repository, wanted.tag.clone())?
+            && let Answer::Present(found) = self.client.head(&wanted.repository, wanted.tag.clone())?
         {
-            completeness::check(&mut found, self.client, &wanted.repository)?;
-            match found.lost_reason(std::slice::from_ref(&wanted.platform)) {
-                None => return Ok(Some(wanted.published(found.digest))),
-                Some(lost) => terminal::step("lost", &format!("{lost}: the root is published again")),
-            }
+            return Ok(Some(wanted.published(found.digest)));
         }
         if request.may_build_root() {
             return wanted.build(self.context).map(Some);
         }
         let unbuilt = || (request.dry_run && self.detail == Detail::All).then(|| wanted.unbuilt(tree));
         Ok(wanted.on_this_machine(tree)?.or_else(unbuilt))
+    }
+
+    /// The root in place of a published one that has lost a part. Asked only where something is built on it.
+    pub(super) fn republished_root(&self, root: &RootImage) -> Result<Option<RootImage>, Fault> {
+        let (tree, request) = (self.tree(), self.request());
+        let (RootPlace::Registry(repository), Some(debian)) = (&root.place, &tree.policy.root.fallback) else {
+            return Ok(None);
+        };
+        let Some((platform, digest)) = root.digests.iter().next().filter(|_| root.is_fallback()) else {
+            return Ok(None);
+        };
+        let Answer::Present(mut found) = publish::read(self.client, repository, *digest)? else { return Ok(None) };
+        completeness::check(&mut found, self.client, repository)?;
+        let Some(lost) = found.lost_reason(std::slice::from_ref(platform)) else { return Ok(None) };
+        if !request.may_build_root() {
+            return Ok(None);
+        }
+        terminal::step("lost", &format!("{lost}: the root is published again"));
+        DebianImage::new(tree, debian, platform).build(self.context).map(Some)
     }
 }
 

@@ -3,7 +3,6 @@
 use super::Context;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
-use xtask_host::registry::Answer;
 use xtask_host::registry::publish::{self, records};
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::Git;
@@ -83,7 +82,7 @@ impl<'a> Tagger<'a> {
         let mut stayed: BTreeMap<Tag, String> = BTreeMap::new();
         for tag in fixed {
             process::interrupted()?;
-            if let Some(why) = self.put_fixed(&plan.repository, image.digest, tag)? {
+            if let Some(why) = self.put_fixed(plan, image.digest, tag)? {
                 stayed.insert(tag.clone(), why);
             }
         }
@@ -108,20 +107,27 @@ impl<'a> Tagger<'a> {
     }
 
     /// Puts a tag that does not move: of the commit, or of a version. Returns why it stays at another image.
-    fn put_fixed(&self, repository: &Repository, digest: Digest, tag: &Tag) -> Result<Option<String>, Fault> {
-        if tags::is_version(tag.as_str())
-            && let Answer::Present(head) = self.context.client.head(repository, tag)?
-            && head.digest != digest
+    fn put_fixed(&self, plan: &ImagePlan, digest: Digest, tag: &Tag) -> Result<Option<String>, Fault> {
+        let (client, repository) = (&self.context.client, &plan.repository);
+        let names = || Ok::<_, Fault>(client.head(repository, tag)?.present().map(|head| head.digest));
+        let is_version = tags::is_version(tag.as_str());
+        // No tag names yet what was just built.
+        let named = if is_version || !plan.builds() { names()? } else { None };
+        if named == Some(digest) {
+            return Ok(None);
+        }
+        if is_version
+            && named.is_some()
             && let Some(why) = self.version_stays(repository, tag)?
         {
             return Ok(Some(why));
         }
-        match publish::tag(&self.context.client, repository, digest, tag) {
-            Ok(_) => Ok(None),
-            Err(fault) if publish::is_immutable(&fault) => {
+        match publish::move_tag(client, repository, digest, tag) {
+            Err(fault) if publish::is_immutable(&fault) && names()? != Some(digest) => {
                 Ok(Some("the registry's tags are immutable, and it names another build of this commit".to_owned()))
             }
-            Err(fault) => Err(fault),
+            Err(fault) if !publish::is_immutable(&fault) => Err(fault),
+            Ok(()) | Err(_) => Ok(None),
         }
     }
 
@@ -227,6 +233,11 @@ impl<'a> Tagger<'a> {
     }
 
     fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
+        // Mostly a commit is published after the one before it, which takes no process to see.
+        let own = self.context.tree.commit.as_ref().filter(|own| own.id == descendant);
+        if own.is_some_and(|own| own.parents.iter().any(|parent| parent == ancestor)) {
+            return Ok(Ancestry::Ancestor);
+        }
         let pair = (ancestor.to_owned(), descendant.to_owned());
         if let Some(known) = self.compared.borrow().get(&pair) {
             return Ok(*known);

@@ -1,8 +1,9 @@
 //! SBOMs, provenance and signatures of real images: read by other people's programs, refused when they were tampered with, and there before
 //! any tag moves.
 
-use crate::fault_proxy::{Answer, Mishap};
+use crate::fault_proxy::{Answer, FaultProxy, Mishap};
 use crate::fixture::{Outcome, Repo, client};
+use crate::real_registry::RealRegistry;
 use crate::world::World;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -150,7 +151,9 @@ fn an_attested_image_is_verified_by_us_and_by_cosign() {
 
     // A template edit, for its times.
     signed.repo().write("templates/page.html", "edit").commit("edit");
-    let report = signed.call(&["build", "--push", "--format", "json"]).ok().report();
+    let build = || signed.call(&["build", "--push", "--format", "json"]).ok().report();
+    let (report, traffic) = signed.world.traffic(build);
+    println!("template edit: {} requests", traffic.0.len());
     println!("template edit: {} s of {}", report.0["seconds"], report.image("app")["seconds"]);
     let (again, traffic) = signed.world.traffic(|| signed.call(&["build", "--push", "--format", "json"]).ok().report());
     println!("nothing to do: {} s", again.0["seconds"]);
@@ -335,6 +338,163 @@ fn an_image_that_was_published_without_a_signature_is_built_again_where_it_is_si
     signed.call(&["verify", &app.to_string()]).ok();
     assert_eq!(repo.digest("app", "latest"), report.digest("app"));
     assert_eq!(in_ci().run().ok().report().actions(), crate::fixture::actions("reused", "reused"));
+}
+
+/// A database of one record, in OSV's own format.
+const RECORD: &str = r#"{"id": "GHSA-aaaa-bbbb-cccc", "aliases": ["CVE-2026-1001"], "summary": "scipy reads past the end",
+    "severity": [{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],
+    "affected": [{"package": {"ecosystem": "PyPI", "name": "scipy"},
+    "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.17.0"}]}]}]}"#;
+
+fn statement(expires: &str) -> String {
+    format!(
+        r#"{{"@context": "https://openvex.dev/ns/v0.2.0", "@id": "own", "author": "us", "timestamp": "2026-01-01T00:00:00Z", "version": 1,
+        "statements": [{{"vulnerability": {{"name": "CVE-2026-1001"}}, "products": [{{"@id": "pkg:pypi/scipy"}}], "status": "not_affected",
+        "justification": "vulnerable_code_not_in_execute_path", "expires": "{expires}"}}]}}"#
+    )
+}
+
+#[test]
+fn a_vulnerability_stops_an_image_until_it_is_fixed_or_dismissed() {
+    let Some(world) = World::new("scan") else { return };
+    let repo = &world.repo;
+    let site = "code/lib/python3.12/site-packages/scipy-1.16.3.dist-info/METADATA";
+    repo.write(site, "Metadata-Version: 2.4\nName: scipy\nVersion: 1.16.3\n").write("osv/GHSA.json", RECORD);
+    let step = "name = \"scan\"\nuses = \"scan\"\ndatabase = \"osv\"\nimages = [\"app\"]";
+    repo.step(step).commit("scan");
+    let call = |args: &[&str]| repo.xtask(args).without_engine().run();
+    call(&["build", "--push"]).ends(4).says("scipy 1.16.3 has CVE-2026-1001 (critical): fixed in 1.17.0");
+    assert!(repo.tags("app").is_empty(), "no tag moved");
+    // Bad settings and statements stop it before anything is built.
+    let policy = repo.read("images.toml");
+    repo.edit("images.toml", "database = \"osv\"", "database = \"none\"\nvex = \"vex/own.json\"")
+        .write("vex/own.json", "{}");
+    call(&["build", "--push"]).ends(2).says("`vex/own.json`: missing field");
+    repo.edit("images.toml", "uses = \"scan\"", "uses = \"scan\"\nfail-on = \"worst\"\nfail-off = 1");
+    call(&["build", "--push"]).ends(2).says("`step.fail-on` is not one of").says("`step.fail-off`");
+
+    repo.write("images.toml", &policy).edit(
+        "images.toml",
+        "database = \"osv\"",
+        "database = \"osv\"\nvex = [\"vex/own.json\"]",
+    );
+    repo.write("vex/own.json", &statement("2999-12-31")).commit("statement");
+    let app = call(&["build", "--push"]).ok().says("1 dismissed").reference().to_string();
+    let sarif = format!("target/steps/scan/app-{}.sarif", Platform::host().dashed());
+    let sarif: Value = serde_json::from_str(&repo.read(&sarif)).unwrap();
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(result["suppressions"][0]["status"], "accepted");
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "requirements-enhanced.lock");
+    let line = usize::try_from(place["region"]["startLine"].as_u64().unwrap()).unwrap();
+    assert!(repo.read("requirements-enhanced.lock").lines().nth(line - 1).unwrap().starts_with("scipy==1.16.3"));
+
+    let found = call(&["scan", &app, "--format", "json"]).ok();
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(xtask::documents::SCAN.unlisted(&found), [""; 0], "{found:#}");
+    assert_eq!(found["vulnerabilities"][0]["fixed"], "1.17.0");
+    repo.write("vex/own.json", &statement("2020-01-01"));
+    let over = call(&["scan", &app]).ends(6).says("too severe");
+    assert!(over.stdout.contains("ended on 2020-01-01") && over.stdout.contains("!  critical 9.8"), "{}", over.stdout);
+    call(&["scan", &app, "--fail-on", "never"]).ok();
+
+    // An archive with a signature, and what somebody changed in it.
+    let keys = tempfile::tempdir().unwrap();
+    let key = new_key(keys.path(), "sign.key");
+    let public = std::fs::read_to_string(public_of(&key)).unwrap();
+    repo.write("db.pub", &public).write("vex/own.json", &statement("2999-12-31"));
+    repo.edit("images.toml", "database = \"osv\"", "database = \"osv.zip\"\npublic-key = \"db.pub\"");
+    let archive = repo.path.join("osv.zip");
+    let zip = |record: &str| {
+        let script = "import sys, zipfile\nzipfile.ZipFile(sys.argv[1], 'w').writestr('GHSA.json', sys.argv[2])";
+        runs(Command::new("python3").args(["-c", script]).arg(&archive).arg(record));
+    };
+    zip(RECORD);
+    call(&["scan", &app]).ends(2).says("its signature `.sig` cannot be read");
+    let raw = keys.path().join("raw");
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    openssl(&["dgst", "-sha256", "-sign", &path(&key), "-out", &path(&raw), &path(&archive)]);
+    repo.write("osv.zip.sig", &xtask_host::signing::base64(&std::fs::read(&raw).unwrap()));
+    call(&["scan", &app]).ok();
+    zip(&RECORD.replace("1.17.0", "1.16.0"));
+    call(&["scan", &app]).ends(2).says("is damaged").says("its signature is not by the key");
+}
+
+#[test]
+fn a_bundle_carries_images_with_everything_attached() {
+    let Some(signed) = Signed::new("bundle") else { return };
+    let repo = signed.repo();
+    signed.push();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let names = [format!("{}:main", repo.repository("app")), format!("{}:latest", repo.repository("app-base"))];
+    let create = |file: &str, more: &[&str]| {
+        let args = [&["bundle", "create", "-o", file][..], more, &[&names[0], &names[1]]].concat();
+        signed.call(&args)
+    };
+    let (first, second) = (at("first.tar"), at("second.tar"));
+    create(&first, &[]).ok();
+    let bytes = std::fs::read(&first).unwrap();
+    // What was interrupted is continued, and gives the same archive; a damaged rest is written again.
+    let mut half = bytes[..bytes.len() * 3 / 5].to_vec();
+    std::fs::write(format!("{second}.partial"), &half).unwrap();
+    create(&second, &[]).ok().says("continues");
+    assert!(std::fs::read(&second).unwrap() == bytes);
+    half[600] ^= 1;
+    std::fs::write(format!("{second}.partial"), &half).unwrap();
+    create(&second, &[]).ok();
+    assert!(std::fs::read(&second).unwrap() == bytes);
+    if let Some(skopeo) = program("skopeo") {
+        let said = runs(Command::new(skopeo).arg("inspect").arg(format!("oci-archive:{first}:main")));
+        assert!(said.contains("org.opencontainers.image.revision"), "{said}");
+    }
+
+    let store = tempfile::tempdir().unwrap();
+    let path = store.path().join("store");
+    let other = RealRegistry::start_at(&repo.engine.registry_program(), store, &path, false);
+    let proxy = FaultProxy::before(other.address);
+    let to = format!("{}/far", proxy.host());
+    let load =
+        |file: &str, more: &[&str]| signed.call(&[&["bundle", "load", file, "--registry", &to][..], more].concat());
+    let tags = || client().tags(&format!("{to}/app").parse().unwrap()).unwrap();
+    // Every byte is checked before anything is sent.
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() / 2] ^= 1;
+    std::fs::write(&second, &damaged).unwrap();
+    load(&second, &[]).ends(2).says("is damaged");
+    std::fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
+    load(&second, &[]).ends(2).says("is damaged");
+    let stranger = public_of(&new_key(folder.path(), "other.key"));
+    load(&first, &["--key", stranger.to_str().unwrap()]).ends(6).says("has no signature by this key");
+    assert_eq!(tags(), xtask_host::registry::Answer::Absent);
+    // A tag that cannot be written is written by the next call, which sends nothing else.
+    let refusal = Answer::new(403).body("{\"errors\": [{\"code\": \"DENIED\", \"message\": \"as scripted\"}]}");
+    proxy.on("PUT", "/app/manifests/main", 100, Mishap::Answer(refusal));
+    load(&first, &[]).ends(5);
+    proxy.clear();
+    let public = repo.path.join("sign.pub");
+    let loaded = load(&first, &["--key", public.to_str().unwrap(), "--format", "json"]).ok();
+    let loaded: Value = serde_json::from_str(&loaded.stdout).unwrap();
+    assert_eq!(xtask::documents::BUNDLE_LOAD.unlisted(&loaded), [""; 0], "{loaded:#}");
+    assert_eq!((&loaded["sent"], loaded["images"].as_array().unwrap().len()), (&Value::from(0), 2));
+    let verify = || signed.call(&["verify", &format!("{to}/app:main"), "--registry", &to]).ok();
+    verify();
+
+    // The next image without what the other side has.
+    let have = signed.call(&["bundle", "have", "--registry", &to]).ok().stdout;
+    std::fs::write(at("have.json"), have).unwrap();
+    repo.write("templates/page.html", "next").commit("next");
+    signed.push();
+    let small = create(&second, &["--since", &at("have.json"), "--format", "json"]).ok();
+    let small: Value = serde_json::from_str(&small.stdout).unwrap();
+    assert_eq!(xtask::documents::BUNDLE_CREATE.unlisted(&small), [""; 0], "{small:#}");
+    assert!(small["left_out"].as_u64().unwrap() > 3, "{small:#}");
+    assert!(std::fs::metadata(&second).unwrap().len() < bytes.len() as u64 / 2);
+    load(&second, &[]).ok();
+    verify();
+    let elsewhere = format!("{}/empty", proxy.host());
+    let refused = signed.call(&["bundle", "load", &second, "--registry", &elsewhere]).ends(2);
+    refused.says("leaves out").says("bundle have");
 }
 
 /// A Python with the readers of SBOMs, which a lock pins; or why there is none.

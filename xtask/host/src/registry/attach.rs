@@ -107,35 +107,54 @@ fn put(
     }
     let blobs: Vec<(Digest, Vec<u8>)> = blobs.into_iter().collect();
     some_at_once(AT_ONCE, &blobs, |(digest, bytes)| {
-        if client.has_blob(repository, digest)? {
+        // To ask for a short document that is nearly always new costs more than to send it.
+        if client.had_blob(repository, digest) {
             return Ok(());
         }
-        client.upload(repository, digest, bytes.len() as u64, bytes)
+        client.upload(repository, digest, bytes.len() as u64, bytes)?;
+        client.saw_blob(repository, digest);
+        Ok(())
     })?;
     let subject = Descriptor::new(&subject.media_type, subject.digest, subject.size);
-    let (mut written, mut unlisted) = (Vec::new(), Vec::new());
+    // Those of one tag are added to each other.
+    let mut groups: Vec<Vec<&Artifact>> = Vec::new();
     for artifact in artifacts {
-        process::interrupted()?;
-        let manifest = manifest(client, repository, &subject, artifact)?;
-        let bytes = serde_json::to_vec(&manifest).expect("a manifest is valid JSON");
-        let digest = Digest::of(&bytes);
-        let listed = match artifact.suffix {
-            None => client.put_with_subject(repository, digest, media_type::MANIFEST, &bytes)?.1,
-            Some(suffix) => {
-                let tag = tag_of(&subject.digest, Some(suffix));
-                client.put_with_subject(repository, tag, media_type::MANIFEST, &bytes)?.1
-            }
-        };
-        let mut descriptor = Descriptor::new(media_type::MANIFEST, digest, bytes.len() as u64);
-        descriptor.annotations = artifact.annotations.clone();
-        descriptor.other.insert("artifactType".to_owned(), artifact.artifact_type.clone().into());
-        if !listed {
-            unlisted.push(descriptor.clone());
+        let same = |group: &&mut Vec<&Artifact>| artifact.suffix.is_some() && group[0].suffix == artifact.suffix;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(artifact),
+            None => groups.push(vec![artifact]),
         }
-        written.push(descriptor);
     }
+    let write = |artifact: &&Artifact| write(client, repository, &subject, artifact);
+    let written =
+        some_at_once(AT_ONCE, &groups, |group| group.iter().map(write).collect::<Result<Vec<_>, Fault>>())?.concat();
+    let unlisted: Vec<Descriptor> =
+        written.iter().filter(|(_, listed)| !listed).map(|(descriptor, _)| descriptor.clone()).collect();
     list(client, repository, &subject.digest, &unlisted)?;
-    Ok(written)
+    Ok(written.into_iter().map(|(descriptor, _)| descriptor).collect())
+}
+
+/// Writes the manifest of an artifact. True if the registry lists it by itself.
+fn write(
+    client: &Client,
+    repository: &Repository,
+    subject: &Descriptor,
+    artifact: &Artifact,
+) -> Result<(Descriptor, bool), Fault> {
+    let manifest = manifest(client, repository, subject, artifact)?;
+    let bytes = serde_json::to_vec(&manifest).expect("a manifest is valid JSON");
+    let digest = Digest::of(&bytes);
+    let listed = match artifact.suffix {
+        None => client.put_with_subject(repository, digest, media_type::MANIFEST, &bytes)?.1,
+        Some(suffix) => {
+            let tag = tag_of(&subject.digest, Some(suffix));
+            client.put_with_subject(repository, tag, media_type::MANIFEST, &bytes)?.1
+        }
+    };
+    let mut descriptor = Descriptor::new(media_type::MANIFEST, digest, bytes.len() as u64);
+    descriptor.annotations = artifact.annotations.clone();
+    descriptor.other.insert("artifactType".to_owned(), artifact.artifact_type.clone().into());
+    Ok((descriptor, listed))
 }
 
 fn manifest(
@@ -171,7 +190,12 @@ fn manifest(
 }
 
 /// Adds manifests to the index of the fallback tag, where the registry does not list them itself.
-fn list(client: &Client, repository: &Repository, subject: &Digest, unlisted: &[Descriptor]) -> Result<(), Fault> {
+pub(super) fn list(
+    client: &Client,
+    repository: &Repository,
+    subject: &Digest,
+    unlisted: &[Descriptor],
+) -> Result<(), Fault> {
     if unlisted.is_empty() {
         return Ok(());
     }

@@ -22,7 +22,7 @@ impl Client {
         let ask = ApiRequest::new(&what, Method::HEAD, url, pull(repository));
         match self.send_short(&endpoint, &ask, &[200])? {
             Ok(_) => {
-                self.saw_blob(repository, digest);
+                self.found_blob(repository, digest);
                 Ok(true)
             }
             Err(refusal) => Ok(self.absent::<()>(&endpoint, &what, &refusal)?.present().is_some()),

@@ -38,7 +38,7 @@ pub(super) struct Early {
     /// Blobs that a repository has, as it said at this time.
     blobs: Mutex<BTreeMap<(Repository, Digest), Instant>>,
     asked: Mutex<BTreeMap<Repository, Questions>>,
-    /// What is asked from now on belongs to what is built, and is of no use to the next command.
+    /// The tags that are asked from now on belong to what is built, and are of no use to the next command.
     building: AtomicBool,
 }
 
@@ -54,11 +54,19 @@ impl Early {
         }
     }
 
+    /// Notes that somebody needs to know of a blob.
+    fn note_blob(&self, repository: &Repository, digest: &Digest) {
+        lock(&self.asked).entry(repository.clone()).or_default().blobs.insert(*digest);
+    }
+
+    /// Notes that a manifest was read for what it says, however old the answer.
+    pub(super) fn note_document(&self, repository: &Repository, digest: Digest) {
+        lock(&self.asked).entry(repository.clone()).or_default().manifests.insert(digest.to_string());
+    }
+
     /// Notes that a configuration was read.
     pub(super) fn note_config(&self, repository: &Repository, digest: Digest) {
-        if !self.building.load(Ordering::Relaxed) {
-            lock(&self.asked).entry(repository.clone()).or_default().configs.insert(digest);
-        }
+        lock(&self.asked).entry(repository.clone()).or_default().configs.insert(digest);
     }
 
     /// An early answer that still counts.
@@ -132,13 +140,10 @@ impl Client {
         }
     }
 
-    /// The questions that were asked since the client was made.
+    /// The questions that were asked since the client was made, without those that were only asked early: a list of them would never
+    /// become shorter.
     pub fn asked(&self) -> BTreeMap<Repository, Questions> {
-        let mut asked = lock(&self.early.asked).clone();
-        for (repository, digest) in lock(&self.early.blobs).keys() {
-            asked.entry(repository.clone()).or_default().blobs.insert(*digest);
-        }
-        asked
+        lock(&self.early.asked).clone()
     }
 
     /// Forgets early answers about manifests, before something is built: this and other programs may write to their repositories from
@@ -156,10 +161,21 @@ impl Client {
     pub fn had_blob(&self, repository: &Repository, digest: &Digest) -> bool {
         drop(lock(&self.early.blobs_under_way));
         let known = lock(&self.early.blobs);
-        known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH)
+        let had = known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH);
+        drop(known);
+        if had {
+            self.early.note_blob(repository, digest);
+        }
+        had
     }
 
-    pub(super) fn saw_blob(&self, repository: &Repository, digest: &Digest) {
+    /// Remembers that the repository has a blob about which it was asked.
+    pub(super) fn found_blob(&self, repository: &Repository, digest: &Digest) {
+        self.early.note_blob(repository, digest);
+        self.saw_blob(repository, digest);
+    }
+
+    fn saw_blob(&self, repository: &Repository, digest: &Digest) {
         lock(&self.early.blobs).insert((repository.clone(), *digest), Instant::now());
     }
 }
@@ -272,6 +288,12 @@ mod tests {
             assert_eq!(asked.manifests, BTreeSet::from(["main".to_owned()]));
             assert_eq!(asked.blobs, BTreeSet::from([Digest::of(b"layer")]));
             let text = serde_json::to_string(&asked).unwrap();
+            let next = Client::new(ClientOptions { tries: 1, ..ClientOptions::default() });
+            let unneeded = Questions { blobs: BTreeSet::from([Digest::of(b"old layer")]), ..asked.clone() };
+            next.ask_early(&BTreeMap::from([(repository.clone(), unneeded)]));
+            assert!(next.has_blobs(repository, &[Digest::of(b"layer")], 1).unwrap()[0]);
+            let needed = next.asked().remove(repository).unwrap();
+            assert_eq!(needed.blobs, asked.blobs, "what nobody needed is not asked again");
             assert_eq!(serde_json::from_str::<Questions>(&text).unwrap(), asked);
         });
     }

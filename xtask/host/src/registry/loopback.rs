@@ -37,7 +37,7 @@ impl Client {
         let found = self.ask_for_blobs(repository, &unknown, connections)?;
         let found: BTreeMap<Digest, bool> = unknown.into_iter().zip(found).collect();
         let present = found.iter().filter(|(_, present)| **present);
-        present.for_each(|(digest, _)| self.saw_blob(repository, digest));
+        present.for_each(|(digest, _)| self.found_blob(repository, digest));
         Ok(digests.iter().map(|digest| found.get(digest).copied().unwrap_or(true)).collect())
     }
 
@@ -87,6 +87,9 @@ impl Client {
                 }
                 None => found.configs.push((configs[at - names.len()], body)),
             }
+        }
+        if !found.manifests.is_empty() {
+            self.proven().insert(endpoint.name);
         }
         found.configs.retain(|(digest, bytes)| Digest::of(bytes) == *digest);
         Ok(found)

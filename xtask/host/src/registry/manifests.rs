@@ -118,11 +118,7 @@ impl Client {
 
     /// The manifest of a digest, as this client has read or written it before; else as the registry has it. For what is written next:
     /// a registry refuses a manifest whose parts it has lost.
-    pub(super) fn manifest_as_known(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-    ) -> Result<Answer<RawManifest>, Fault> {
+    pub fn manifest_as_known(&self, repository: &Repository, digest: Digest) -> Result<Answer<RawManifest>, Fault> {
         let known = self.document(repository, digest);
         match known.and_then(|bytes| understood(bytes.to_vec(), None, Some(digest), &Name::Digest(digest)).ok()) {
             Some(known) => Ok(Answer::Present(known)),
@@ -140,6 +136,7 @@ impl Client {
         })?;
         match read {
             Ok(manifest) => {
+                self.proven().insert(endpoint.name);
                 self.remember_document(repository, manifest.digest, &manifest.bytes);
                 Ok(Answer::Present(manifest))
             }

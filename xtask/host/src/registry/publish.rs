@@ -61,6 +61,7 @@ pub(super) fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Refe
 
 /// Reads a manifest's contents: those that this client has seen before, without asking whether the registry still has them.
 pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -> Result<Manifest, Fault> {
+    client.early.note_document(repository, digest);
     if let Some(bytes) = client.document(repository, digest) {
         return document(&bytes, &repository.digest(digest));
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xtask_model::fault::Fault;
-use xtask_model::image::bases::{PublishedApp, PublishedBase, Stray, Survey, staged};
+use xtask_model::image::bases::{AppSurvey, PublishedApp, PublishedBase, Stray, Survey, staged};
 use xtask_model::image::presence::{CREATED, Published};
 use xtask_model::spec::oci::Manifest;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -37,6 +37,28 @@ pub fn survey(ask: &SurveyRequest<'_>) -> Result<Survey, Fault> {
     });
     let (bases, strays) = bases?;
     Ok(Survey { bases, apps: apps?, strays })
+}
+
+/// Surveys the app's repository, for a clean-up.
+pub fn apps_of(ask: &SurveyRequest<'_>) -> Result<AppSurvey, Fault> {
+    let (images, strays) = bases(&SurveyRequest { bases: ask.apps, referrers: true, ..*ask })?;
+    let tags = ask.client.tags(ask.apps)?.present().unwrap_or_default();
+    let heads = at_once(&tags, |tag| {
+        // The tag of a signature or of referrers has the digest of its image.
+        let subject = tag.as_str().strip_prefix("sha256-").and_then(|rest| rest.get(..64));
+        let subject = subject.and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+        let is_orphan = match subject {
+            Some(subject) => ask.client.head(ask.apps, subject)? == Answer::Absent,
+            None if records::is(tag) => false,
+            None => return Ok(None),
+        };
+        if subject.is_some() && !is_orphan {
+            return Ok(None);
+        }
+        Ok(ask.client.head(ask.apps, tag.clone())?.present().map(|head| (tag.clone(), head.digest)))
+    })?;
+    let (records, orphans) = heads.into_iter().flatten().partition(|(tag, _)| records::is(tag));
+    Ok(AppSurvey { images, strays, orphans, records })
 }
 
 fn bases(ask: &SurveyRequest<'_>) -> Result<(Vec<PublishedBase>, Vec<Stray>), Fault> {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, FileKind, ObjectId};
 use xtask_model::image::key::BinaryKey;
@@ -32,17 +33,16 @@ pub fn key<F: Files + ?Sized>(
     binary: &Binary,
     copied: &dyn Fn(&Path) -> bool,
 ) -> Result<BinaryKey, Fault> {
-    let lock = read_lock(repository)?;
-    let reached = reach(&lock, &binary.package)
-        .ok_or_else(|| Fault::usage(format!("`Cargo.lock` has no package `{}`", binary.package)).hint(LOCK_HINT))?;
-    let crates: Vec<String> =
-        reached.iter().map(|p| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"))).collect();
-    let own = own_files(repository, &reached, copied)?;
+    let locked = locked(repository, &binary.package)?;
+    if locked.crates.is_empty() {
+        return Err(Fault::usage(format!("`Cargo.lock` has no package `{}`", binary.package)).hint(LOCK_HINT));
+    }
+    let own = own_files(repository, &locked.own, copied)?;
     Ok(BinaryKey {
         name: format!("{}/{}", binary.package, binary.name),
         profile: binary.profile.clone(),
         toolchain: toolchain::version(repository)?,
-        crates: Digest::of(crates.join("\n").as_bytes()),
+        crates: Digest::of(locked.crates.as_bytes()),
         sources: digest(&own),
         incremental: false,
     })
@@ -54,8 +54,7 @@ pub fn sources<F: Files + ?Sized>(
     binary: &Binary,
     copied: &dyn Fn(&Path) -> bool,
 ) -> Result<Sources, Fault> {
-    let lock = read_lock(repository)?;
-    own_files(repository, &reach(&lock, &binary.package).unwrap_or_default(), copied)
+    own_files(repository, &locked(repository, &binary.package)?.own, copied)
 }
 
 /// Files of the repository that can reach a binary, with the ids that git gives their contents.
@@ -88,14 +87,12 @@ pub fn changed(old: &Sources, new: &Sources) -> String {
 
 fn own_files<F: Files + ?Sized>(
     repository: &F,
-    reached: &[&Locked],
+    own: &BTreeSet<String>,
     copied: &dyn Fn(&Path) -> bool,
 ) -> Result<Sources, Fault> {
-    // Packages of the workspace have no source; their files count instead of a checksum.
-    let own: BTreeSet<&str> = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
     let mut files = Vec::new();
     for (name, folder) in members(repository)? {
-        if own.contains(name.as_str()) {
+        if own.contains(&name) {
             collect(repository, &folder, &mut files)?;
         }
     }
@@ -139,9 +136,36 @@ struct Locked {
     dependencies: Vec<String>,
 }
 
+/// The part of `Cargo.lock` that a package reaches.
+struct Reached {
+    package: String,
+    /// The file.
+    text: String,
+    /// A line for each crate, as a key holds them; empty where the package is not locked.
+    crates: String,
+    /// Packages of the workspace: they have no source, and their files count instead of a checksum.
+    own: BTreeSet<String>,
+}
+
+/// Reads `Cargo.lock`. The text that was read last is not read again: a work tree and its commit mostly have the same.
+fn locked<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Arc<Reached>, Fault> {
+    static LAST: Mutex<Option<Arc<Reached>>> = Mutex::new(None);
+    let text = lock_text(repository)?;
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = last.as_ref().filter(|known| known.package == package && known.text == text) {
+        return Ok(known.clone());
+    }
+    let lock = parse_lock(&text)?;
+    let reached = reach(&lock, package).unwrap_or_default();
+    let line = |p: &&Locked| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"));
+    let crates = reached.iter().map(line).collect::<Vec<_>>().join("\n");
+    let own = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.clone()).collect();
+    Ok(last.insert(Arc::new(Reached { package: package.to_owned(), text, crates, own })).clone())
+}
+
 /// The crates that a package is made of, as `Cargo.lock` has them: those of every platform, of build scripts and of tests too.
 pub fn crates<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Vec<Crate>, Fault> {
-    let lock = read_lock(repository)?;
+    let lock = parse_lock(&lock_text(repository)?)?;
     let reached = reach(&lock, package).unwrap_or_default();
     let of = |dependency: &String| {
         let mut words = dependency.split(' ');
@@ -158,10 +182,14 @@ pub fn crates<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Vec<Cr
     Ok(reached.iter().map(one).collect())
 }
 
-fn read_lock<F: Files + ?Sized>(repository: &F) -> Result<CargoLock, Fault> {
-    let path = Path::new("Cargo.lock");
-    let text = repository.text(path).map_err(|fault| fault.hint(LOCK_HINT))?;
-    toml::from_str(&text).map_err(|error| cannot_read(path, error.message()).hint(LOCK_HINT))
+const LOCK: &str = "Cargo.lock";
+
+fn lock_text<F: Files + ?Sized>(repository: &F) -> Result<String, Fault> {
+    repository.text(Path::new(LOCK)).map_err(|fault| fault.hint(LOCK_HINT))
+}
+
+fn parse_lock(text: &str) -> Result<CargoLock, Fault> {
+    toml::from_str(text).map_err(|error| cannot_read(Path::new(LOCK), error.message()).hint(LOCK_HINT))
 }
 
 /// Every locked package that `name` reaches, itself included, sorted. Other members' crates do not count.

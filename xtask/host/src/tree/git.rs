@@ -22,7 +22,7 @@ pub use places::format;
 pub use revision::Revision;
 
 use crate::process::Command;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
@@ -183,9 +183,10 @@ impl Git {
         if crate::process::found("git").is_none() {
             return Ok(None);
         }
-        // One call for id, time and names: starting git is what costs. The refs are named so that no configuration hides one.
+        // One call for id, time, parents and names: starting git is what costs. The refs are named so that no configuration hides one.
         let refs = ["--decorate-refs=HEAD", "--decorate-refs=refs/heads/*", "--decorate-refs=refs/tags/*"];
-        let call = self.command().args(["log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%n%ct%n%D"]);
+        let call =
+            self.command().args(["log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%n%ct%n%P%n%D"]);
         let output = call.args(refs).arg("HEAD").output()?;
         if !output.status.success() {
             return self.no_commit(&output.stderr).map(|()| None);
@@ -196,6 +197,7 @@ impl Git {
         let Ok(time) = time.parse() else {
             return Err(Fault::new(Exit::Bug, format!("cannot read git's answer `{shown}`")));
         };
+        let parents = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         let names: Vec<&str> = lines.next().unwrap_or_default().split(", ").collect();
         let branch = names.iter().find_map(|name| name.strip_prefix("HEAD -> refs/heads/"));
         let ci_branch = environment("GITHUB_REF").and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
@@ -206,7 +208,27 @@ impl Git {
             .map(str::to_owned)
             .collect();
         versions.sort();
-        Ok(Some(Commit { id: id.to_owned(), time, branch: ci_branch.or_else(|| branch.map(str::to_owned)), versions }))
+        let branch = ci_branch.or_else(|| branch.map(str::to_owned));
+        Ok(Some(Commit { id: id.to_owned(), time, parents, branch, versions }))
+    }
+
+    /// Every branch of `origin`, as this clone knows them; `None` if it does not know all of them.
+    pub fn branches(&self) -> Result<Option<BTreeSet<String>>, Fault> {
+        let ask = |args: &[&str]| -> Result<String, Fault> {
+            let output = self.command().args(args).output()?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let fetches = ask(&["config", "--get-all", "remote.origin.fetch"])?;
+        let shallow = ask(&["rev-parse", "--is-shallow-repository"])?;
+        if !fetches.contains("refs/heads/*:refs/remotes/origin/*") || shallow.trim() != "false" {
+            return Ok(None);
+        }
+        let listed = ask(&["for-each-ref", "--format=%(refname)", "refs/remotes/origin/", "refs/heads/"])?;
+        let name = |line: &str| {
+            let name = line.strip_prefix("refs/remotes/origin/").or_else(|| line.strip_prefix("refs/heads/"))?;
+            (name != "HEAD").then(|| name.to_owned())
+        };
+        Ok(Some(listed.lines().filter_map(name).collect()))
     }
 
     /// The newest commit that both have in their history; `None` where this clone knows of none.

@@ -2,8 +2,10 @@
 //!
 //! Decides from what `xtask_host::registry::survey` found in a registry.
 
+mod apps;
 mod pruning;
 
+pub use apps::{AppRules, AppSurvey, prune_apps};
 pub use pruning::{Pruning, Rules, Verdict, prune};
 
 use crate::fault::Fault;

@@ -7,6 +7,8 @@ pub struct Commit {
     pub id: String,
     /// Committer time in seconds since 1970.
     pub time: i64,
+    /// The commits before it, as far as this clone has them.
+    pub parents: Vec<String>,
     /// The branch, if one is checked out, or if CI names it.
     pub branch: Option<String>,
     /// Versions of `vX.Y.Z` tags on this commit, without the `v`.

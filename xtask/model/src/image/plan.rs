@@ -567,6 +567,7 @@ mod tests {
         Commit {
             id: "0123456789abcdef0123456789abcdef01234567".to_owned(),
             time: 0,
+            parents: Vec::new(),
             branch: Some("main".to_owned()),
             versions: vec!["1.2.3".to_owned()],
         }

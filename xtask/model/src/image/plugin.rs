@@ -79,6 +79,13 @@ impl Settings {
         self.0.insert(name.to_owned(), Setting { value, place });
     }
 
+    /// The others.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).map(|setting| &setting.value)
     }
@@ -303,5 +310,60 @@ pub const SIGN: Description = Description {
     attaches: true,
 };
 
+/// Settings of `scan` that the command has too.
+pub const FAIL_ON: &[&str] = &["never", "unknown", "low", "medium", "high", "critical"];
+
+/// Looks vulnerabilities up.
+pub const SCAN: Description = Description {
+    name: "scan",
+    about: "looks up known vulnerabilities of every Python package, Debian package and crate in the image",
+    tools: &[],
+    settings: &[
+        Key::plugin(
+            "database",
+            Kind::Text,
+            Default::Required,
+            "records in the OSV format: a folder or a file of the repository or of this machine (`.zip`, `.json`), the URL of a mirror with `ECOSYSTEM/all.zip`, or the URL of a service, which ends with `/v1`",
+        ),
+        Key::plugin(
+            "public-key",
+            Kind::Path,
+            Default::None,
+            "PEM file of a public key, ECDSA P-256, that signed each archive of the database: `cosign sign-blob` wrote `FILE.sig` next to it",
+        ),
+        Key::plugin("fail-on", Kind::Choice(FAIL_ON), Default::Text("high"), "mildest severity that stops the image"),
+        Key::plugin("only-fixed", Kind::Boolean, Default::Toml("false"), "stop only for what a newer version fixes"),
+        Key::plugin(
+            "vex",
+            Kind::Paths,
+            Default::None,
+            "OpenVEX documents of the repository: which vulnerabilities do not count, why, and until when (`expires`)",
+        ),
+    ],
+    check: |settings| {
+        let database = settings.text("database").unwrap_or_default();
+        let service = database.contains("://") && database.trim_end_matches('/').ends_with("/v1");
+        let mut found = Vec::new();
+        if database.contains("://") && !database.starts_with("https://") && !database.starts_with("http://") {
+            found.push(
+                SettingProblem::new("database", "`step.database` is not an address of http or https")
+                    .hint("name a folder, a file, or `https://HOST/PATH`"),
+            );
+        }
+        if database.split("://").nth(1).is_some_and(|rest| rest.split('/').next().unwrap_or_default().contains('@')) {
+            found.push(SettingProblem::new("database", "`step.database` has a user name or a password in it"));
+        }
+        if service && settings.get("public-key").is_some() {
+            found.push(
+                SettingProblem::new("public-key", "`step.public-key` has no effect with a service: it has no archives")
+                    .hint("use a mirror or files"),
+            );
+        }
+        found
+    },
+    waits: Waits::Nothing,
+    attaches: false,
+};
+
 /// The plugins that every xtask has, in the order of the reference.
-pub const BUILT_IN: [&Description; 5] = [&SMOKE, &SIZE_BUDGET, &SBOM, &PROVENANCE, &SIGN];
+pub const BUILT_IN: [&Description; 6] = [&SMOKE, &SIZE_BUDGET, &SBOM, &SCAN, &PROVENANCE, &SIGN];

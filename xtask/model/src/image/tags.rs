@@ -114,7 +114,8 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-fn ends_in_hash(name: &str) -> bool {
+/// True if a tag ends like that of a renamed branch.
+pub(super) fn ends_in_hash(name: &str) -> bool {
     name.rsplit_once('-').is_some_and(|(_, end)| end.len() == DIGITS && is_hex(end))
 }
 
@@ -300,6 +301,7 @@ mod tests {
         let commit = |branch: &str, versions: &[&str]| Commit {
             id: "0123456789abcdef0123456789abcdef01234567".to_owned(),
             time: 0,
+            parents: Vec::new(),
             branch: Some(branch.to_owned()),
             versions: versions.iter().map(|version| (*version).to_owned()).collect(),
         };

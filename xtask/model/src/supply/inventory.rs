@@ -4,6 +4,8 @@
 //! an unpacker would: an upper layer replaces and removes what is below.
 
 use super::licence;
+use super::osv::Wanted;
+use super::versions::Ecosystem;
 use crate::spec::lock::closure::PackageMetadata;
 use crate::spec::lock::{Lock, LockedPackage};
 use crate::spec::reference::{Digest, Platform};
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of [`LayerContents`] as it is stored. Raise it when the same layer gives other contents.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The files of a layer that say what is in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,9 @@ pub struct DebianPackage {
     /// Source package, if its name differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Version of the source package, if it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub provides: BTreeSet<String>,
     /// Names that it depends on, the first of alternatives.
@@ -103,11 +108,13 @@ fn stanza(text: &str) -> Option<DebianPackage> {
     };
     let mut depends = names(field("Depends"));
     depends.extend(names(field("Pre-Depends")));
+    let source = field("Source").map(|source| source.split_once(" (").unwrap_or((source, "")));
     Some(DebianPackage {
         name: field("Package")?.to_owned(),
         version: field("Version")?.to_owned(),
         architecture: field("Architecture")?.to_owned(),
-        source: field("Source").map(|source| source.split(' ').next().unwrap_or(source).to_owned()),
+        source: source.map(|(name, _)| name.to_owned()),
+        source_version: source.map(|(_, version)| version.trim_end_matches(')').to_owned()).filter(|v| !v.is_empty()),
         provides: names(field("Provides")),
         depends,
     })
@@ -177,15 +184,20 @@ pub struct Inventory {
 impl Inventory {
     /// Package URL of the image itself.
     pub fn purl(&self) -> String {
-        let name = self.repository.rsplit('/').next().unwrap_or(&self.repository);
-        format!(
-            "pkg:oci/{}@{}?arch={}&repository_url={}",
-            encoded(name),
-            encoded(&self.digest.to_string()),
-            encoded(&self.platform.architecture),
-            encoded(&self.repository)
-        )
+        image_purl(&self.repository, &self.digest, &self.platform)
     }
+}
+
+/// Package URL of an image.
+pub fn image_purl(repository: &str, digest: &Digest, platform: &Platform) -> String {
+    let name = repository.rsplit('/').next().unwrap_or(repository);
+    format!(
+        "pkg:oci/{}@{}?arch={}&repository_url={}",
+        encoded(name),
+        encoded(&digest.to_string()),
+        encoded(&platform.architecture),
+        encoded(repository)
+    )
 }
 
 /// The components of an image, from its layers, lowest first. `lock` knows the hashes, `program` is the file that was compiled from `crates`.
@@ -261,8 +273,15 @@ fn debian_components(
     let vendor = distro.and_then(|distro| distro.split('-').next()).unwrap_or("debian");
     let purl = |one: &DebianPackage| {
         let distro = distro.map(|distro| format!("&distro={}", encoded(distro))).unwrap_or_default();
+        // Advisories name source packages.
+        let source = one.source.as_deref().unwrap_or(&one.name);
+        let upstream = match &one.source_version {
+            Some(version) => format!("&upstream={}", encoded(&format!("{source}@{version}"))),
+            None if source != one.name => format!("&upstream={}", encoded(source)),
+            None => String::new(),
+        };
         format!(
-            "pkg:deb/{}/{}@{}?arch={}{distro}",
+            "pkg:deb/{}/{}@{}?arch={}{distro}{upstream}",
             encoded(vendor),
             encoded(&one.name),
             encoded(&one.version),
@@ -301,6 +320,52 @@ fn crate_component(one: &Crate, layer: Digest) -> Component {
         hashes: one.checksum.iter().map(|hex| format!("sha256:{hex}")).collect(),
         layer: Some(layer),
         requires: one.dependencies.iter().map(|(name, version)| purl(name, version)).collect(),
+    }
+}
+
+/// Undoes [`encoded`]; what is not encoded stays as it is.
+fn decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (first, code) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl Component {
+    /// What databases of vulnerabilities have to be asked for it; `None` where none of them knows its kind.
+    pub fn wanted(&self) -> Option<Wanted> {
+        let (kind, rest) = self.purl.strip_prefix("pkg:")?.split_once('/')?;
+        let (version, name) = (self.version.clone(), self.name.clone());
+        match kind {
+            "pypi" => Some(Wanted { ecosystem: Ecosystem::Pypi, name, version }),
+            "cargo" => Some(Wanted { ecosystem: Ecosystem::Crates, name, version }),
+            "deb" => {
+                let (_, qualifiers) = rest.split_once('?')?;
+                let qualifier = |name: &str| {
+                    qualifiers.split('&').find_map(|one| one.strip_prefix(name)?.strip_prefix('=')).map(decoded)
+                };
+                let release = qualifier("distro")?.strip_prefix("debian-")?.to_owned();
+                let source = qualifier("upstream").unwrap_or(name);
+                let (name, version) = match source.split_once('@') {
+                    Some((name, version)) => (name.to_owned(), version.to_owned()),
+                    None => (source, version),
+                };
+                Some(Wanted { ecosystem: Ecosystem::Debian(release), name, version })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -434,8 +499,8 @@ pub(super) mod tests {
             [
                 "pkg:cargo/app@1.0.0",
                 "pkg:cargo/serde@1.0.0",
-                "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13",
-                "pkg:deb/debian/libgcc-s1@14.2.0-19?arch=amd64&distro=debian-13",
+                "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13&upstream=glibc",
+                "pkg:deb/debian/libgcc-s1@14.2.0-19?arch=amd64&distro=debian-13&upstream=gcc-14%4014.2",
                 "pkg:pypi/numpy@2.3.4",
                 "pkg:pypi/scipy@1.16.3",
             ]
@@ -443,7 +508,7 @@ pub(super) mod tests {
         let scipy = one("pkg:pypi/scipy@1.16.3");
         assert_eq!(scipy.requires, ["pkg:pypi/numpy@2.3.4".to_owned()].into(), "no extra, no other system");
         assert_eq!(scipy.layer, Some(Digest::of(b"packages")));
-        let libc = one("pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13");
+        let libc = one("pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13&upstream=glibc");
         assert_eq!(libc.licence.as_deref(), Some("LGPL-2.1-or-later"), "by its source package");
         assert_eq!(libc.requires.len(), 1, "{libc:?}");
         assert_eq!(one("pkg:cargo/app@1.0.0").layer, Some(Digest::of(b"program")));

@@ -15,6 +15,10 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::{Digest, Repository};
 
+/// A layer of this many bytes that was made here is sent without the question whether the repository has it: the answer, mostly no,
+/// takes as long as the bytes.
+const UNASKED: u64 = 16 << 10;
+
 /// Number of parallel transfers. More are not faster on one connection.
 const AT_ONCE: usize = 4;
 
@@ -50,10 +54,11 @@ pub(crate) fn to_repository(
             (LayerPlace::Base, Some(Place::Registry(from))) if from == repository => return Ok(()),
             // A mount reports whether the blob exists.
             (LayerPlace::Base, Some(Place::Registry(from))) => from.registry() != repository.registry(),
+            (LayerPlace::File(_), _) => size > UNASKED,
             _ => true,
         };
         let just_seen = !distrust && client.had_blob(repository, digest);
-        if ask && (just_seen || client.has_blob(repository, digest)?) {
+        if just_seen || ask && client.has_blob(repository, digest)? {
             return Ok(());
         }
         if matches!(layer.place, LayerPlace::Repository) && !distrust {

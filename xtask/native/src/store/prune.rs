@@ -42,6 +42,20 @@ impl Store {
         }
     }
 
+    /// Closes the store, and prunes it if it is larger than its limit or has incomplete files. Reads no file.
+    pub fn prune_if_due(self) -> Result<(), Fault> {
+        let mut bytes = 0;
+        for part in ["blobs/sha256", OUTLINES, CONTENTS, RECIPES] {
+            for entry in fs::read_dir(self.layout.folder().join(part)).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+                    return self.prune().map(drop);
+                }
+                bytes += entry.metadata().map_or(0, |metadata| metadata.len());
+            }
+        }
+        if bytes > self.limit { self.prune().map(drop) } else { Ok(()) }
+    }
+
     fn remove_old(&self) -> io::Result<Pruned> {
         let mut pruned = Pruned::default();
         let mut groups = self.groups(&mut pruned)?;

@@ -151,6 +151,25 @@ fn a_blob_of_two_recipes_stays_as_long_as_one_of_them() {
 }
 
 #[test]
+fn a_store_is_pruned_when_it_is_too_large_or_has_leftovers() {
+    let (_folder, store) = store(25_000);
+    let folder = store.layout.folder().to_owned();
+    let blobs = || fs::read_dir(folder.join("blobs/sha256")).unwrap().count();
+    put(&store, "one", &noise(10_000, 1));
+    put(&store, "two", &noise(10_000, 2));
+    again(&store, 25_000).prune_if_due().unwrap();
+    store.prune_if_due().unwrap();
+    assert_eq!(blobs(), 2);
+    let store = Store::open(&folder, 25_000).unwrap();
+    put(&store, "three", &noise(10_000, 3));
+    store.prune_if_due().unwrap();
+    assert_eq!(blobs(), 2, "the oldest is removed");
+    fs::write(folder.join("blobs/sha256/.partial-x"), b"half").unwrap();
+    Store::open(&folder, 25_000).unwrap().prune_if_due().unwrap();
+    assert_eq!(blobs(), 2, "what a killed process left");
+}
+
+#[test]
 fn leftovers_of_ended_processes_are_removed() {
     let (_folder, store) = store(LIMIT);
     let layer = put(&store, "a", b"contents");

@@ -10,7 +10,8 @@ use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, 
 use crate::http::url::Url;
 use crate::process;
 use crate::registry::{Answer, Client, Credential, Endpoint};
-use std::sync::PoisonError;
+use std::collections::BTreeSet;
+use std::sync::{MutexGuard, PoisonError};
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
@@ -194,21 +195,25 @@ impl Client {
     }
 
     fn prove(&self, endpoint: &Endpoint) -> Result<(), Fault> {
-        let proven = || self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven().contains(&endpoint.name) {
+        if self.proven().contains(&endpoint.name) {
             return Ok(());
         }
         let what = format!("cannot reach the registry `{}`", endpoint.name);
         let ask = ApiRequest::new(&what, Method::GET, endpoint.base.at("/v2/"), Scopes::new());
         self.send_short(endpoint, &ask, &[200])?.map_err(|refusal| self.refused(endpoint, &what, &refusal))?;
-        proven().insert(endpoint.name.clone());
+        self.proven().insert(endpoint.name.clone());
         Ok(())
+    }
+
+    /// Registries that have answered as only a registry does: at the API's root, or with a manifest.
+    pub(in crate::registry) fn proven(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the API's root: the registry is there, speaks the protocol and takes our credentials.
     pub fn ping(&self, registry: &str) -> Result<(), Fault> {
         let endpoint = self.endpoint(registry)?;
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).remove(&endpoint.name);
+        self.proven().remove(&endpoint.name);
         self.prove(&endpoint)
     }
 }

@@ -21,7 +21,7 @@ use xtask_scan::{Index, Listing, Memory};
 const PLACE: &str = "target/native/stamps";
 
 /// Files beyond which remembering them is worth its file.
-const REMEMBER_FROM: usize = if cfg!(test) { 2 } else { 1000 };
+const REMEMBER_FROM: usize = if cfg!(test) { 2 } else { 50 };
 
 /// A working folder. What was learned of its files is written down when the value ends. A large folder is read once, and a later change
 /// of it is not seen; who reads its files compares them with its id.

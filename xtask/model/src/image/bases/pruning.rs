@@ -4,7 +4,7 @@
 
 use super::{PublishedApp, PublishedBase, Stray, Survey, age};
 use crate::image::key::Fingerprint;
-use crate::spec::reference::Digest;
+use crate::spec::reference::{Digest, Tag};
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -38,11 +38,14 @@ pub struct Pruning {
     /// Digests to delete, in this order: an index before its manifests, so that a plan carried out in part leaves
     /// nothing that looks whole.
     pub digests: Vec<Digest>,
+    /// Tags to delete whose manifests stay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
 }
 
 impl Pruning {
     pub fn is_empty(&self) -> bool {
-        self.digests.is_empty()
+        self.digests.is_empty() && self.tags.is_empty()
     }
 }
 
@@ -157,7 +160,7 @@ fn goes(survey: &Survey, base: &PublishedBase, rules: &Rules) -> Vec<String> {
     reasons
 }
 
-fn young(created: Option<Timestamp>, rules: &Rules) -> bool {
+pub(super) fn young(created: Option<Timestamp>, rules: &Rules) -> bool {
     created.is_none_or(|created| created > rules.now - rules.older_than)
 }
 
@@ -165,7 +168,6 @@ fn young(created: Option<Timestamp>, rules: &Rules) -> bool {
 mod tests {
     use super::*;
     use crate::image::bases::tests::base;
-    use crate::spec::reference::Tag;
     use proptest::collection::vec;
     use proptest::prelude::*;
 

@@ -51,14 +51,12 @@ impl Line {
 /// A file's text without the byte order mark, line by line, whatever ends a line.
 pub(crate) fn physical(source: &str) -> Vec<&str> {
     let source = source.strip_prefix('\u{feff}').unwrap_or(source);
-    let mut lines = Vec::new();
-    let mut rest = source;
-    while !rest.is_empty() {
-        let end = rest.find(['\n', '\r']).unwrap_or(rest.len());
-        lines.push(&rest[..end]);
-        rest = rest[end..].strip_prefix("\r\n").unwrap_or_else(|| rest.get(end + 1..).unwrap_or(""));
-    }
-    lines
+    // Searches for one letter at a time, which is several times as fast.
+    let lines = source.split_inclusive('\n').flat_map(|line| {
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        line.strip_suffix('\r').unwrap_or(line).split('\r')
+    });
+    lines.collect()
 }
 
 pub(crate) fn logical(source: &str) -> Vec<Line> {
@@ -148,6 +146,11 @@ mod tests {
         check("a\nb\r\nc\rd", &["a", "b", "c", "d"]);
         check("\u{feff}a\n\n \n", &["a"]);
         check("", &[]);
+        for (text, lines) in
+            [("a\r", "a"), ("a\r\r\nb", "a||b"), ("\r", ""), ("\n\r\n", "|"), ("a\r\r", "a|"), ("a\n\rb\n", "a||b")]
+        {
+            assert_eq!(physical(text), lines.split('|').collect::<Vec<_>>(), "{text:?}");
+        }
     }
 
     #[test]

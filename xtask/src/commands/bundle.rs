@@ -1,0 +1,98 @@
+//! `bundle`: images with everything attached to them, over an air gap.
+
+use crate::documents;
+use crate::flags::{BundleCommand, Format, Global};
+use std::path::Path;
+use xtask_host::registry::bundle::{self, Bundle, Have, Selected};
+use xtask_host::registry::{Client, ClientOptions};
+use xtask_host::signing::PublicKey;
+use xtask_host::terminal;
+use xtask_host::tree::facts;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::{ImageKind, Registry};
+use xtask_model::quantity;
+use xtask_model::spec::reference::{Reference, Repository};
+
+/// Runs the command.
+pub fn run(global: &Global, command: &BundleCommand) -> anyhow::Result<()> {
+    if global.offline {
+        return Err(Fault::usage("`bundle` cannot be used with `--offline`: images are in a registry").into());
+    }
+    match command {
+        BundleCommand::Create { images, output, since } => create(global, images, output, since.as_deref()),
+        BundleCommand::Load { file, key } => load(global, file, key.as_deref()),
+        BundleCommand::Have { repositories } => have(global, repositories),
+    }
+}
+
+/// The client, and the registry that a command means. Where there is no repository, `--registry` is enough.
+fn place(global: &Global) -> Result<(Client, Registry), Fault> {
+    match (facts::find_root(global.root.as_deref()), &global.registry) {
+        (Err(_), Some(registry)) => Ok((Client::new(ClientOptions::from_env()), registry.clone())),
+        _ => {
+            let tree = global.tree()?;
+            Ok((tree.client(), tree.registry.clone()))
+        }
+    }
+}
+
+fn create(global: &Global, images: &[String], output: &Path, since: Option<&Path>) -> anyhow::Result<()> {
+    let names = match images {
+        [] => vec![super::smoke::this_trees(global, "bundle create")?],
+        named => named.to_vec(),
+    };
+    let read = |name: &String| {
+        name.parse::<Reference>()
+            .map_err(|error| Fault::usage(format!("`{name}` is not the name of an image")).cause(error))
+    };
+    let images = names.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let since = since.map(|path| {
+        let cannot = |why: String| Fault::usage(format!("cannot read `{}`", path.display())).cause(why);
+        let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
+        Have::parse(&text)
+            .map_err(|why| cannot(why).hint("write it on the other side: `cargo xtask bundle have > FILE`"))
+    });
+    let since = since.transpose()?;
+    let client = match facts::find_root(global.root.as_deref()) {
+        Ok(_) => global.tree()?.client(),
+        Err(_) => Client::new(ClientOptions::from_env()),
+    };
+    let selected = Selected::read(&client, &images)?;
+    let made = bundle::create(&client, &selected, since.as_ref(), output)?;
+    let left_out =
+        if made.left_out > 0 { format!(", without {} that are there", made.left_out) } else { String::new() };
+    let what = format!("`{}`: {} blobs{left_out}, {}", output.display(), made.blobs, quantity::bytes(made.bytes));
+    terminal::step("bundle", &what);
+    if global.format == Format::Json { documents::BUNDLE_CREATE.print(&made) } else { Ok(()) }
+}
+
+fn load(global: &Global, file: &Path, key: Option<&Path>) -> anyhow::Result<()> {
+    let key = key.map(PublicKey::read).transpose()?;
+    let (client, registry) = place(global)?;
+    let bundle = Bundle::open(file)?;
+    if let Some(key) = key {
+        let signed = bundle.verify(&key)?;
+        terminal::step("verified", &format!("{signed} images are signed by the key"));
+    }
+    let loaded = bundle.load(&client, &|name| registry.repository(name))?;
+    let sent = format!("{} blobs, {}; {} were there", loaded.sent, quantity::bytes(loaded.bytes), loaded.present);
+    terminal::step("loaded", &sent);
+    match global.format {
+        Format::Json => documents::BUNDLE_LOAD.print(&loaded),
+        Format::Text | Format::Github => super::print(&(loaded.images.join("\n") + "\n")),
+    }
+}
+
+fn have(global: &Global, repositories: &[String]) -> anyhow::Result<()> {
+    let (client, registry) = place(global)?;
+    let repositories: Vec<Repository> = match repositories {
+        [] => {
+            let tree = global.tree()?;
+            vec![tree.repository(ImageKind::Base), tree.repository(ImageKind::App)]
+        }
+        names => names.iter().map(|name| registry.repository(name)).collect(),
+    };
+    let have = bundle::have(&client, &repositories)?;
+    terminal::step("have", &format!("{} blobs in {} repositories", have.len(), repositories.len()));
+    super::print(&(serde_json::to_string(&have)? + "\n"))
+}

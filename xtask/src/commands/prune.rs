@@ -1,0 +1,184 @@
+//! `prune`: deletes old apps in the registry.
+
+use super::base::show;
+use crate::documents;
+use crate::flags::{Format, Global, PruneFlags};
+use std::collections::BTreeSet;
+use xtask_host::process::Command;
+use xtask_host::registry::survey::{self, SurveyRequest};
+use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::Tree;
+use xtask_host::tree::git::Git;
+use xtask_host::{clock, process, terminal};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::bases::{AppRules, AppSurvey, Pruning, Rules, prune_apps};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::image::tags::{BranchTag, branch_tag};
+use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
+
+/// Runs the command.
+pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
+    if global.offline {
+        return Err(Fault::usage("`prune` cannot be used with `--offline`: apps are in the registry").into());
+    }
+    let tree = global.tree()?;
+    let client = tree.client();
+    let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
+    if bases == apps {
+        return Err(Fault::usage(format!("apps and bases share the repository `{apps}`"))
+            .hint("`cargo xtask base prune` knows what both need")
+            .into());
+    }
+    let (digests, tags) = in_use(&tree, flags, &apps)?;
+    let branches = branches(&tree)?;
+    if branches.is_none() {
+        terminal::warn("this clone does not know every branch: tags of deleted branches stay");
+        terminal::step("", "a full clone does: `git fetch --unshallow --prune`");
+    }
+    let rules = AppRules {
+        rules: Rules {
+            keep: flags.keep,
+            older_than: flags.older_than,
+            now: clock::now(),
+            this_tree: None,
+            pinned: None,
+        },
+        branches,
+        every_name: flags.every_name,
+        digests,
+        tags,
+    };
+    let survey = || survey_of(&client, &tree, (&bases, &apps));
+    let before = survey()?;
+    let plan = prune_apps(&before, &rules);
+    if global.format == Format::Json {
+        documents::PRUNE.print(&serde_json::json!({"registry": plan, "layouts": []}))?;
+    } else {
+        show(&plan.verdicts);
+    }
+    if plan.is_empty() || !flags.yes {
+        let what = if plan.is_empty() { "to delete" } else { "was deleted; to delete it, add `--yes`" };
+        terminal::step("nothing", what);
+        return Ok(());
+    }
+    if survey()? != before {
+        return Err(Fault::drift("the registry changed while the plan was shown: nothing was deleted in it")
+            .hint("run this again")
+            .into());
+    }
+    Ok(delete(&client, &apps, &plan)?)
+}
+
+fn survey_of(client: &Client, tree: &Tree, (bases, apps): (&Repository, &Repository)) -> Result<AppSurvey, Fault> {
+    survey::apps_of(&SurveyRequest {
+        client,
+        bases,
+        apps,
+        platforms: &tree.policy.project.platforms,
+        tag_length: tree.policy.base.tag_length,
+        referrers: true,
+    })
+}
+
+fn delete(client: &Client, apps: &Repository, plan: &Pruning) -> Result<(), Fault> {
+    let mut deleted = 0;
+    for digest in &plan.digests {
+        process::interrupted()?;
+        deleted += usize::from(client.delete_manifest(apps, digest)? != Answer::Absent);
+    }
+    let mut left = Vec::new();
+    for tag in &plan.tags {
+        process::interrupted()?;
+        if let Err(fault) = client.delete_manifest(apps, tag.clone()) {
+            terminal::detail(&fault.to_string());
+            left.push(format!("`{tag}`"));
+        }
+    }
+    let tags = plan.tags.len() - left.len();
+    terminal::step(
+        "deleted",
+        &format!("{deleted} manifests and {tags} tags; layers go with the registry's next garbage collection"),
+    );
+    if !left.is_empty() {
+        terminal::warn(&format!("the registry deletes no tag alone: {} stay with their images", left.join(", ")));
+    }
+    Ok(())
+}
+
+/// Tags of the branches that exist.
+fn branches(tree: &Tree) -> Result<Option<BTreeSet<Tag>>, Fault> {
+    let default = &tree.policy.project.default_branch;
+    let Some(mut names) = Git::at(&tree.root).branches()? else { return Ok(None) };
+    if !names.contains(default) {
+        return Ok(None);
+    }
+    names.extend(tree.commit.as_ref().and_then(|commit| commit.branch.clone()));
+    let tag = |name: &String| match branch_tag(name, default) {
+        BranchTag::Same(tag) | BranchTag::Other(tag, _) => Some(tag),
+        BranchTag::None(_) => None,
+    };
+    Ok(Some(names.iter().filter_map(tag).collect()))
+}
+
+/// What runs somewhere, by the file or the command that lists it.
+fn in_use(tree: &Tree, flags: &PruneFlags, apps: &Repository) -> Result<(BTreeSet<Digest>, BTreeSet<Tag>), Fault> {
+    let mut text = String::new();
+    let mut sources = Vec::new();
+    if let Some(path) = &flags.in_use {
+        let cannot = |error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error);
+        text += &std::fs::read_to_string(path).map_err(cannot)?;
+        sources.push(format!("`{}`", path.display()));
+    }
+    if let [program, args @ ..] = flags.command.as_slice() {
+        text.push(' ');
+        text += &Command::new(program).args(args).current_dir(&tree.root).read(Exit::Build)?;
+        sources.push(format!("`{}`", flags.command.join(" ")));
+    }
+    let (digests, tags) = named(&text, apps);
+    if !sources.is_empty() {
+        let sources = sources.join(" and ");
+        if digests.is_empty() && tags.is_empty() {
+            return Err(Fault::usage(format!("{sources} lists no image of `{apps}`"))
+                .cause("a list that is empty by mistake would delete what is in use")
+                .hint("without a list, leave it out"));
+        }
+        terminal::step("in use", &format!("{} digests and {} tags, by {sources}", digests.len(), tags.len()));
+    }
+    Ok((digests, tags))
+}
+
+/// Digests and tags of a repository in any text.
+fn named(text: &str, apps: &Repository) -> (BTreeSet<Digest>, BTreeSet<Tag>) {
+    let (mut digests, mut tags) = (BTreeSet::new(), BTreeSet::new());
+    for word in text.split(|c: char| c.is_whitespace() || "\"',;[]{}()<>=".contains(c)) {
+        let word = word.rsplit("://").next().unwrap_or_default();
+        if let Some(at) = word.find("sha256:") {
+            digests.extend(word.get(at..at + 71).and_then(|digest| digest.parse::<Digest>().ok()));
+        }
+        if let Ok(Reference { repository, tag: Some(tag), .. }) = word.parse::<Reference>()
+            && repository == *apps
+        {
+            tags.insert(tag);
+        }
+    }
+    (digests, tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_found_in_any_text() {
+        let apps: Repository = "ghcr.io/acme/app".parse().unwrap();
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let text = format!(
+            "image: \"ghcr.io/acme/app:main\"\n- imageID: docker-pullable://ghcr.io/acme/app@{one}\n{{\"i\":\"containerd://{two}\"}}\n\
+             other: ghcr.io/acme/other:1.0\nsha256:short"
+        );
+        let (digests, tags) = named(&text, &apps);
+        assert_eq!(digests, [one, two].into());
+        assert_eq!(tags, ["main".parse().unwrap()].into());
+        assert_eq!(named("", &apps), (BTreeSet::new(), BTreeSet::new()));
+    }
+}
