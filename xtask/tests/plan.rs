@@ -130,10 +130,6 @@ fn this_repositorys_own_history_agrees_with_extracted_contexts() {
     let repo = Repo::at(root);
     // Each takes a checkout; the newest are enough to cover every kind of file.
     let ids = repo.lines(&["rev-list", "--reverse", "--first-parent", "--max-count=40", "HEAD"]);
-    if ids.len() < 2 {
-        println!("skipped: this clone has no history");
-        return;
-    }
     let mut compared = 0;
     let mut before: Option<history::Extracted> = None;
     for (index, id) in ids.iter().enumerate() {

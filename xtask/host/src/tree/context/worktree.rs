@@ -40,12 +40,15 @@ struct Session {
     memory: Option<Memory>,
     /// The index, once it was asked for; `None` in it where there is none to believe.
     index: Option<Option<GitIndex>>,
-    /// Large folders that were asked for, with their ids: what plans an image and what makes it ask for the same ones.
-    whole: Vec<(Question, (ObjectId, u64))>,
+    /// Large folders that were asked for, with what they hold: what plans an image and what makes it ask for the same ones.
+    whole: Vec<(Question, Known)>,
 }
 
 /// A folder, and the names that must not be below it.
 type Question = (ContextPath, Vec<NameRule>);
+
+/// The id of a folder and the number of its files.
+type Known = (ObjectId, u64);
 
 /// Git's index with where it is valid.
 #[derive(Debug)]
