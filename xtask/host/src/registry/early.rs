@@ -175,7 +175,7 @@ impl Client {
         self.saw_blob(repository, digest);
     }
 
-    fn saw_blob(&self, repository: &Repository, digest: &Digest) {
+    pub(super) fn saw_blob(&self, repository: &Repository, digest: &Digest) {
         lock(&self.early.blobs).insert((repository.clone(), *digest), Instant::now());
     }
 }
