@@ -644,10 +644,6 @@ fn a_replayed_history_is_what_plan_says_of_each_commit() {
 fn this_repositorys_own_history_is_replayed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let known = Repo::at(root).lines(&["rev-list", "--first-parent", "HEAD"]).len();
-    if known < 2 {
-        println!("skipped: this clone has no history");
-        return;
-    }
     let census = replayed(root, &format!("HEAD~{}..HEAD", (known - 1).min(25)));
     assert_eq!(agrees_with_plan(root, &census), (known - 1).min(25));
 }

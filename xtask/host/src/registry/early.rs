@@ -173,7 +173,7 @@ impl Client {
         self.saw_blob(repository, digest);
     }
 
-    /// The same, of a blob that the next command need not ask for.
+    /// True if it has just said so, without a note for the next command to ask early.
     pub(super) fn just_saw_blob(&self, repository: &Repository, digest: &Digest) -> bool {
         let known = lock(&self.early.blobs);
         known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH)
