@@ -875,9 +875,9 @@ mod tests {
 
     #[test]
     fn a_larger_budget_prevents_more() {
-        let trace = generated(Load::Requests);
-        let by = |budget: &str| run(&trace, "4/s", Goal::Budget(budget.parse().unwrap()));
-        let (small, large) = (by("3%"), by("60%"));
+        let trace = generated(Load::Cron);
+        let by = |budget: &str| run(&trace, "87/s", Goal::Budget(budget.parse().unwrap()));
+        let (small, large) = (by("5%"), by("31%"));
         assert!(large.ours() < small.ours(), "{} {}", small.ours(), large.ours());
         assert!(small.outcome.with_floor.pod_seconds < large.outcome.with_floor.pod_seconds);
     }

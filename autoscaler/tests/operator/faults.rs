@@ -248,7 +248,8 @@ async fn with_worker(home: &std::path::Path, python: std::path::PathBuf) -> Harn
     let supervisor = worker(python, home.to_owned());
     let keeper = Arc::clone(&supervisor);
     tokio::spawn(async move { keeper.keep().await });
-    for _ in 0..600 {
+    // As long as importing the packages takes on a machine that does much else.
+    for _ in 0..2_400 {
         if supervisor.status() != autoscaler::forecast::supervisor::Status::Starting {
             break;
         }

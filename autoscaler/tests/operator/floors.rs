@@ -37,13 +37,14 @@ async fn the_floor_rises_before_the_load_and_is_released_after_it() {
 async fn a_raised_floor_is_not_taken_for_the_original_after_a_restart() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     let raised = harness.floor();
     assert!(raised >= 8);
     let mut harness = harness.restarted().await;
     harness.until(MIDNIGHT + 10 * HOUR).await;
     assert_eq!(harness.status()["original"], 1);
     assert!(harness.floor() >= 8, "nothing is lost by a restart");
+    harness.turn_to(MIDNIGHT + 19 * HOUR);
     harness.until(MIDNIGHT + 22 * HOUR).await;
     assert!(harness.floor() <= 2, "{}", harness.floor());
     assert_eq!(harness.status()["original"], 1);
@@ -54,7 +55,7 @@ async fn recommend_mode_writes_nothing_to_an_autoscaler() {
     let mut harness = Harness::new().await;
     harness.scaler(with(json!({"mode": "Recommend"})));
     let before = harness.hpa_writes();
-    harness.until(MIDNIGHT + DAY).await;
+    harness.morning().await;
     assert_eq!(harness.hpa_writes(), before);
     assert_eq!(harness.floor(), 1);
     harness.turn_to(MIDNIGHT + DAY + 9 * HOUR);
@@ -72,7 +73,7 @@ async fn a_field_with_another_owner_is_a_conflict_and_nothing_is_written() {
     harness.cluster.create_hpa(NAMESPACE, "shop", Some(2), 50);
     harness.cluster.create_scaler(NAMESPACE, "web", with(json!({"hpaRef": {"name": "shop"}})));
     let before = harness.hpa_writes();
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     assert_eq!((harness.cluster.min(NAMESPACE, "shop"), harness.hpa_writes()), (2, before));
     harness.says("Conflict", "True", "FieldOwned");
     let (_, _, message) = harness.condition("Conflict");
@@ -92,7 +93,7 @@ async fn deletion_restores_the_original_and_leaves_no_field_owned() {
     let mut harness = Harness::new().await;
     harness.cluster.create_hpa(NAMESPACE, "shop", Some(3), 50);
     harness.cluster.create_scaler(NAMESPACE, "web", with(json!({"hpaRef": {"name": "shop"}, "takeOwnership": true})));
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     assert!(harness.cluster.min(NAMESPACE, "shop") >= 8);
     harness.cluster.delete_scaler(NAMESPACE, "web");
     assert!(harness.cluster.get(SCALERS, NAMESPACE, "web").is_some(), "the finalizer holds it");
@@ -115,7 +116,7 @@ async fn deletion_restores_the_original_and_leaves_no_field_owned() {
 async fn deletion_gives_an_absent_field_back_as_absent() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     assert!(harness.floor() >= 8);
     harness.cluster.delete_scaler(NAMESPACE, "web");
     harness.reconcile("web").await.unwrap();
@@ -127,7 +128,7 @@ async fn deletion_gives_an_absent_field_back_as_absent() {
 async fn deletion_without_the_autoscaler_waits_for_nothing() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     harness.cluster.hand(Method::DELETE, &hpa_path(NAMESPACE, "web"), "kubectl", false, json!({}));
     harness.cluster.delete_scaler(NAMESPACE, "web");
     harness.reconcile("web").await.unwrap();
@@ -139,7 +140,7 @@ async fn deletion_without_the_autoscaler_waits_for_nothing() {
 async fn an_expired_floor_is_swept_and_an_enforced_one_is_not() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     let raised = harness.floor();
     harness.turn_to(MIDNIGHT + 9 * HOUR + DAY);
     harness.look();
@@ -160,7 +161,7 @@ async fn an_expired_floor_is_swept_and_an_enforced_one_is_not() {
 async fn a_floor_that_stands_is_confirmed_before_it_expires() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     let writes = harness.hpa_writes();
     let expires = |harness: &Harness| {
         let note = harness.hpa()["metadata"]["annotations"]["autoscaler.acme.dev/original-minimum"].clone();
@@ -179,7 +180,7 @@ async fn a_floor_that_stands_is_confirmed_before_it_expires() {
 async fn what_a_person_sets_is_the_new_original() {
     let mut harness = Harness::new().await;
     harness.scaler(with(json!({"takeOwnership": true})));
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     assert!(harness.floor() >= 8);
     harness.cluster.hand(
         Method::PATCH,
@@ -190,6 +191,7 @@ async fn what_a_person_sets_is_the_new_original() {
     );
     harness.until(MIDNIGHT + 10 * HOUR).await;
     assert_eq!(harness.status()["original"], 4);
+    harness.turn_to(MIDNIGHT + 19 * HOUR);
     harness.until(MIDNIGHT + 22 * HOUR).await;
     assert_eq!(harness.floor(), 4);
 }
@@ -214,13 +216,15 @@ async fn an_autoscaler_that_changes_meanwhile_is_decided_for_again() {
 async fn a_pause_changes_nothing_until_it_ends() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     let raised = harness.floor();
     harness.cluster.patch_scaler(
         NAMESPACE,
         "web",
         json!({"metadata": {"annotations": {"autoscaler.acme.dev/paused": "true"}}}),
     );
+    harness.until(MIDNIGHT + 10 * HOUR).await;
+    harness.turn_to(MIDNIGHT + DAY + 7 * HOUR);
     harness.until(MIDNIGHT + DAY + 9 * HOUR).await;
     assert_eq!(harness.floor(), raised);
     harness.says("Ready", "True", "Paused");
@@ -264,7 +268,7 @@ async fn an_autoscaler_that_does_not_exist_yet_is_waited_for() {
     harness.step().await;
     harness.says("Ready", "False", "NoAutoscaler");
     harness.cluster.create_hpa(NAMESPACE, "late", None, 50);
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     harness.says("Ready", "True", "Deciding");
     assert!(harness.cluster.min(NAMESPACE, "late") >= 8);
 }
@@ -273,11 +277,12 @@ async fn an_autoscaler_that_does_not_exist_yet_is_waited_for() {
 async fn an_annotation_that_cannot_be_read_is_never_written_over() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + 9 * HOUR).await;
+    harness.morning().await;
     let raised = harness.floor();
     let broken = json!({"metadata": {"annotations": {"autoscaler.acme.dev/original-minimum": "two"}}});
     harness.cluster.hand(Method::PATCH, &hpa_path(NAMESPACE, "web"), "kubectl-edit", false, broken);
     let writes = harness.hpa_writes();
+    harness.turn_to(MIDNIGHT + 19 * HOUR);
     harness.until(MIDNIGHT + 22 * HOUR).await;
     assert_eq!((harness.floor(), harness.hpa_writes()), (raised, writes));
     harness.says("Ready", "False", "UnreadableAnnotation");
@@ -287,7 +292,9 @@ async fn an_annotation_that_cannot_be_read_is_never_written_over() {
 async fn deployments_are_never_touched() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
-    harness.until(MIDNIGHT + DAY).await;
+    harness.morning().await;
+    harness.turn_to(MIDNIGHT + 19 * HOUR);
+    harness.until(MIDNIGHT + 22 * HOUR).await;
     harness.cluster.delete_scaler(NAMESPACE, "web");
     harness.reconcile("web").await.unwrap();
     for asked in harness.cluster.asked() {
@@ -303,6 +310,7 @@ async fn deployments_are_never_touched() {
 async fn nothing_is_written_behind_a_shut_fence() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
+    harness.turn_to(MIDNIGHT + 6 * HOUR);
     harness.until(MIDNIGHT + 7 * HOUR).await;
     harness.fence.shut();
     let writes = (harness.hpa_writes(), harness.cluster.writes(SCALERS));

@@ -215,6 +215,12 @@ impl Harness {
         floors
     }
 
+    /// Steps from seven to nine: demand comes at eight, and no hour before says more.
+    pub(crate) async fn morning(&mut self) {
+        self.turn_to(MIDNIGHT + 7 * 3_600);
+        self.until(MIDNIGHT + 9 * 3_600).await;
+    }
+
     /// Writes to autoscalers so far, by whoever.
     pub(crate) fn hpa_writes(&self) -> usize {
         self.cluster.writes(HPAS)

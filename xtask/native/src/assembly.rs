@@ -75,7 +75,9 @@ impl Assembly<'_> {
     pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
         let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
         self.all.prepare(&numbers)?;
-        numbers.iter().map(|number| layers::items(&self.all.made(*number)?)).collect()
+        let items = numbers.iter().map(|number| layers::items(&self.all.made(*number)?)).collect();
+        self.all.release();
+        items
     }
 }
 

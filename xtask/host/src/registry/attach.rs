@@ -108,7 +108,7 @@ fn put(
     let blobs: Vec<(Digest, Vec<u8>)> = blobs.into_iter().collect();
     some_at_once(AT_ONCE, &blobs, |(digest, bytes)| {
         // To ask for a short document that is nearly always new costs more than to send it.
-        if client.had_blob(repository, digest) {
+        if client.just_saw_blob(repository, digest) {
             return Ok(());
         }
         client.upload(repository, digest, bytes.len() as u64, bytes)?;

@@ -160,9 +160,7 @@ impl Client {
     /// True if the repository has just said that it has the blob.
     pub fn had_blob(&self, repository: &Repository, digest: &Digest) -> bool {
         drop(lock(&self.early.blobs_under_way));
-        let known = lock(&self.early.blobs);
-        let had = known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH);
-        drop(known);
+        let had = self.just_saw_blob(repository, digest);
         if had {
             self.early.note_blob(repository, digest);
         }
@@ -173,6 +171,12 @@ impl Client {
     pub(super) fn found_blob(&self, repository: &Repository, digest: &Digest) {
         self.early.note_blob(repository, digest);
         self.saw_blob(repository, digest);
+    }
+
+    /// The same, of a blob that the next command need not ask for.
+    pub(super) fn just_saw_blob(&self, repository: &Repository, digest: &Digest) -> bool {
+        let known = lock(&self.early.blobs);
+        known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH)
     }
 
     pub(super) fn saw_blob(&self, repository: &Repository, digest: &Digest) {

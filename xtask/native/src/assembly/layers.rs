@@ -138,6 +138,11 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
+    /// Frees what recipes made: the layers that need it have been made of it.
+    pub(super) fn release(&self) {
+        self.parts.borrow_mut().clear();
+    }
+
     pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
         let StageLayer { made, job, chain, .. } = &self.layers[layer];
         if let Some(made) = made.get() {

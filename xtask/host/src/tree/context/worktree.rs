@@ -41,8 +41,11 @@ struct Session {
     /// The index, once it was asked for; `None` in it where there is none to believe.
     index: Option<Option<GitIndex>>,
     /// Large folders that were asked for, with their ids: what plans an image and what makes it ask for the same ones.
-    whole: Vec<((ContextPath, Vec<NameRule>), (ObjectId, u64))>,
+    whole: Vec<(Question, (ObjectId, u64))>,
 }
+
+/// A folder, and the names that must not be below it.
+type Question = (ContextPath, Vec<NameRule>);
 
 /// Git's index with where it is valid.
 #[derive(Debug)]
