@@ -4,7 +4,9 @@
 
 use crate::fault::Fault;
 use crate::spec::lock::formats::Selection;
-use crate::spec::requirements::{self, Requirement, RequirementSource, Requirements, Specifier, normalised};
+use crate::spec::requirements::{
+    self, LocationKind, Requirement, RequirementSource, Requirements, Specifier, normalised,
+};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -209,7 +211,29 @@ impl Project {
             .map(|(key, value)| (key.clone(), json(value)))
             .collect();
         found.add_project(constraints, overridden, choices);
+        found.add_sources(&self.sources());
         Ok(found)
+    }
+
+    /// The indexes that `[tool.uv.sources]` takes packages from, explicit ones too.
+    fn sources(&self) -> Vec<(LocationKind, &str)> {
+        let named: BTreeSet<&str> = self
+            .at(&["tool", "uv", "sources"])
+            .and_then(Value::as_table)
+            .into_iter()
+            .flat_map(Table::values)
+            .flat_map(tables)
+            .filter_map(|source| source.get("index")?.as_str())
+            .collect();
+        let indexes = self.at(&["tool", "uv", "index"]).into_iter().flat_map(tables);
+        indexes
+            .filter(|index| index.get("name").and_then(Value::as_str).is_some_and(|name| named.contains(name)))
+            .filter_map(|index| {
+                let flat = index.get("format").and_then(Value::as_str) == Some("flat");
+                let kind = if flat { LocationKind::Links } else { LocationKind::Locked };
+                Some((kind, index.get("url")?.as_str()?))
+            })
+            .collect()
     }
 
     /// The names that the selection asks for, with their extras, of PEP 621 and of poetry.
@@ -296,6 +320,11 @@ pub fn specifiers(text: &str) -> String {
 fn joined(specifiers: &BTreeSet<Specifier>) -> String {
     let list: BTreeSet<String> = specifiers.iter().map(ToString::to_string).collect();
     list.into_iter().collect::<Vec<_>>().join(",")
+}
+
+/// The tables of a list, or the one that stands in its place.
+fn tables(value: &Value) -> impl Iterator<Item = &Table> {
+    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter().filter_map(Value::as_table)
 }
 
 fn json(value: &Value) -> Json {

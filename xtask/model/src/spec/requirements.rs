@@ -176,6 +176,12 @@ impl Requirements {
         self.choices.extend(choices);
     }
 
+    /// Takes in the indexes that a project's sources name, for which hashes decide as for those of a lock.
+    pub(crate) fn add_sources(&mut self, indexes: &[(LocationKind, &str)]) {
+        self.locations.extend(indexes.iter().map(|(kind, url)| PackageLocation::new(*kind, url)));
+        self.pinned |= !indexes.is_empty();
+    }
+
     /// Everything of both; the options of the later one count where both have the same.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {

@@ -307,7 +307,7 @@ impl Configuration {
         if let (Some(url), Some(name)) = (text("url"), text("name")) {
             self.names.insert(plain(url), name.to_owned());
         }
-        // An explicit index is for the sources of a project, and none of a requirement file's.
+        // An explicit one is for the sources of a project, whose requirements name it, and none of a requirement file's.
         let Some(url) = text("url").filter(|_| !is("explicit")) else { return };
         let url = text("name").map_or_else(|| url.to_owned(), |name| named_url(name, url, variable));
         if text("format") == Some("flat") {

@@ -1,6 +1,8 @@
 //! Every way in which uv finds an index when it resolves is known to both engines when they install.
 
 use super::*;
+use crate::spec::lock::formats::Selection;
+use crate::spec::project::Project;
 use crate::spec::requirements as pip_files;
 
 #[derive(Default)]
@@ -85,6 +87,32 @@ fn a_configuration_of_uv_in_the_repository_reaches_both_engines() {
         ],
         &[("extra-index-url", "https://e https://me:w%2Frd@x/cpu https://d"), ("find-links", "https://l")],
     );
+}
+
+#[test]
+fn an_explicit_index_that_a_project_takes_a_package_from_reaches_both_engines() {
+    let text = "[project]\nname = 'p'\ndependencies = ['torchy', 'numpy']\n[[tool.uv.index]]\nname = 'cpu'\n\
+                url = 'https://x/cpu'\nexplicit = true\n[[tool.uv.index]]\nname = 'other'\nurl = 'https://o'\n\
+                explicit = true\n[[tool.uv.index]]\nname = 'flat'\nurl = 'wheels'\nformat = 'flat'\nexplicit = true\n[tool.uv.sources]\n\
+                torchy = [{ index = 'cpu', marker = \"sys_platform == 'linux'\" }]\nnumpy = { index = 'flat' }\n";
+    let project = Project::parse(Path::new("pyproject.toml"), text).unwrap();
+    let requirements = project.requirements(&Selection::default()).unwrap();
+    let variable = |name: &str| match name {
+        "UV_INDEX_CPU_USERNAME" => Some("me".to_owned()),
+        "UV_INDEX_CPU_PASSWORD" => Some("word".to_owned()),
+        _ => None,
+    };
+    let mut load = |path: &Path| (path == Path::new("/repository/pyproject.toml")).then(|| text.to_owned());
+    let found = Indexes::gather(Path::new("/repository"), &requirements, &variable, &mut load).unwrap();
+    let (url, strategy) = ("https://me:word@x/cpu".to_owned(), "unsafe-best-match".to_owned());
+    let native = [
+        ("UV_FIND_LINKS", "/repository/wheels".to_owned()),
+        ("UV_INDEX", url.clone()),
+        ("UV_INDEX_STRATEGY", strategy.clone()),
+    ];
+    assert_eq!(found.for_uv(), BTreeMap::from(native));
+    let docker = [("extra-index-url", url), ("index-strategy", strategy)];
+    assert_eq!(found.secrets(), BTreeMap::from(docker));
 }
 
 #[test]
