@@ -194,6 +194,8 @@ impl Uv {
         let projects: Vec<&Path> =
             request.requirements.paths().iter().map(AsRef::as_ref).filter(|path| inputs::is_project(path)).collect();
         no_hidden_choices(request.root, &projects)?;
+        // uv takes `${NAME}` without a value as it is written, and is refused.
+        indexes(request.root, &found)?;
         let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let out = folder.path().join("uv.lock");
         let before = before(request);
