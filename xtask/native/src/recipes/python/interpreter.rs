@@ -190,6 +190,10 @@ fn within(root: &Path, path: &Path) -> Option<PathBuf> {
 fn libraries(root: &Path) -> Vec<PathBuf> {
     let mut named = Vec::new();
     configured(root, Path::new("/etc/ld.so.conf"), &mut named, 0);
+    // Debian's loader knows its own folders without a configuration, which a root of few packages does not have.
+    for folder in ["/lib", "/usr/lib"] {
+        named.extend(["x86_64-linux-gnu", "aarch64-linux-gnu"].map(|machine| format!("{folder}/{machine}")));
+    }
     named.extend(["/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(str::to_owned));
     let mut found = Vec::new();
     for folder in named {
@@ -242,6 +246,12 @@ mod tests {
         std::os::unix::fs::symlink("usr/lib", root.path().join("lib")).unwrap();
         let expected = ["usr/lib/x86_64-linux-gnu", "usr/local/lib", "opt/lib", "usr/lib"];
         assert_eq!(libraries(root.path()), expected.map(|folder| root.path().join(folder)));
+        // A root without a configuration, as distroless ones are.
+        fs::remove_file(root.path().join("etc/ld.so.conf")).unwrap();
+        assert_eq!(
+            libraries(root.path()),
+            ["usr/lib/x86_64-linux-gnu", "usr/lib"].map(|folder| root.path().join(folder))
+        );
     }
 
     #[track_caller]
