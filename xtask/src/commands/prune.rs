@@ -33,7 +33,10 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     let branches = branches(&tree)?;
     if branches.is_none() {
         terminal::warn("this clone does not know every branch: tags of deleted branches stay");
-        terminal::step("", "a full clone does: `git fetch --unshallow --prune`");
+        terminal::step(
+            "",
+            "a full clone with a remote `origin` does; in a shallow one: `git fetch --unshallow --prune origin`",
+        );
     }
     let rules = AppRules {
         rules: Rules {
