@@ -141,7 +141,7 @@ fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
     // Where the host's Python is older than those that the lock serves, the same requirements are resolved for it.
     let requirements = tree.policy.base.requirements.paths().first().map_or("", RelPath::as_str);
     let packages = if host.served { tree.policy.base.lock.as_str() } else { requirements };
-    let stamp = format!("{}\n{}\n{}", host.program.display(), read(packages), read(PYTEST_LOCK));
+    let stamp = format!("compiled\n{}\n{}\n{}", host.program.display(), read(packages), read(PYTEST_LOCK));
     if python.exists() && std::fs::read_to_string(home.join("stamp")).is_ok_and(|found| found == stamp) {
         return Ok(python);
     }
@@ -159,7 +159,8 @@ fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
         &call().args(["venv", "--quiet", "--clear", "--seed", "--python"]).args([&host.program, &home]),
         needed_by,
     )?;
-    let install = || call().args(["pip", "install", "--quiet", "--python"]).arg(&python);
+    // Compiled once: neither the worker nor pytest keeps byte code, and each start would compile every module again.
+    let install = || call().args(["pip", "install", "--quiet", "--compile-bytecode", "--python"]).arg(&python);
     let hashes: &[&str] = if host.served { &["--require-hashes"] } else { &[] };
     prepared(&install().args(hashes).args(["-r", packages]), needed_by)?;
     prepared(&install().args(["--require-hashes", "-r", PYTEST_LOCK]), needed_by)?;
