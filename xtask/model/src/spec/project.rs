@@ -322,7 +322,7 @@ fn joined(specifiers: &BTreeSet<Specifier>) -> String {
     list.into_iter().collect::<Vec<_>>().join(",")
 }
 
-/// The tables of a list, or the one that stands in its place.
+/// The tables of a list; a table alone counts as a list of one.
 fn tables(value: &Value) -> impl Iterator<Item = &Table> {
     value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter().filter_map(Value::as_table)
 }
