@@ -55,7 +55,7 @@ impl Server {
             let headers = if body.is_empty() { vec![] } else { vec![("content-type", "application/json".to_owned())] };
             let outgoing = HttpRequest { method: method.clone(), url: &url, headers, payload };
             let reply = self.transport.exchange(&outgoing, deadline)?;
-            if !matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
+            if !reply.is_redirect() {
                 return Ok(reply);
             }
             redirects += 1;

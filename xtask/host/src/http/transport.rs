@@ -121,6 +121,11 @@ pub(crate) struct HttpResponse {
 }
 
 impl HttpResponse {
+    /// True if the answer is at the address that `Location` names.
+    pub(crate) fn is_redirect(&self) -> bool {
+        matches!(self.status, 301 | 302 | 303 | 307 | 308)
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok().map(str::trim)
     }

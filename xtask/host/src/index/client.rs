@@ -150,7 +150,7 @@ impl Client {
                     }));
                 }
             };
-            if !matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
+            if !reply.is_redirect() {
                 return Ok(Ok(reply));
             }
             redirects += 1;

@@ -89,7 +89,7 @@ impl Client {
                 }
             }
             let reading = matches!(ask.method, Method::GET | Method::HEAD);
-            if reading && matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
+            if reading && reply.is_redirect() {
                 redirects += 1;
                 match redirected(&reply, redirects) {
                     Ok(target) => url = target,
