@@ -1,14 +1,17 @@
 //! `ci`: everything that CI runs, phase by phase, each with its seconds. `--only` runs the phases that a small change needs.
 //!
-//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started.
+//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started. What only compiles (lints,
+//! documentation, the build for other systems, the app's binary) runs during the tests, at the lowest priority.
 
+mod background;
 mod deny;
+mod portable;
 
 use super::test::needs::Engine;
 use crate::flags::{BuildFlags, Global};
 use crate::pipeline;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use background::Check;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
@@ -16,6 +19,7 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::verification;
 use xtask_model::quantity;
+use xtask_model::spec::reference::Platform;
 
 /// Runs every phase, or those that `only` needs.
 pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
@@ -41,14 +45,20 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     let program =
         std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
     phases.run("tidy", || super::tidy::run(global))?;
-    phases
-        .run("clippy", || cargo(&root, CLIPPY, "", "fix the warnings of `cargo clippy --workspace --all-targets`"))?;
-    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix the warnings of `cargo doc --workspace --no-deps`"))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
-    phases.run("test", || super::test::run(global, None, false))?;
-    phases.run("portable", || portable(&root, &program))?;
+    let mut checks = lints(&root);
+    checks.extend(portable::checks(&root, &program)?);
+    checks.extend(app_binary(global)?);
+    let mut checked = background::Checked::default();
+    phases.run("test", || {
+        let tested;
+        (tested, checked) = background::run(&checks, |compiled| super::test::whole(global, None, compiled));
+        tested
+    })?;
+    phases.background = checked.seconds;
+    phases.run("checks", || checked.failure.map_or(Ok(()), Err))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
     phases.print();
@@ -100,12 +110,12 @@ fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
     }
 }
 
-const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
-
-/// Finished phases.
+/// Finished phases, and checks that ran during one of them.
 #[derive(Default)]
-struct Phases(Vec<(&'static str, Duration)>);
+struct Phases {
+    finished: Vec<(&'static str, Duration)>,
+    background: Vec<(&'static str, Duration)>,
+}
 
 impl Phases {
     fn run<T>(&mut self, name: &'static str, phase: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
@@ -113,7 +123,7 @@ impl Phases {
         terminal::step("phase", name);
         let began = Instant::now();
         let done = phase();
-        self.0.push((name, began.elapsed()));
+        self.finished.push((name, began.elapsed()));
         if done.is_err() {
             self.print();
             terminal::warn(&format!("`{name}` failed; later phases were not run"));
@@ -122,84 +132,42 @@ impl Phases {
     }
 
     fn print(&self) {
-        for (name, took) in &self.0 {
+        for (name, took) in &self.finished {
             terminal::step(name, &quantity::seconds(*took));
         }
-        terminal::step("total", &quantity::seconds(self.0.iter().map(|(_, took)| *took).sum()));
+        for (name, took) in &self.background {
+            terminal::step(name, &format!("{} during the tests", quantity::seconds(*took)));
+        }
+        terminal::step("total", &quantity::seconds(self.finished.iter().map(|(_, took)| *took).sum()));
     }
 }
 
 /// A cargo command whose findings are a failed check.
-fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow::Result<()> {
-    let mut command = binary::cargo(root).args(args);
-    if !rustdoc_flags.is_empty() {
-        command = command.env("RUSTDOCFLAGS", rustdoc_flags);
-    }
+fn cargo(root: &Path, args: &[&str], hint: &str) -> anyhow::Result<()> {
+    let command = binary::cargo(root).args(args);
     let status = super::test::shown(&command, &mut |_| {})?;
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
 
-/// The build for systems other than Linux: it compiles, and gives the digests of this one.
-///
-/// Only the crates of the workspace are compiled with the `cfg`: the libraries are those of the phases before.
-fn portable(root: &Path, full: &Path) -> anyhow::Result<()> {
-    let hint = "what needs Linux belongs in `xtask/host/src/linux.rs` or `xtask/native/src/container/linux`";
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |own| root.join(own));
-    let own = target.join("portable");
-    let compiler = compiler_with_cfg(&own)?;
-    let clippy = binary::cargo(root).args(PORTABLE_CLIPPY).env("CARGO_TARGET_DIR", &target);
-    let test = binary::cargo(root).args(PORTABLE_TEST).env("RUSTC_WORKSPACE_WRAPPER", compiler);
-    // Programs get a folder of their own, and everything compiled on the way is shared.
-    let test = test.env("CARGO_TARGET_DIR", own).env("CARGO_BUILD_BUILD_DIR", &target);
-    let test = test.env("XTASK_TEST_FULL", full).env("XTASK_TEST_UV", root.join("target/tools/bin/uv"));
-    // The tests that need Docker have run in the full build.
-    let test = test.env_remove("XTASK_REGISTRY").env_remove("XTASK_REQUIRE_REAL");
-    for (call, exit) in [(clippy, Exit::Drift), (test, Exit::Build)] {
-        let status = super::test::shown(&call, &mut |_| {})?;
-        if !status.success() {
-            return Err(call.failed(exit, status).hint(hint).into());
-        }
-    }
-    Ok(())
+/// What cargo itself finds in the whole workspace.
+fn lints(root: &Path) -> Vec<Check> {
+    const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
+    let doc = Check::lint("doc", root, DOC, "fix the warnings of `cargo doc --workspace --no-deps`");
+    vec![
+        Check::lint("clippy", root, CLIPPY, "fix the warnings of `cargo clippy --workspace --all-targets`"),
+        doc.env("RUSTDOCFLAGS", "-D warnings"),
+    ]
 }
 
-/// A compiler for `RUSTC_WORKSPACE_WRAPPER` that leaves out what needs Linux.
-fn compiler_with_cfg(folder: &Path) -> anyhow::Result<PathBuf> {
-    let path = folder.join("rustc");
-    let script = "#!/bin/sh\nexec \"$@\" --cfg xtask_portable\n";
-    let written = std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(&path, script))
-        .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)));
-    written.map_err(|error| Fault::build(format!("cannot write `{}`", path.display())).cause(error))?;
-    Ok(path)
+/// The app's binary as images hold it, which the build after the tests then finds compiled.
+fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
+    let tree = global.tree()?;
+    let Some(app) = &tree.policy.app.binary else { return Ok(None) };
+    let call = binary::building(&tree.root, app, &Platform::host(), false)?;
+    let hint = format!("`cargo build --package {} --profile {}` says the same", app.package, app.profile);
+    Ok(Some(Check { name: "binary", call, exit: Exit::Build, hint }))
 }
-
-const PORTABLE_CLIPPY: &[&str] = &[
-    "clippy",
-    "--package",
-    "xtask",
-    "--package",
-    "xtask-bench",
-    "--package",
-    "xtask-fuzz",
-    "--",
-    "-D",
-    "warnings",
-    "--cfg",
-    "xtask_portable",
-];
-const PORTABLE_TEST: &[&str] = &[
-    "test",
-    "--package",
-    "xtask",
-    "--package",
-    "xtask-host",
-    "--package",
-    "xtask-native",
-    "--lib",
-    "--test",
-    "portable",
-];
 
 /// A real build into the engine's registry, with smoke tests of the app.
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {

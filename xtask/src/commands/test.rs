@@ -23,8 +23,14 @@ use xtask_model::quantity;
 pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result<()> {
     if quick {
         let root = find_root(global.root.as_deref())?;
-        return all_pass(&[quick_runner(&root, filter, process::found("cargo-nextest").is_some())], filter, false);
+        let runner = quick_runner(&root, filter, process::found("cargo-nextest").is_some());
+        return all_pass(&[runner], filter, false, &mut || {});
     }
+    whole(global, filter, &mut || {})
+}
+
+/// Runs every test, or those whose name contains `filter`. Calls `compiled` once the compiler has ended and tests begin.
+pub fn whole(global: &Global, filter: Option<&str>, compiled: &mut dyn FnMut()) -> anyhow::Result<()> {
     let tree = global.tree()?;
     super::needs_xtask_sources(
         &tree.root,
@@ -32,16 +38,21 @@ pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result
         "`cargo xtask ci` runs the `[[ci.tests]]` of `images.toml`, and builds and smoke-tests the app",
     )?;
     let needs = Needs::gather(&tree)?;
-    all_pass(&runners(&tree.root, &needs, filter), filter, true)
+    all_pass(&runners(&tree.root, &needs, filter), filter, true, compiled)
 }
 
 /// Runs these, each in its turn, and reports all failures together. A skipped test is a failure where `whole` is asked for.
-fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool) -> anyhow::Result<()> {
+fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool, compiled: &mut dyn FnMut()) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut tally = Tally::default();
     let mut failed = Vec::new();
     for command in runners {
-        let status = shown(command, &mut |line| tally.read(line))?;
+        let status = shown(command, &mut |line| {
+            if begins(line) {
+                compiled();
+            }
+            tally.read(line);
+        })?;
         // pytest's code for "no test has such a name".
         let none_named = filter.is_some() && status.code() == Some(5);
         if !status.success() && !none_named {
@@ -66,6 +77,12 @@ fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool) -> anyhow::R
     Err(failed.into_iter().fold(fault, Fault::cause).into())
 }
 
+/// True for the line that a runner prints between compiling and its first test: nextest's, then that of `cargo test`.
+fn begins(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("Starting ") && line.contains(" tests across ") || line.starts_with("Running unittests ")
+}
+
 /// The integration tests that need neither an engine nor a network.
 const QUICK: [&str; 2] = ["cli", "portable"];
 
@@ -81,11 +98,11 @@ fn quick_runner(root: &Path, filter: Option<&str>, has_nextest: bool) -> Command
 
 const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
 
-/// The calls that run all tests: Rust's, those in its documentation, Python's.
+/// The calls that run all tests: Rust's, then Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args));
     let mut runners = if process::found("cargo-nextest").is_some() {
-        vec![cargo(NEXTEST).arg("--workspace"), cargo(&["test", "--workspace", "--doc"])]
+        vec![cargo(NEXTEST).arg("--workspace")]
     } else {
         vec![cargo(&["test", "--workspace", "--no-fail-fast"])]
     };
@@ -124,6 +141,14 @@ mod tests {
     #[track_caller]
     fn quick(filter: Option<&str>, has_nextest: bool, expected: &str) {
         assert_eq!(quick_runner(Path::new("/"), filter, has_nextest).to_string(), expected);
+    }
+
+    #[test]
+    fn a_runner_says_when_its_compiler_has_ended() {
+        assert!(begins("    Starting 1804 tests across 51 binaries (2 tests skipped)"));
+        assert!(begins("     Running unittests src/lib.rs (target/debug/deps/xtask-c44de2efb4f31054)"));
+        assert!(!begins("   Compiling xtask v0.1.0"));
+        assert!(!begins("    Finished `test` profile [unoptimized] target(s) in 0.35s"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 mod compile;
 
-pub use compile::{cargo, compile, keep};
+pub use compile::{building, cargo, compile, keep};
 
 use crate::file::cannot_read;
 use crate::tree::context::Files;

@@ -20,7 +20,7 @@ pub(super) fn check(root: &Path, offline: bool) -> anyhow::Result<()> {
         return absent(required).map_err(Into::into);
     }
     let hint = "change the dependency, or `deny.toml` with the reason";
-    cargo(root, &["deny", "check", "licenses", "bans", "sources"], "", hint)?;
+    cargo(root, &["deny", "check", "licenses", "bans", "sources"], hint)?;
     if offline {
         terminal::warn("advisories were not checked: `--offline` asks for no database");
         return Ok(());
@@ -31,7 +31,7 @@ pub(super) fn check(root: &Path, offline: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let hint = "update the dependency: `cargo update`; or ignore the advisory in `deny.toml` with the reason";
-    cargo(root, &["deny", "--offline", "check", "advisories"], "", hint)
+    cargo(root, &["deny", "--offline", "check", "advisories"], hint)
 }
 
 fn absent(required: bool) -> Result<(), Fault> {

@@ -37,19 +37,8 @@ pub fn compile(
     }
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
     let triple = toolchain::triple(platform)?;
-    // On a system other than Linux every program of an image is for another one.
-    let foreign = !cfg!(target_os = "linux") || *platform != Platform::host();
-    // Choices made for xtask's own compilation are not the binary's.
-    let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
-    // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
-    // kind of build invalidates the other.
-    call = call.env("CARGO_INCREMENTAL", if recipe.incremental { "1" } else { "0" });
-    call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
-    call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
-    call = call.args(["--message-format", "json-render-diagnostics"]);
-    if foreign {
-        call = call.args(["--target", triple]);
-    }
+    let call = building(root, binary, platform, recipe.incremental)?;
+    let mut call = call.args(["--message-format", "json-render-diagnostics"]);
     let how = if recipe.incremental { ", incrementally: its sources differ from the commit's" } else { "" };
     let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));
     // Cargo counts its crates for terminals alone, unless it is asked to.
@@ -79,7 +68,7 @@ pub fn compile(
         let missing_target = said
             .iter()
             .any(|line| line.contains("can't find crate for `core`") || line.contains("can't find crate for `std`"));
-        return Err(if missing_target || foreign && process::found("cargo-zigbuild").is_none() {
+        return Err(if missing_target || is_foreign(platform) && process::found("cargo-zigbuild").is_none() {
             fault.hint(format!("`rustup target add {triple}`, and `cargo install cargo-zigbuild` for its linker; or build on that platform"))
         } else {
             fault
@@ -95,6 +84,26 @@ pub fn compile(
     }
     keep(root, binary, platform, recipe, &executable)?;
     Ok(took)
+}
+
+/// The call of cargo that compiles the binary for a platform.
+pub fn building(root: &Path, binary: &Binary, platform: &Platform, incremental: bool) -> Result<Command, Fault> {
+    let foreign = is_foreign(platform);
+    // Choices made for xtask's own compilation are not the binary's.
+    let call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
+    // kind of build invalidates the other.
+    let call = call.env("CARGO_INCREMENTAL", if incremental { "1" } else { "0" });
+    let call =
+        if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
+    let call =
+        call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
+    Ok(if foreign { call.args(["--target", toolchain::triple(platform)?]) } else { call })
+}
+
+/// True if this machine's programs do not run there. On a system other than Linux every program of an image is for another one.
+fn is_foreign(platform: &Platform) -> bool {
+    !cfg!(target_os = "linux") || *platform != Platform::host()
 }
 
 /// Stages a program in the build context as what this recipe gives: a build of the recipe then takes it and starts no compiler.
