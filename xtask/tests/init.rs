@@ -6,6 +6,8 @@
 #[path = "support/busybox.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod busybox;
+#[path = "support/debian_root.rs"]
+mod debian_root;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
@@ -257,11 +259,10 @@ fn the_flask_example_builds_and_answers() {
     let Some(_engine) = real_engine::engine() else { return };
     let example = Example::new("flask");
     ends(&example.init(&["--name", "flask"]), 0);
-    // The root from Debian packages is made once for all runs.
-    let root = Path::new(ROOT).join("target/root");
-    std::fs::create_dir_all(&root).unwrap();
-    std::fs::create_dir_all(example.path().join("target")).unwrap();
-    std::os::unix::fs::symlink(root.canonicalize().unwrap(), example.path().join("target/root")).unwrap();
+    // A root from Debian packages is made once for all.
+    let (_, shared, _) = debian_root::shared();
+    std::fs::create_dir_all(example.path().join("target/images")).unwrap();
+    std::os::unix::fs::symlink(shared, example.path().join("target/images/root")).unwrap();
     ends(&example.xtask(&["lock"]), 0);
     ends(&example.xtask(&["build", "--engine", "native"]), 0);
     let said = ends(&example.xtask(&["smoke"]), 0);

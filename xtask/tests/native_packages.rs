@@ -7,6 +7,9 @@
 #[path = "support/busybox.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod busybox;
+#[path = "support/debian_root.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod debian_root;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
@@ -33,7 +36,6 @@ use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
 use xtask_native::recipes::stage::{Realise, RootFiles, Selection};
 use xtask_native::recipes::user::UserStage;
-use xtask_native::root::{self, Recipe};
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
 const REQUIREMENTS: &str = "flask==3.1.3\ngreenlet==3.5.6\ntabulate==0.10.0\nsix==1.17.0\n";
@@ -61,34 +63,28 @@ struct Root {
 
 impl Root {
     fn get() -> Self {
-        xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
+        let (recipe, folder, root) = debian_root::shared();
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
         std::fs::create_dir_all(&home).unwrap();
         let lock = std::fs::File::create(home.join("lock")).unwrap();
         lock.lock().unwrap();
-        let mut recipe = Recipe::default();
-        recipe.packages.push("libstdc++6".to_owned());
-        let (layout, platform) = (Layout::open_or_create(&home.join("root")).unwrap(), Platform::host());
-        let root = match root::find(&recipe, &layout, &platform).unwrap() {
-            Some(root) => root,
-            None => root::build(&recipe, &home.join("work"), &layout, &platform).unwrap_or_else(|f| panic!("{f}")),
-        };
+        let (layout, platform) = (Layout::open_or_create(&folder).unwrap(), Platform::host());
         let descriptor = layout.get(&recipe.ref_name(&platform)).unwrap().unwrap();
         let manifest: Manifest = layout.read_json(&descriptor).unwrap();
         let config = layout.read_json(&manifest.config).unwrap();
-        let folder = home.join(format!("files-{}", &root.digest.hex()[..12]));
-        if !folder.exists() {
+        let files = home.join(format!("files-{}", &root.digest.hex()[..12]));
+        if !files.exists() {
             let new = tempfile::tempdir_in(&home).unwrap().keep();
             let blob = layout.blob_path(&manifest.layers[0].digest);
             let unpack = Command::new("tar").arg("-xf").arg(blob).arg("-C").arg(&new);
             unpack.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
-            std::fs::rename(new, &folder).unwrap();
+            std::fs::rename(new, &files).unwrap();
         }
         Self {
-            layout: home.join("root"),
+            layout: folder,
             manifest: root.digest,
             config,
-            folder,
+            folder: files,
             blob: manifest.layers[0].digest,
             part: tempfile::tempdir().unwrap(),
             spoiled: Vec::new(),

@@ -1,12 +1,15 @@
 //! The Debian root, twice: the same bytes, small enough, and nothing of the host in them.
 
+#[path = "support/debian_root.rs"]
+mod debian_root;
+
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::time::Instant;
 use xtask_host::registry::layout::Layout;
 use xtask_model::spec::oci::Manifest;
 use xtask_model::spec::reference::Platform;
-use xtask_native::root::{self, Recipe};
+use xtask_native::root;
 
 #[test]
 fn two_builds_of_a_root_are_identical() {
@@ -15,9 +18,9 @@ fn two_builds_of_a_root_are_identical() {
         println!("skipped: not root on a Debian host");
         return;
     }
-    xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
     let folder = tempfile::Builder::new().prefix("rööt of a test ").tempdir().unwrap();
-    let (recipe, platform) = (Recipe::default(), Platform::host());
+    let (recipe, _, other) = debian_root::shared();
+    let platform = Platform::host();
     let make = |name: &str| {
         let layout = Layout::open_or_create(&folder.path().join(name)).unwrap();
         let began = Instant::now();
@@ -65,5 +68,7 @@ fn two_builds_of_a_root_are_identical() {
     );
     assert!(bytes < 150_000_000, "{bytes} bytes");
 
-    assert_eq!(make("two").0, one, "the same packages give the same bytes");
+    // On a machine of a person the other may be of last week.
+    let other = if other.packages == one.packages { other } else { make("two").0 };
+    assert_eq!(other, one, "the same packages give the same bytes");
 }
