@@ -307,6 +307,17 @@ Examples:
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+    /// Build a published image again from its commit, from nothing, and compare the digests
+    ///
+    /// Checks the commit out in a temporary folder, builds with the engine that built the image, and takes nothing from the registry but the
+    /// root of a base, or the base of an app. Publishes nothing. A difference is named by layer, path and bytes, with exit code 6. Images of
+    /// docker are compared by their files and configuration, because folders that it makes have the time of the build.
+    #[command(after_help = "\
+Examples:
+  cargo xtask reproduce                               the app of this tree
+  cargo xtask reproduce ghcr.io/acme/app:1.2.0        any image of this repository, base or app, by tag or digest
+  cargo xtask reproduce --shadow                      in CI: the sampled share of the images that this commit reuses")]
+    Reproduce(ReproduceFlags),
     /// Carry images over an air gap: with SBOMs, provenance and signatures, as one OCI archive
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -480,6 +491,20 @@ pub struct SbomFlags {
     /// Print the differences between two images instead
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
     pub diff: Vec<String>,
+}
+
+/// Flags of `reproduce`.
+#[derive(Clone, Debug, Args)]
+pub struct ReproduceFlags {
+    /// Image to build again; by default the app of this tree
+    #[arg(value_name = "IMAGE", conflicts_with = "shadow")]
+    pub image: Option<String>,
+    /// Platforms to build again; by default all of the image's
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', conflicts_with = "shadow")]
+    pub platform: Vec<Platform>,
+    /// Build the images again that this commit reuses, as far as they are in the sample of `[ci] shadow`
+    #[arg(long)]
+    pub shadow: bool,
 }
 
 /// Flags of `scan`.

@@ -380,6 +380,8 @@ pub struct Ci {
     pub laptops: BTreeSet<Laptop>,
     /// How many times as long fast builds may take as those before; nothing where they are not held to it.
     pub gate_factor: Option<f64>,
+    /// Share of reused images that a job builds again, from 0 to 1.
+    pub shadow: Option<f64>,
     /// The engine of CI's builds, `docker` or `native`; the desk has `[project] engine`.
     pub engine: Engine,
     /// Files whose change needs the checks of documents alone.
@@ -398,6 +400,7 @@ impl Default for Ci {
             cluster: false,
             laptops: BTreeSet::new(),
             gate_factor: None,
+            shadow: None,
             engine: Engine::Docker,
             documents: Ignore::from_patterns(DEFAULT_DOCUMENTS).expect("constant patterns are valid"),
             tests: Vec::new(),
@@ -788,6 +791,7 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
     ci.laptops = section.list::<Laptop>("laptops", problems).unwrap_or_default().into_iter().collect();
     ci.gate_factor = section.at_least("gate-factor", problems);
+    ci.shadow = section.share("shadow", problems).filter(|share| *share > 0.0);
     let engines = [("docker", Engine::Docker), ("native", Engine::Native)];
     ci.engine = section.choice("engine", &engines, problems).unwrap_or(ci.engine);
     ci.documents = read_patterns(&mut section, "documents", problems).unwrap_or(ci.documents);

@@ -482,7 +482,9 @@ impl Writer<'_> {
         let schedule = quoted(&policy.ci.schedule);
         let elsewhere = if self.several() { vec![self.base(), self.app()] } else { Vec::new() };
         let laptops: Vec<String> = policy.ci.laptops.iter().map(|laptop| self.laptop(*laptop)).collect();
-        let jobs = [vec![self.images()], elsewhere, vec![self.test()], laptops, vec![self.release(), self.required()]];
+        let shadow = policy.ci.shadow.map(|_| self.shadow()).into_iter().collect();
+        let end = vec![self.release(), self.required()];
+        let jobs = [vec![self.images()], elsewhere, vec![self.test()], laptops, shadow, end];
         let jobs = jobs.concat();
         format!(
             "{head}
@@ -511,6 +513,7 @@ jobs:
         let outputs: String = ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference"]
             .iter()
             .chain(&["base-present", "tests", "machines"])
+            .chain(policy.ci.shadow.map(|_| &"shadow"))
             .map(|name| format!("      {name}: ${{{{ steps.plan.outputs.{name} }}}}\n"))
             .collect();
         let (here, flag) = (self.here(), self.flag());
@@ -770,6 +773,32 @@ jobs:
         )
     }
 
+    /// Builds the sampled share of what is reused again, with no right to publish anything.
+    fn shadow(&self) -> String {
+        let minutes = self.policy.ci.timeout_minutes;
+        let cache = Cache::xtask("xtask", self.place);
+        let (begin, login) = (self.begin(&cache), login(self.policy, None));
+        let docker = match self.policy.ci.engine {
+            Engine::Native => String::new(),
+            Engine::Docker | Engine::Auto => engine(None),
+        };
+        format!(
+            "  # Builds a sample of what this run reuses again, from nothing: the digests have to be the same. It publishes nothing.
+  shadow:
+    needs: images
+    if: needs.images.outputs.publish == 'true' && needs.images.outputs.shadow != ''
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: read
+    steps:
+{begin}{login}{docker}      - name: Build what is reused again, and compare
+        run: cargo xtask reproduce --shadow
+"
+        )
+    }
+
     /// Names digests, once every job that built or tested them has succeeded.
     fn release(&self) -> String {
         let (policy, minutes) = (self.policy, self.policy.ci.timeout_minutes);
@@ -805,7 +834,8 @@ jobs:
     fn required(&self) -> String {
         // It checks nothing out: the folder of the other jobs does not exist.
         let folder = if self.place.folder.is_empty() { "" } else { "        working-directory: .\n" };
-        let needs = self.earlier();
+        let shadow = if self.policy.ci.shadow.is_some() { ", shadow" } else { "" };
+        let needs = format!("{}{shadow}", self.earlier());
         format!(
             "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
   required:

@@ -21,9 +21,10 @@ use xtask_model::image::policy::{Binary, Version};
 use xtask_model::spec::reference::Platform;
 
 /// Compiles the binary for a platform and stages it in the build context, unless what is staged is of this recipe already.
-/// `copied` are the repository's files that the image copies, which the recipe leaves out. Says how long cargo took.
+/// `copied` are the repository's files that the image copies, which the recipe leaves out. `compiled` is the folder for what cargo
+/// compiles, where it is not the usual one. Says how long cargo took.
 pub fn compile(
-    root: &Path,
+    (root, compiled): (&Path, Option<&Path>),
     binary: &Binary,
     platform: &Platform,
     recipe: &BinaryKey,
@@ -44,6 +45,7 @@ pub fn compile(
     // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
     // kind of build invalidates the other.
     call = call.env("CARGO_INCREMENTAL", if recipe.incremental { "1" } else { "0" });
+    call = compiled.into_iter().fold(call, |call, folder| call.env("CARGO_TARGET_DIR", folder));
     call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
     call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
     call = call.args(["--message-format", "json-render-diagnostics"]);

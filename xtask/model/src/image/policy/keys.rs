@@ -43,6 +43,8 @@ pub enum Kind {
     Whole(i64, i64),
     /// A number that is not smaller.
     AtLeast(f64),
+    /// A number from 0 to 1.
+    Share,
     Boolean,
     /// A list of strings.
     Texts,
@@ -493,6 +495,12 @@ pub const TABLES: &[Table] = &[
                 Kind::AtLeast(1.0),
                 Default::None,
                 "CI fails if the last five fast builds took this many times as long as the five before, on the same kind of machine, with the same engine, for the same kind of edit",
+            ),
+            key(
+                "shadow",
+                Kind::Share,
+                Default::None,
+                "share of the images that a run reuses, from 0 to 1, which a job builds again from nothing: `cargo xtask reproduce --shadow`. The sample is determined by commit and key. A difference fails that job. Images of `docker` are compared by files and configuration, those of `native` by digest",
             ),
             key(
                 "engine",

@@ -150,6 +150,30 @@ fn the_time_of_fast_builds_is_compared_where_the_policy_wants_it() {
     assert!(!text("").contains("gate"));
 }
 
+#[test]
+fn what_is_reused_is_checked_by_a_job_that_cannot_publish() {
+    let file = |text: &str| {
+        let policy = policy(|all| all.replace("shadow = 0.05", text));
+        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
+        (YamlLoader::load_from_str(&text).unwrap().remove(0), text)
+    };
+    for none in ["", "shadow = 0"] {
+        assert!(!file(none).1.contains("shadow"), "{none}");
+    }
+    let (document, _) = file("shadow = 1");
+    let job = &document["jobs"]["shadow"];
+    assert_eq!(job["permissions"]["packages"].as_str(), Some("read"));
+    assert!(job["if"].as_str().unwrap().contains("needs.images.outputs.shadow != ''"));
+    let runs: Vec<_> = steps(job).iter().filter_map(|step| step["run"].as_str()).collect();
+    assert_eq!(runs.last(), Some(&"cargo xtask reproduce --shadow"));
+    let outputs = &document["jobs"]["images"]["outputs"];
+    assert_eq!(outputs["shadow"].as_str(), Some("${{ steps.plan.outputs.shadow }}"));
+    let needs = document["jobs"]["required"]["needs"].as_vec().unwrap();
+    assert!(needs.contains(&Yaml::String("shadow".to_owned())), "{needs:?}");
+    // A difference does not keep tested images from their tags: they were published before.
+    assert!(!document["jobs"]["release"]["needs"].as_vec().unwrap().contains(&Yaml::String("shadow".to_owned())));
+}
+
 /// Every step that runs xtask with `--push`, with the text of its job.
 fn pushes(check: impl Fn(&str, &str, &str, &Yaml)) {
     jobs(|name, job| {
@@ -216,8 +240,8 @@ fn a_policy_of_one_platform_has_no_job_on_another_machine() {
         document["jobs"].as_hash().unwrap().keys().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let all = policies();
-    assert_eq!(names(&all[0]), ["images", "test", "release", "required"]);
-    assert_eq!(names(&all[1]), ["images", "base", "app", "test", "release", "required"]);
+    assert_eq!(names(&all[0]), ["images", "test", "shadow", "release", "required"]);
+    assert_eq!(names(&all[1]), ["images", "base", "app", "test", "shadow", "release", "required"]);
 }
 
 #[test]
