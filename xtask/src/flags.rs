@@ -266,6 +266,12 @@ Examples:
         /// Upgrade only this package; can be repeated
         #[arg(short = 'P', long, value_name = "NAME", conflicts_with = "check")]
         upgrade_package: Vec<String>,
+        /// Take no release that is younger than this, with `--upgrade`; by default `[lock] cooldown` of the policy
+        #[arg(long, value_name = "DAYS", requires = "upgrade", value_parser = clap::value_parser!(u32).range(0..=365))]
+        cooldown: Option<u32>,
+        /// Commit what changed to the branch `xtask/lock` on GitHub and open a pull request, or renew the open one; needs `gh`
+        #[arg(long, conflicts_with = "check")]
+        pull_request: bool,
     },
     /// Run the policy's smoke tests on a built image
     Smoke {

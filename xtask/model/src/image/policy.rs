@@ -42,6 +42,8 @@ pub struct Policy {
     pub smoke: Smoke,
     /// What is run around builds, in file order.
     pub steps: Vec<Step>,
+    /// Days that a release has to be old before an upgrade of the lock takes it.
+    pub cooldown: u32,
     /// How CI runs all of it.
     pub ci: Ci,
 }
@@ -372,6 +374,8 @@ pub struct Ci {
     pub runners: BTreeMap<Platform, String>,
     /// Schedule of the rebuild for security updates, in cron syntax, UTC.
     pub schedule: String,
+    /// Schedule of the pull request with upgraded locks, where there is one.
+    pub updates: Option<String>,
     /// Minutes after which a job that builds is ended.
     pub timeout_minutes: u32,
     /// True if the tests get a Kubernetes cluster, which `KUBECONFIG` names.
@@ -396,6 +400,7 @@ impl Default for Ci {
         Self {
             runners: BTreeMap::new(),
             schedule: "17 4 * * 1".to_owned(),
+            updates: None,
             timeout_minutes: 60,
             cluster: false,
             laptops: BTreeSet::new(),
@@ -683,9 +688,14 @@ fn read(
     let smoke = top.section("smoke", problems).map_or_else(Smoke::default, |section| read_smoke(section, problems));
     let steps = steps::read(&mut top, problems, is_file, plugins);
     let platforms = project.as_ref().map(|project| project.platforms.as_slice()).unwrap_or_default();
+    let cooldown = top.section("lock", problems).map_or(0, |mut section| {
+        let days = section.number("cooldown", problems).unwrap_or(0);
+        section.finish(problems);
+        u32::try_from(days).expect("the range was checked")
+    });
     let ci = top.section("ci", problems).map_or_else(Ci::default, |section| read_ci(section, platforms, problems));
     top.finish(problems);
-    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, ci })
+    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, cooldown, ci })
 }
 
 fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Project> {
@@ -774,17 +784,8 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
             problems.add(&at, format!("`ci.runners`: `{runner}` is not a runner label"), None);
         }
     }
-    if let Some(schedule) = section.text("schedule", problems) {
-        let fields: Vec<&str> = schedule.value.split(' ').collect();
-        let field =
-            |field: &&str| !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
-        if fields.len() != 5 || !fields.iter().all(field) {
-            let hint = "minute, hour, day, month, weekday, in UTC: `17 4 * * 1`";
-            let what = format!("`ci.schedule` is `{}`, not the five fields of cron", schedule.value);
-            problems.add(&schedule.at, what, Some(hint.into()));
-        }
-        ci.schedule = schedule.value;
-    }
+    ci.schedule = read_schedule(&mut section, "schedule", problems).unwrap_or(ci.schedule);
+    ci.updates = read_schedule(&mut section, "updates", problems);
     if let Some(minutes) = section.number("timeout-minutes", problems) {
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
@@ -806,6 +807,20 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
     }
     section.finish(problems);
     ci
+}
+
+/// The five fields of cron.
+fn read_schedule(section: &mut Section<'_>, key: &'static str, problems: &mut Problems<'_>) -> Option<String> {
+    let schedule = section.text(key, problems)?;
+    let fields: Vec<&str> = schedule.value.split(' ').collect();
+    let field =
+        |field: &&str| !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
+    if fields.len() != 5 || !fields.iter().all(field) {
+        let hint = "minute, hour, day, month, weekday, in UTC: `17 4 * * 1`";
+        let what = format!("`ci.{key}` is `{}`, not the five fields of cron", schedule.value);
+        problems.add(&schedule.at, what, Some(hint.into()));
+    }
+    Some(schedule.value)
 }
 
 /// A list of patterns, in the syntax of `.dockerignore`.

@@ -7,6 +7,7 @@
 use crate::fault::Fault;
 use crate::image::plugin::{KEYLESS, SIGN};
 use crate::image::policy::{self, Action, Ci, Engine, Laptop, Policy};
+use crate::spec::lock::formats::Format;
 use crate::spec::reference::Platform;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +99,13 @@ fn slashed(folder: &str) -> String {
 pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
     let writer = Writer { policy, place, matrix: &matrix };
-    Ok(vec![
+    let mut files = vec![
         File { path: path("ci", place), text: signing(policy, writer.ci()) },
         File { path: path("release", place), text: signing(policy, writer.tagged()) },
-    ])
+    ];
+    let updates = policy.ci.updates.as_ref();
+    files.extend(updates.map(|when| File { path: path(UPDATE, place), text: writer.update(when) }));
+    Ok(files)
 }
 
 /// Gives the steps that publish what they need to sign: the key as a secret of the repository, or the job's identity. No other step
@@ -133,10 +137,17 @@ fn path(name: &str, place: &PolicyLocation) -> String {
     format!(".github/workflows/{}{name}.yml", place.prefix())
 }
 
-/// Files that earlier versions generated and that would build a second time.
-pub fn obsolete(place: &PolicyLocation) -> [String; 1] {
-    [path("images", place)]
+/// Files that earlier versions or another policy generated, each with the reason why it goes.
+pub fn obsolete(policy: &Policy, place: &PolicyLocation) -> Vec<(String, &'static str)> {
+    let mut files = vec![(path("images", place), "`ci.yml` does its work")];
+    if policy.ci.updates.is_none() {
+        files.push((path(UPDATE, place), "`[ci] updates` is not set"));
+    }
+    files
 }
+
+/// Name of the workflow that upgrades locks.
+const UPDATE: &str = "update";
 
 /// True if a file that is there was written for the policy at this place, and may be replaced.
 pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
@@ -848,6 +859,43 @@ jobs:
       - name: Check that no job failed
         if: contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled')
 {folder}        run: exit 1
+"
+        )
+    }
+
+    /// The regular upgrade of the locks, as one pull request. Of its rights, writing contents is for the branch of that request.
+    fn update(&self, when: &str) -> String {
+        let (place, minutes, schedule) = (self.place, self.policy.ci.timeout_minutes, quoted(when));
+        let (head, defaults) = (header(UPDATE, place), defaults(place));
+        let (begin, prefix) = (self.begin(&Cache::xtask("xtask", place)), place.prefix());
+        // Another tool's lock is upgraded by that tool.
+        let upgrade = if self.policy.base.format() == Format::Pip { " --upgrade" } else { "" };
+        format!(
+            "{head}
+on:
+  schedule:
+    - cron: {schedule}
+  workflow_dispatch:
+
+{defaults}
+concurrency:
+  group: {prefix}{UPDATE}
+  cancel-in-progress: false
+
+jobs:
+  # Upgrades the locks and opens one pull request, or renews the one that is open.
+  locks:
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: write
+      pull-requests: write
+    steps:
+{begin}      - name: Upgrade the locks and open a pull request
+        env:
+          # GitHub starts no workflow for a pull request of its own token: with a token of an app or a person, CI runs on it.
+          GH_TOKEN: ${{{{ secrets.XTASK_UPDATE_TOKEN || github.token }}}}
+        run: cargo xtask lock{upgrade} --pull-request
 "
         )
     }

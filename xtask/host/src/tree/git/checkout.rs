@@ -27,6 +27,16 @@ impl Git {
         Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).trim() == id)
     }
 
+    /// The tree of a commit.
+    pub fn tree_of(&self, id: &str) -> Result<String, Fault> {
+        let tree = format!("{id}^{{tree}}");
+        let output = self.command().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &tree]).output()?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(no_such_commit(id)),
+        }
+    }
+
     /// Checks a commit out into an empty folder, with the tag of a version if one is given, and returns the folder in it that
     /// corresponds to this one.
     ///

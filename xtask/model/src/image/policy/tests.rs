@@ -306,15 +306,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             `images.toml` is invalid: 6 problems
-            images.toml:95:1: `step.run` names no program
+            images.toml:101:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:96:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:100:8: `smok` is not a plugin
+            images.toml:102:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:106:8: `smok` is not a plugin
               hint: did you mean `smoke`?
-            images.toml:101:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:102:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:107:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:108:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:105:8: a `size-budget` step needs `max`
+            images.toml:111:8: a `size-budget` step needs `max`
               hint: `max`: largest compressed size, for example `max = "400 MB"`"#]],
     );
 }
@@ -402,6 +402,21 @@ fn registries() {
     ] {
         assert_eq!(text.parse::<Registry>().is_ok(), good, "{text}");
     }
+}
+
+#[test]
+fn upgrades_have_a_cooldown_and_a_schedule() {
+    let read = |cooldown: &str, updates: &str| {
+        let text = GOOD.replace("cooldown = 7\n", cooldown).replace("updates = \"41 4 * * 3\"\n", updates);
+        parse(&text, &|_| true).map(|policy| (policy.cooldown, policy.ci.updates))
+    };
+    assert_eq!(read("cooldown = 30\n", "updates = \"1 2 * * 3\"\n").unwrap(), (30, Some("1 2 * * 3".to_owned())));
+    assert_eq!(read("", "").unwrap(), (0, None));
+    let said = read("cooldown = 366\n", "updates = \"weekly\"\n").unwrap_err().to_string();
+    for problem in ["`lock.cooldown` is not", "`ci.updates` is `weekly`, not the five fields of cron"] {
+        assert!(said.contains(problem), "{said}");
+    }
+    assert!(read("cooldwon = 7\n", "").unwrap_err().to_string().contains("did you mean `cooldown`?"));
 }
 
 #[test]
