@@ -572,6 +572,9 @@ fn upgraded_locks_are_proposed_as_one_pull_request() {
     world.git(&["add", "-A"]);
     world.git(&["commit", "-q", "-m", "begin"]);
 
+    world.git(&["switch", "-q", "-c", "topic"]);
+    assert!(propose(2).contains("`topic` is checked out"));
+    world.git(&["switch", "-q", "main"]);
     fs::write(world.path("edited.txt"), "x").unwrap();
     assert!(propose(2).contains("`edited.txt`"));
     fs::remove_file(world.path("edited.txt")).unwrap();

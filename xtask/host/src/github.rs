@@ -37,7 +37,9 @@ pub fn propose(proposal: &Proposal<'_>) -> Result<String, Fault> {
         |(path, text): (&String, &String)| json!({"path": path, "mode": "100644", "type": "blob", "content": text});
     let files: Vec<Value> = proposal.files.iter().map(file).collect();
     let [commit, tree] = proposal.parent;
-    let tree = github.call("POST", "git/trees", &json!({"base_tree": tree, "tree": files}))?;
+    let tree = github
+        .call("POST", "git/trees", &json!({"base_tree": tree, "tree": files}))
+        .map_err(|fault| fault.hint(format!("commit `{commit}` has to be on GitHub: `git push`")))?;
     let message = format!("{title}\n\n{body}");
     let commit = json!({"message": message, "tree": text(&tree, "sha")?, "parents": [commit]});
     let commit = github.call("POST", "git/commits", &commit)?;

@@ -210,3 +210,43 @@ fn an_image_of_docker_has_the_same_files() {
         assert!(["the same digest", "the same files and configuration"].contains(&said), "{said}");
     }
 }
+
+#[test]
+fn a_compiled_program_is_compiled_again() {
+    let Some(world) = World::new("program") else { return };
+    let repo = &world.repo;
+    repo.write("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"tool\"]\n");
+    repo.write("tool/Cargo.toml", "[package]\nname = \"tool\"\nversion = \"4.5.6\"\nedition = \"2024\"\n");
+    let source = "fn main() { std::env::args().nth(1).expect(\"one argument\"); }\n";
+    repo.write("tool/src/main.rs", source);
+    repo.write("rust-toolchain.toml", include_str!("../../../rust-toolchain.toml"));
+    repo.write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"4.5.6\"\n");
+    repo.write(".dockerignore", "target\n!target/image\n.git\n");
+    let fast = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nARG BINARY=target/release/tool\nCOPY --link ${BINARY} /app/tool\n";
+    repo.write("dockerfiles/Dockerfile.fast", fast);
+    repo.write("images.toml", &format!("{}\n[app.binary]\npackage = \"tool\"\n", repo.read("images.toml")));
+    repo.commit("a program");
+    let app = push(&world);
+    // Folders of cargo that somebody set are not those of a build from nothing.
+    let shared = repo.path.join("target");
+    let again = || {
+        let args = ["reproduce", "--format", "json", &app];
+        repo.xtask(&args).without_engine().env("CARGO_TARGET_DIR", &shared).run()
+    };
+    let done = again().ok().says("compiling");
+    assert_eq!(results(&done)[0].1["result"], "the same digest");
+    // Another toolchain is another key, and nothing is compiled to find that out.
+    let config = repo.config("app", app.split_once('@').unwrap().1);
+    assert!(config.config.labels[KEY_LABEL].contains("\"toolchain\":"));
+    republish(&world, "app", |_, config| {
+        let labels = &mut config.config.labels;
+        let key: Value = serde_json::from_str(&labels[KEY_LABEL]).unwrap();
+        let toolchain = key["binary"]["toolchain"].to_string();
+        let key = labels[KEY_LABEL].replace(&toolchain, "\"1.2.3\"");
+        labels.insert(FINGERPRINT_LABEL.to_owned(), "ab".repeat(32));
+        labels.insert(KEY_LABEL.to_owned(), key);
+    });
+    let image = format!("{}:latest", repo.repository("app"));
+    let said = reproduce(repo, &[&image]).ends(6).says("another key").says("1.2.3");
+    said.keeps("compiling");
+}

@@ -28,6 +28,13 @@ impl PullRequest {
     pub(super) fn prepare(tree: &Tree) -> Result<Self, Fault> {
         let git = Git::at(&tree.root);
         let commit = tree.commit.as_ref().ok_or_else(|| Fault::usage(git.absence()).needed_by("`--pull-request`"))?;
+        let default = &tree.policy.project.default_branch;
+        if let Some(branch) = commit.branch.as_ref().filter(|branch| *branch != default) {
+            return Err(Fault::usage(format!("`{branch}` is checked out"))
+                .needed_by("`--pull-request`")
+                .cause(format!("the pull request is for `{default}`, and would bring the commits of `{branch}` too"))
+                .hint(format!("check it out: `git switch {default}`")));
+        }
         let locks = locks(tree);
         let others: Vec<String> =
             git.changed(&commit.id, None)?.into_iter().filter(|path| !locks.contains(path)).collect();
