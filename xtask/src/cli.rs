@@ -72,11 +72,15 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Plan(plan) => commands::plan::run(global, plan)?,
         Command::Explain { commit } => commands::explain::run(global, commit)?,
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
-        Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
+        Command::Lock { upgrade, upgrade_package, cooldown, pull_request, .. } => {
+            let wanted = commands::lock::Wanted { upgrade: *upgrade, packages: upgrade_package, cooldown: *cooldown };
+            commands::lock::run(global, &wanted, *pull_request)?;
+        }
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
         Command::Sbom(sbom) => commands::sbom::run(global, sbom)?,
         Command::Scan(scan) => commands::scan::run(global, scan)?,
         Command::Verify { image, key } => commands::verify::run(global, image.as_deref(), key.as_deref())?,
+        Command::Reproduce(reproduce) => commands::reproduce::run(global, reproduce)?,
         Command::Bundle(bundle) => commands::bundle::run(global, bundle)?,
         Command::Plugin(plugin) => commands::plugin::run(global, plugin)?,
         Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),

@@ -18,6 +18,7 @@ pub mod plugin;
 pub mod prune;
 pub mod quickstart;
 pub mod reference;
+pub mod reproduce;
 pub mod run;
 pub mod sbom;
 pub mod scan;

@@ -76,6 +76,7 @@ pub const PLAN: Document = Document {
         ("verification_reason", "why these tests"),
         ("machines", "`one` if one machine can build everything"),
         ("compiles", "`true` if the app's program is compiled, as far as the comparison shows"),
+        ("shadow[]", "`base` or `app`: it is reused, and in the sample that `[ci] shadow` has built again"),
     ],
 };
 
@@ -204,6 +205,23 @@ pub const VERIFY: Document = Document {
     ],
 };
 
+pub const REPRODUCE: Document = Document {
+    commands: "`reproduce`",
+    version: 1,
+    fields: &[
+        ("images[].image", "the image by digest"),
+        ("images[].platforms[].platform", "platform"),
+        ("images[].platforms[].commit", "the commit that was built again"),
+        ("images[].platforms[].engine", "`native` or `docker`: the engine that built the image, and built it again"),
+        ("images[].platforms[].published", "digest of the published manifest"),
+        ("images[].platforms[].rebuilt", "digest of the manifest that was built again"),
+        ("images[].platforms[].result", "the result, in words"),
+        ("images[].platforms[].differences[].part", "`configuration`, `manifest`, or a layer by its number"),
+        ("images[].platforms[].differences[].path", "path of the file or field; empty for the part as a whole"),
+        ("images[].platforms[].differences[].what", "the published value, and the one that was built again"),
+    ],
+};
+
 pub const BUNDLE_CREATE: Document = Document {
     commands: "`bundle create`",
     version: 1,
@@ -308,7 +326,7 @@ pub const ENGINE: Document = Document {
 };
 
 /// Every document, in the order of the reference.
-pub const ALL: [&Document; 17] = [
+pub const ALL: [&Document; 18] = [
     &BUILD,
     &PLAN,
     &EXPLAIN,
@@ -319,6 +337,7 @@ pub const ALL: [&Document; 17] = [
     &SBOM_DIFF,
     &SCAN,
     &VERIFY,
+    &REPRODUCE,
     &BUNDLE_CREATE,
     &BUNDLE_LOAD,
     &PLUGINS,

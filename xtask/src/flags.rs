@@ -266,6 +266,12 @@ Examples:
         /// Upgrade only this package; can be repeated
         #[arg(short = 'P', long, value_name = "NAME", conflicts_with = "check")]
         upgrade_package: Vec<String>,
+        /// Take no release that is younger than this, with `--upgrade`; by default `[lock] cooldown` of the policy
+        #[arg(long, value_name = "DAYS", requires = "upgrade", value_parser = clap::value_parser!(u32).range(0..=365))]
+        cooldown: Option<u32>,
+        /// Commit what changed to the branch `xtask/lock` on GitHub and open a pull request, or renew the open one; needs `gh`
+        #[arg(long, conflicts_with = "check")]
+        pull_request: bool,
     },
     /// Run the policy's smoke tests on a built image
     Smoke {
@@ -307,6 +313,17 @@ Examples:
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+    /// Build a published image again from its commit, from nothing, and compare the digests
+    ///
+    /// Checks the commit out in a temporary folder, builds with the engine that built the image, and takes nothing from the registry but the
+    /// root of a base, or the base of an app. Publishes nothing. A difference is named by layer, path and bytes, with exit code 6. Images of
+    /// docker are compared by their files and configuration, because folders that it makes have the time of the build.
+    #[command(after_help = "\
+Examples:
+  cargo xtask reproduce                               the app of this tree
+  cargo xtask reproduce ghcr.io/acme/app:1.2.0        any image of this repository, base or app, by tag or digest
+  cargo xtask reproduce --shadow                      in CI: the sampled share of the images that this commit reuses")]
+    Reproduce(ReproduceFlags),
     /// Carry images over an air gap: with SBOMs, provenance and signatures, as one OCI archive
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -480,6 +497,20 @@ pub struct SbomFlags {
     /// Print the differences between two images instead
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
     pub diff: Vec<String>,
+}
+
+/// Flags of `reproduce`.
+#[derive(Clone, Debug, Args)]
+pub struct ReproduceFlags {
+    /// Image to build again; by default the app of this tree
+    #[arg(value_name = "IMAGE", conflicts_with = "shadow")]
+    pub image: Option<String>,
+    /// Platforms to build again; by default all of the image's
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', conflicts_with = "shadow")]
+    pub platform: Vec<Platform>,
+    /// Build the images again that this commit reuses, as far as they are in the sample of `[ci] shadow`
+    #[arg(long)]
+    pub shadow: bool,
 }
 
 /// Flags of `scan`.

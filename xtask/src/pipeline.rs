@@ -15,6 +15,7 @@ mod facts;
 mod layouts;
 mod native;
 mod order;
+mod rebuild;
 mod record;
 mod request;
 mod root;
@@ -25,6 +26,7 @@ pub use claims::survey as compare_with_commit;
 pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
 pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_layout};
 pub use native::store;
+pub use rebuild::{Again, PublishedKey, Rebuilt, from_nothing};
 pub use request::Request;
 pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
 pub use sources::{Sources, Unreadable, one_line};
@@ -35,7 +37,7 @@ use crate::{leftovers, steps};
 use checks::Checks;
 use record::Trace;
 use std::cell::OnceCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xtask_host::docker::Docker;
 use xtask_host::docker::engine as private;
 use xtask_host::linux;
@@ -78,6 +80,11 @@ impl<'t> Context<'t> {
         }
         let committed = Committed::open(&self.tree.root, id, self.request.offline)?;
         Ok(self.committed.get_or_init(|| committed))
+    }
+
+    /// Folder for what cargo compiles, where it is not the usual one.
+    fn compiled(&self) -> Option<PathBuf> {
+        self.request.from_nothing.then(|| self.tree.root.join("target/compiled"))
     }
 
     fn docker(&self) -> Result<&Docker, Fault> {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
 
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
+use xtask_host::clock;
 use xtask_host::tree::uv;
+use xtask_model::spec::lock::ImagesLock;
+use xtask_model::spec::lock::images::RootPin;
+use xtask_model::time::Timestamp;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -70,7 +75,11 @@ fn answer(mut stream: &TcpStream, files: &Path) -> Option<()> {
         rest => body(rest.unwrap_or(&path), files).ok_or("404 Not Found"),
     };
     let (status, body) = body.map_or_else(|status| (status, Vec::new()), |body| ("200 OK", body));
-    let kind = if path.contains("/files/") { "application/octet-stream" } else { "text/html" };
+    let kind = match body.first() {
+        _ if path.contains("/files/") => "application/octet-stream",
+        Some(b'{') => "application/vnd.pypi.simple.v1+json",
+        _ => "text/html",
+    };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -88,12 +97,22 @@ fn body(path: &str, files: &Path) -> Option<Vec<u8>> {
     }
     let name = path.strip_prefix("/simple/")?.trim_end_matches('/');
     let mut links = String::new();
+    let mut listed = Vec::new();
     for entry in fs::read_dir(files).ok()?.flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
         if file.split('-').next() == Some(name) {
             let digest = xtask_model::spec::reference::Digest::of(&fs::read(entry.path()).ok()?);
             links += &format!("<a href=\"../../files/{file}#sha256={}\">{file}</a>\n", digest.hex());
+            // A second file says when the first one was uploaded.
+            if let Ok(time) = fs::read_to_string(files.join("times").join(&file)) {
+                let (url, hashes) = (format!("../../files/{file}"), json!({"sha256": digest.hex()}));
+                listed.push(json!({"filename": file, "url": url, "hashes": hashes, "upload-time": time}));
+            }
         }
+    }
+    if !listed.is_empty() {
+        let page = json!({"meta": {"api-version": "1.1"}, "name": name, "versions": [], "files": listed});
+        return Some(page.to_string().into_bytes());
     }
     (!links.is_empty()).then(|| links.into_bytes())
 }
@@ -399,4 +418,254 @@ fn the_check_in_the_image_finds_what_is_missing_or_does_not_fit() {
         "b 1 requires c, which is not installed",
     );
     check(&[("a", "1", &[])], "# python: >=3.99\n", "the lock is for Python >=3.99");
+}
+
+impl World {
+    /// A wheel that was uploaded this many days ago.
+    fn release(&self, name: &str, version: &str, days: i64) {
+        let files = self.folder.path().join("files");
+        make(&files, name, version, "wheel", &[]);
+        let time = Timestamp::from_second(clock::now().as_second() - days * 86_400).unwrap();
+        fs::create_dir_all(files.join("times")).unwrap();
+        fs::write(files.join(format!("times/{name}-{version}-py3-none-any.whl")), time.to_string()).unwrap();
+    }
+
+    /// The index, with a wheel of uv in the version that is used: no other one is asked.
+    fn own_index(&self) -> String {
+        let version = uv::find(&self.path(""), std::slice::from_ref(&self.uv)).unwrap().version().to_owned();
+        let files = self.folder.path().join("files");
+        if !files.join(format!("uv-{version}-py3-none-any.whl")).exists() {
+            make(&files, "uv", &version, "wheel", &[]);
+        }
+        format!("http://{}/simple", self.index)
+    }
+
+    #[track_caller]
+    fn locks(&self, args: &[&str], exit: i32) -> String {
+        self.xtask(args, &[("PIP_INDEX_URL", &self.own_index())], exit)
+    }
+
+    /// Fails unless the lock has these pins.
+    #[track_caller]
+    fn pins(&self, pins: &[&str]) {
+        let lock = self.lock_text();
+        for pin in pins {
+            assert!(lock.lines().any(|line| line.split(' ').next() == Some(pin)), "{pin}: {lock}");
+        }
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let front = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        let done = Command::new("git").args(front).args(args).current_dir(self.path("")).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+}
+
+#[test]
+fn an_upgrade_waits_for_the_cooldown_and_lowers_nothing() {
+    let Some(world) = World::new("a cooldown") else { return };
+    for (name, version, days) in
+        [("aged", "1.0", 900), ("aged", "1.1", 300), ("aged", "1.2", 2), ("other", "1.0", 900), ("other", "1.1", 8)]
+    {
+        world.release(name, version, days);
+    }
+    world.asks("INDEX\naged<1.1\nother<1.1\n");
+    world.locks(&["lock", "--offline"], 0);
+    world.pins(&["aged==1.0", "other==1.0"]);
+    world.asks("INDEX\naged\nother\n");
+    // The policy's seven days.
+    world.locks(&["lock", "--offline", "--upgrade"], 0);
+    world.pins(&["aged==1.1", "other==1.1"]);
+    world.locks(&["lock", "--offline", "--upgrade", "--cooldown", "1"], 0);
+    world.pins(&["aged==1.2", "other==1.1"]);
+    // A pin that is newer than the cooldown stays, and the others move.
+    let newer = world.lock_text();
+    world.asks("INDEX\naged\nother<1.1\n");
+    world.locks(&["lock", "--offline"], 0);
+    world.asks("INDEX\naged\nother\n");
+    let said = world.locks(&["lock", "--offline", "--upgrade", "-v"], 0);
+    assert!(said.contains("`aged` stays"), "{said}");
+    assert_eq!(world.lock_text(), newer);
+    // What is named is taken at once.
+    world.release("other", "1.2", 0);
+    world.locks(&["lock", "--offline", "-P", "other"], 0);
+    world.pins(&["aged==1.2", "other==1.2"]);
+    // An index without times has nothing that is known to be old enough.
+    let newest = world.lock_text();
+    world.asks("INDEX\naged\nother\nplain\n");
+    let said = world.locks(&["lock", "--offline", "--upgrade"], 2);
+    assert!(said.contains("--cooldown 0") && said.contains("PEP 700"), "{said}");
+    assert_eq!(world.lock_text(), newest, "nothing is written");
+    world.locks(&["lock", "--offline", "--upgrade", "--cooldown", "0"], 0);
+    world.pins(&["plain==1.1"]);
+}
+
+/// Answers as GitHub does, and keeps what it is asked. `branch` exists after it was made; `refuses` has GitHub's words of a refusal.
+const GH: &str = r##"#!/usr/bin/env python3
+import json, os, sys
+here = os.path.dirname(os.path.abspath(__file__))
+assert sys.argv[1:3] == ["api", "--method"], sys.argv
+method, path = sys.argv[3], sys.argv[4].removeprefix("repos/{owner}/{repo}/")
+body = json.load(sys.stdin) if "--input" in sys.argv else None
+with open(f"{here}/calls", "a") as calls:
+    calls.write(json.dumps([method, path, body]) + "\n")
+at = lambda name: os.path.exists(f"{here}/{name}")
+def fail(message, status):
+    print(json.dumps({"message": message}))
+    sys.exit(f"gh: {message} (HTTP {status})")
+if path == "git/trees": print(json.dumps({"sha": "made-tree"}))
+elif path == "git/commits": print(json.dumps({"sha": "made-commit"}))
+elif method == "PATCH" and path.startswith("git/refs/"):
+    print("{}") if at("branch") else fail("Reference does not exist", 422)
+elif path == "git/refs":
+    open(f"{here}/branch", "w").close()
+    print("{}")
+elif method == "GET": print(json.dumps([{"number": 7}] if at("pull") else []))
+elif at("refuses"): fail(open(f"{here}/refuses").read(), 403)
+else:
+    open(f"{here}/pull", "w").close()
+    print(json.dumps({"html_url": "https://github.com/acme/app/pull/7"}))
+"##;
+
+#[test]
+fn upgraded_locks_are_proposed_as_one_pull_request() {
+    let Some(world) = World::new("a pull request") else { return };
+    let bin = world.folder.path().join("gh");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("gh"), GH).unwrap();
+    fs::set_permissions(bin.join("gh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::join_paths(
+        [bin.clone(), world.uv.parent().unwrap().to_owned()]
+            .into_iter()
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    let path = path.unwrap();
+    let propose = |exit| {
+        let args = ["lock", "--offline", "--upgrade", "--cooldown", "0", "--pull-request"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let output = command
+            .args(args)
+            .current_dir(world.path(""))
+            .env("PATH", &path)
+            .env("PIP_INDEX_URL", world.own_index())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(exit), "{said}");
+        said
+    };
+    let calls = || -> Vec<Value> {
+        let text = fs::read_to_string(bin.join("calls")).unwrap_or_default();
+        let _ = fs::remove_file(bin.join("calls"));
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let names = |calls: &[Value]| {
+        calls.iter().map(|call| format!("{} {}", call[0], call[1]).replace('"', "")).collect::<Vec<_>>()
+    };
+    world.asks("INDEX\nneedw\nplain\n");
+    world.locks(&["lock", "--offline"], 0);
+    world.pins(&["plain==1.0"]);
+    make(&world.folder.path().join("files"), "needw", "1.1", "wheel", &["plain"]);
+    fs::write(world.path(".gitignore"), "target\n").unwrap();
+    world.git(&["init", "-q", "-b", "main"]);
+    world.git(&["add", "-A"]);
+    world.git(&["commit", "-q", "-m", "begin"]);
+
+    world.git(&["switch", "-q", "-c", "topic"]);
+    assert!(propose(2).contains("`topic` is checked out"));
+    world.git(&["switch", "-q", "main"]);
+    fs::write(world.path("edited.txt"), "x").unwrap();
+    assert!(propose(2).contains("`edited.txt`"));
+    fs::remove_file(world.path("edited.txt")).unwrap();
+    assert_eq!(calls(), [Value::Null; 0], "nothing was asked");
+
+    fs::write(bin.join("refuses"), "GitHub Actions is not permitted to create or approve pull requests.").unwrap();
+    assert!(propose(5).contains("hint: allow it: Settings, Actions"));
+    fs::remove_file(bin.join("refuses")).unwrap();
+    fs::remove_file(bin.join("branch")).unwrap();
+    calls();
+
+    let said = propose(0);
+    assert!(said.ends_with("https://github.com/acme/app/pull/7\n"), "{said}");
+    let asked = calls();
+    let begin = ["POST git/trees", "POST git/commits", "PATCH git/refs/heads/xtask/lock"];
+    let pulls = "GET pulls?state=open&base=main&head={owner}:xtask/lock";
+    assert_eq!(names(&asked), [&begin[..], &["POST git/refs", pulls, "POST pulls"]].concat());
+    let (head, tree) = (world.git(&["rev-parse", "HEAD"]), world.git(&["rev-parse", "HEAD^{tree}"]));
+    assert_eq!((&asked[0][2]["base_tree"], &asked[1][2]["parents"]), (&json!(tree), &json!([head])));
+    let files = asked[0][2]["tree"].as_array().unwrap();
+    let lock = files.iter().find(|file| file["path"] == "requirements-enhanced.lock").unwrap();
+    assert_eq!(lock["content"], json!(world.lock_text()));
+    assert!(files.iter().all(|file| file["path"] != "requirements-enhanced.txt"));
+    assert!(asked[5][2]["body"].as_str().unwrap().contains("- plain 1.0 -> 1.1\n"), "{:#}", asked[5]);
+
+    // A week later the same pull request is renewed.
+    world.git(&["checkout", "-q", "--", "."]);
+    propose(0);
+    assert_eq!(names(&calls()), [&begin[..], &[pulls, "PATCH pulls/7"]].concat());
+    // Where it was merged there is nothing to propose.
+    world.git(&["commit", "-q", "-a", "-m", "merged"]);
+    assert!(propose(0).contains("no pull request"));
+    assert_eq!(calls(), [Value::Null; 0]);
+}
+
+/// Prints what Renovate's managers for custom formats find: `CONFIGURATION NAME=FILE...`.
+const RENOVATE: &str = r##"
+import json, re, sys
+managers = json.load(open(sys.argv[1]))["customManagers"]
+# Renovate's syntax of a named group is that of JavaScript.
+own = lambda pattern: re.compile(pattern.replace("(?<", "(?P<"))
+for argument in sys.argv[2:]:
+    name, file = argument.split("=", 1)
+    for manager in managers:
+        assert manager["customType"] == "regex" and manager["datasourceTemplate"] == "docker"
+        if any(own(pattern.strip("/")).search(name) for pattern in manager["managerFilePatterns"]):
+            for found in (m for pattern in manager["matchStrings"] for m in own(pattern).finditer(open(file).read())):
+                print(json.dumps([name, found.groupdict()]))
+"##;
+
+#[test]
+fn the_documented_configuration_of_renovate_finds_every_pin() {
+    let root = Path::new(ROOT);
+    let guide = fs::read_to_string(root.join("docs/guide.md")).unwrap();
+    let (_, block) = guide.split_once("<!-- renovate -->\n```json\n").unwrap();
+    let block = block.split_once("\n```\n").unwrap().0;
+    let configuration: Value = serde_json::from_str(block).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    // The file as the program writes it.
+    let digest = |byte: &str| format!("sha256:{}", byte.repeat(64));
+    let platforms = [("linux/amd64", "a"), ("linux/arm64", "b")];
+    let platforms = platforms.map(|(name, byte)| (name.parse().unwrap(), digest(byte).parse().unwrap()));
+    let image = "registry.example:5000/library/python:3.12-slim";
+    let pin = RootPin { image: image.parse().unwrap(), platforms: platforms.into() };
+    let pins = ImagesLock { root: Some(pin), base: Some(digest("c").parse().unwrap()) };
+    let files = [
+        format!("images.toml={}", root.join("images.toml").display()),
+        format!("services/app/images.lock={}", place("images.lock", &pins.to_string())),
+    ];
+    let configured = place("renovate.json", block);
+    let done = Command::new("python3").args(["-c", RENOVATE]).arg(configured).args(&files).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let found: Vec<Value> =
+        String::from_utf8(done.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let locked = |byte: &str| json!({"depName": "registry.example:5000/library/python", "currentValue": "3.12-slim", "currentDigest": digest(byte)});
+    assert_eq!(
+        found,
+        [
+            json!(["images.toml", {"depName": "docker.io/library/python", "currentValue": "3.12-slim"}]),
+            json!(["images.toml", {"depName": "docker.io/library/rust", "currentValue": "1.95-slim-trixie"}]),
+            json!(["services/app/images.lock", locked("a")]),
+            json!(["services/app/images.lock", locked("b")]),
+        ]
+    );
+    // The installer's lock is a requirements file, which Renovate reads by itself once it knows the name.
+    let pattern = configuration["pip_requirements"]["managerFilePatterns"][0].as_str().unwrap();
+    assert_eq!(pattern, "/(^|/)installer\\.lock$/");
+    let installer = fs::read_to_string(root.join("dockerfiles/installer.lock")).unwrap();
+    assert!(installer.lines().nth(1).unwrap().starts_with("uv=="));
 }

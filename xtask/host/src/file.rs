@@ -1,12 +1,33 @@
-//! Generated files are written whole or not at all.
+//! Generated files are written whole or not at all, and files are hashed.
 //!
 //! The only place of this module that writes: a temporary file in the same folder, then a rename.
 
-use std::io::Write as _;
+use sha2::{Digest as _, Sha256};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::{fmt, fs};
 use xtask_model::fault::Fault;
+use xtask_model::spec::reference::Digest;
+
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
+
+/// The sha256 of everything that is left to read, and its number of bytes.
+pub fn hash(from: &mut impl Read) -> io::Result<(Digest, u64)> {
+    let (mut state, mut size, mut piece) = (Sha256::new(), 0, vec![0; PIECE]);
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok((Digest::from_bytes(state.finalize().into()), size)),
+            Ok(count) => {
+                state.update(&piece[..count]);
+                size += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 /// Writes a text file (mode 0644), keeping it untouched where it already says the same. Returns whether it changed.
 pub fn write(path: &Path, text: &str) -> Result<bool, Fault> {
@@ -38,6 +59,13 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_hash_is_over_every_byte() {
+        let bytes = vec![7; PIECE * 2 + 7];
+        assert_eq!(hash(&mut &bytes[..]).unwrap(), (Digest::of(&bytes), bytes.len() as u64));
+        assert_eq!(hash(&mut &b""[..]).unwrap(), (Digest::of(b""), 0));
+    }
 
     #[test]
     fn a_file_is_replaced_only_when_it_says_something_else() {

@@ -11,5 +11,6 @@ pub mod plan;
 pub mod plugin;
 pub mod policy;
 pub mod presence;
+pub mod shadow;
 pub mod tags;
 pub mod verification;

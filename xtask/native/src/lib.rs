@@ -3,6 +3,7 @@
 pub mod assembly;
 pub mod builder;
 pub mod container;
+pub mod difference;
 pub mod files;
 pub mod image;
 pub mod inventory;

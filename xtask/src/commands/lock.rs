@@ -1,20 +1,46 @@
 //! `lock`: resolves the requirements, the installer and the root's digests, each into its file.
 
+mod pull_request;
+
 use crate::flags::Global;
 use crate::pipeline;
+use pull_request::PullRequest;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::inputs;
-use xtask_host::tree::uv::{self, Request, Upgrade};
-use xtask_host::{file, terminal};
+use xtask_host::tree::uv::{self, Cooldown, Request, Upgrade};
+use xtask_host::{clock, file, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::lock::images::RootPin;
 use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};
+use xtask_model::spec::requirements::Version;
 
-/// Resolves and pins.
-pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
+/// What may move.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Everything.
+    pub upgrade: bool,
+    /// These packages.
+    pub packages: &'a [String],
+    /// Days that a release has to be old, instead of the policy's.
+    pub cooldown: Option<u32>,
+}
+
+/// Resolves and pins; then proposes what changed, if wanted.
+pub fn run(global: &Global, wanted: &Wanted<'_>, pull_request: bool) -> anyhow::Result<()> {
     let tree = global.tree()?;
+    let proposal = if pull_request { Some(PullRequest::prepare(&tree)?) } else { None };
+    lock(global, &tree, wanted)?;
+    match proposal {
+        Some(proposal) => proposal.open(&tree),
+        None => Ok(()),
+    }
+}
+
+/// Writes all locks.
+fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let base = &tree.policy.base;
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
@@ -23,16 +49,24 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
             uv::install(&tree.root)?
         }
     };
+    let days = wanted.cooldown.unwrap_or(tree.policy.cooldown);
+    let cooldown = (wanted.upgrade && days > 0).then(|| Cooldown::of_days(clock::now(), days));
     match base.format() {
-        Format::Pip => resolve(&tree, &uv, upgrade, upgrade_package)?,
-        format if upgrade || !upgrade_package.is_empty() => {
+        Format::Pip => resolve(tree, &uv, wanted, cooldown.as_ref())?,
+        format if wanted.upgrade || !wanted.packages.is_empty() => {
             let what = format!("`{}` is written by another tool, which upgrades it", base.lock);
             return Err(Fault::usage(what).hint(format!("`{}`, with that tool's own options", format.command())));
         }
-        _ => check_foreign(&tree)?,
+        _ => check_foreign(tree)?,
     }
-    write(&tree.root, base.installer.as_ref(), &uv.installer_lock(uv.version(), &tree.policy.root.python)?)?;
-    pin_root(&tree, global)
+    let python = &tree.policy.root.python;
+    let newer = if wanted.upgrade { uv.newer_installer_lock(python, cooldown.as_ref())? } else { None };
+    let installer = match newer {
+        Some(newer) => newer,
+        None => uv.installer_lock(uv.version(), python)?,
+    };
+    write(&tree.root, base.installer.as_ref(), &installer)?;
+    pin_root(tree, global)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
@@ -54,9 +88,9 @@ fn check_foreign(tree: &Tree) -> Result<(), Fault> {
 }
 
 /// Resolves the requirements into the lock.
-fn resolve(tree: &Tree, uv: &uv::Uv, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
+fn resolve(tree: &Tree, uv: &uv::Uv, wanted: &Wanted<'_>, cooldown: Option<&Cooldown>) -> Result<(), Fault> {
     let base = &tree.policy.base;
-    let upgrade = match (upgrade, upgrade_package) {
+    let upgrade = match (wanted.upgrade, wanted.packages) {
         (true, _) => Upgrade::All,
         (false, []) => Upgrade::Keep,
         (false, names) => Upgrade::Only(names.to_vec()),
@@ -73,7 +107,10 @@ fn resolve(tree: &Tree, uv: &uv::Uv, upgrade: bool, upgrade_package: &[String]) 
     };
     inputs::asked(&*tree.files, &tree.policy)?.notes().iter().for_each(|note| terminal::warn(note));
     terminal::step("resolving", &format!("{} with uv {}", base.requirements, uv.version()));
-    let text = uv.resolve(&request)?;
+    let text = match (cooldown, &before) {
+        (Some(cooldown), Some(before)) => without_downgrades(uv, &request, before, cooldown)?,
+        (cooldown, _) => uv.resolve_within(&request, cooldown)?,
+    };
     let text = recorded(tree, uv, &text)?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     let changes = before.map(|before| lock::diff(&before.meaning(), &after.meaning()));
@@ -84,6 +121,45 @@ fn resolve(tree: &Tree, uv: &uv::Uv, upgrade: bool, upgrade_package: &[String]) 
         terminal::step("unchanged", &format!("{} packages", after.packages.len()));
     }
     write(&tree.root, base.lock.as_ref(), &text)
+}
+
+/// An upgrade within a cooldown, which lowers no pin: what is newer than the cooldown was taken on purpose, and stays.
+fn without_downgrades(uv: &uv::Uv, request: &Request<'_>, before: &Lock, cooldown: &Cooldown) -> Result<String, Fault> {
+    let pinned = |lock: &Lock| -> BTreeMap<String, BTreeSet<Version>> {
+        let mut pinned: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
+        for package in &lock.packages {
+            pinned.entry(package.name.clone()).or_default().extend(package.version.parse::<Version>());
+        }
+        pinned
+    };
+    let old = pinned(before);
+    let mut cooldown = cooldown.clone();
+    // Each round keeps at least one more of the packages that are locked.
+    loop {
+        let others: Vec<String> = old.keys().filter(|name| !cooldown.exempt.contains(*name)).cloned().collect();
+        let upgrade = if cooldown.exempt.is_empty() { Upgrade::All } else { Upgrade::Only(others) };
+        let request = Request { upgrade: &upgrade, ..*request };
+        let resolved = uv.resolve_within(&request, Some(&cooldown));
+        // A requirement that only something newer satisfies: keep every pin, and upgrade what is old enough.
+        let lowered: BTreeSet<String> = match &resolved {
+            Err(fault) if fault.exit == Exit::Usage && cooldown.exempt.is_empty() => old.keys().cloned().collect(),
+            Err(_) => return resolved,
+            Ok(text) => {
+                let new = pinned(&Lock::parse(request.lock, text)?);
+                let is_lower = |(name, old): (&String, &BTreeSet<Version>)| {
+                    (new.get(name)?.last() < old.last()).then(|| name.clone())
+                };
+                old.iter().filter_map(is_lower).collect()
+            }
+        };
+        if lowered.is_subset(&cooldown.exempt) {
+            return resolved;
+        }
+        for name in lowered.difference(&cooldown.exempt) {
+            terminal::detail(&format!("`{name}` stays: its pin was uploaded after {}", cooldown.before));
+        }
+        cooldown.exempt.extend(lowered);
+    }
 }
 
 /// The lock with what its packages require, each of which has to have a wheel where nothing is compiled.

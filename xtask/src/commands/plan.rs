@@ -20,8 +20,8 @@ use xtask_model::image::event::{self, Comparison};
 use xtask_model::image::key::FileNames;
 use xtask_model::image::policy::{ImageKind, Policy};
 use xtask_model::image::presence::Presence;
-use xtask_model::image::tags;
 use xtask_model::image::verification::{self, Needed};
+use xtask_model::image::{shadow, tags};
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -91,6 +91,14 @@ pub fn plan(
         true => None,
         false => Git::at(&clone.root).commit(variable)?,
     };
+    let sampled = match head.policy.ci.shadow {
+        None => Vec::new(),
+        Some(_) => {
+            let here = if head_revision.is_none() { Git::at(&clone.root).commit(variable)? } else { None };
+            let commit = head_revision.as_deref().or(here.as_ref().map(|commit| commit.id.as_str()));
+            sample(&head.policy, commit, [(ImageKind::Base, &base), (ImageKind::App, &app)])
+        }
+    };
     let tested = commit.and_then(|commit| tested(&head, &app, &commit));
     let facts = ChangeFacts { purpose, changes, no_base: None, pinned: sources.pins.base.is_some(), base, app };
     let (decision, reasons) = change::decide(&facts);
@@ -109,7 +117,17 @@ pub fn plan(
         verification_reason,
         machines: Machines::needed(&head.policy, decision, compiles),
         compiles,
+        shadow: sampled,
     })
+}
+
+/// The images that are reused and in the sample that is built again.
+fn sample(policy: &Policy, commit: Option<&str>, images: [(ImageKind, &PlannedImage); 2]) -> Vec<ImageKind> {
+    let (Some(share), Some(commit)) = (policy.ci.shadow, commit) else { return Vec::new() };
+    let sampled = |image: &PlannedImage| {
+        image.reused().is_some_and(|(_, fingerprint)| shadow::is_sampled(share, commit, &fingerprint))
+    };
+    images.into_iter().filter(|(_, image)| sampled(image)).map(|(kind, _)| kind).collect()
 }
 
 fn verify(
@@ -171,6 +189,7 @@ fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Optio
         verification_reason: "the base's inputs cannot be read".to_owned(),
         machines: Machines::Several,
         compiles: true,
+        shadow: Vec::new(),
     }
 }
 

@@ -64,7 +64,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
         global.registry = started.or_else(|| pipeline::private_registries(&tree.root).into_iter().next());
     }
     if needs_lock {
-        super::lock::run(&global, false, &[])?;
+        super::lock::run(&global, &super::lock::Wanted::default(), false)?;
     }
     let push = global.registry.is_some();
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };

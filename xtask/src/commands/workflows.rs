@@ -24,17 +24,17 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
             Some(text) => drift.extend(workflows::difference(file, &text)),
         }
     }
-    for path in workflows::obsolete(&place) {
+    for (path, why) in workflows::obsolete(&tree.policy, &place) {
         let found = read(&top.join(&path), &path)?;
         if found.is_none_or(|text| !workflows::is_ours(&text, &place)) {
             continue;
         }
         if check {
-            drift.push(format!("`{path}` is obsolete: `ci.yml` does its work"));
+            drift.push(format!("`{path}` is obsolete: {why}"));
         } else {
             std::fs::remove_file(top.join(&path))
                 .map_err(|error| Fault::usage(format!("cannot remove `{path}`")).cause(error))?;
-            terminal::step("removed", &format!("`{path}`: `ci.yml` does its work"));
+            terminal::step("removed", &format!("`{path}`: {why}"));
         }
     }
     if !check {

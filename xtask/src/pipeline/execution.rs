@@ -94,7 +94,7 @@ fn compilation(
     let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
     let (root, platforms) = (tree.root.clone(), platforms.clone());
     Some(move || {
-        let compile = |platform| binary::compile(&root, &binary, platform, &recipe, &copied);
+        let compile = |platform| binary::compile((&root, None), &binary, platform, &recipe, &copied);
         platforms.iter().map(compile).sum()
     })
 }

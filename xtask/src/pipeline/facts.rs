@@ -145,7 +145,7 @@ pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
 }
 
 impl<'a> Lookup<'a> {
-    fn new(context: &'a Context<'a>, sources: &'a Sources<'a>, client: &'a Client, detail: Detail) -> Self {
+    pub(super) fn new(context: &'a Context<'a>, sources: &'a Sources<'a>, client: &'a Client, detail: Detail) -> Self {
         Self { context, sources, client, detail, differences: RefCell::default(), unbuilt_root: Cell::new(false) }
     }
 
@@ -198,7 +198,7 @@ impl<'a> Lookup<'a> {
         Ok(planned)
     }
 
-    fn plan_on(&self, root: &RootImage) -> Result<Planned, Fault> {
+    pub(super) fn plan_on(&self, root: &RootImage) -> Result<Planned, Fault> {
         self.unbuilt_root.set(is_unbuilt(root));
         let base_key = self.sources.base_key(root);
         let (base, app) = match self.target() {
@@ -215,7 +215,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// Plans where `images.lock` pins the base: the app is built on it, whatever the requirements say.
-    fn plan_on_pinned_base(&self, digest: Digest) -> Result<Planned, Fault> {
+    pub(super) fn plan_on_pinned_base(&self, digest: Digest) -> Result<Planned, Fault> {
         let request = self.request();
         let unpin = "build from the requirements again: `cargo xtask base pin --remove`";
         if self.target() == Target::Base {

@@ -101,7 +101,10 @@ fn with_inputs<T>(
     let text = tree.files.text(order.dockerfile.as_ref())?;
     let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
     let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str())?;
-    let store = store(&tree.root)?;
+    let store = match context.request.from_nothing {
+        true => Store::open(&tree.root.join(OWN_STORE), STORE_LIMIT)?,
+        false => store(&tree.root)?,
+    };
     let from = open_from(context, order)?;
     let files = ImageFiles::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
     let args = order.build_args();
@@ -165,6 +168,8 @@ struct Program<'a> {
     binary: &'a Binary,
     recipe: &'a BinaryKey,
     platform: &'a Platform,
+    /// Folder for what cargo compiles, where it is not the usual one.
+    compiled: Option<PathBuf>,
     /// Files that are in the image as they are.
     copied: BTreeSet<PathBuf>,
 }
@@ -173,7 +178,8 @@ impl<'a> Program<'a> {
     fn of(context: &'a Context<'_>, image: &'a Image<'_>, order: &'a ImageOrder) -> Option<Self> {
         let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref())?;
         let copied = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
-        Some(Self { root: &context.tree.root, binary, recipe, platform: &order.platform, copied })
+        let compiled = context.compiled();
+        Some(Self { root: &context.tree.root, binary, recipe, platform: &order.platform, compiled, copied })
     }
 
     fn entry(&self) -> (ContextPath, Digest) {
@@ -182,7 +188,8 @@ impl<'a> Program<'a> {
     }
 
     fn compile(&self) -> Result<(), Fault> {
-        binary::compile(self.root, self.binary, self.platform, self.recipe, &self.copied).map(drop)
+        let Self { root, binary, recipe, platform, compiled, copied } = self;
+        binary::compile((root, compiled.as_deref()), binary, platform, recipe, copied).map(drop)
     }
 }
 
@@ -221,12 +228,15 @@ fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
 /// Limit of the store of layers, in bytes.
 const STORE_LIMIT: u64 = 5_000_000_000;
 
+/// The repository's own store.
+const OWN_STORE: &str = "target/native/store";
+
 /// The store of the layers that were made on this machine: the one that `XTASK_STORE` names, else the user's, which all
 /// repositories share: a layer is known by what it is made of. The repository's own where there is no home.
 pub fn store(root: &Path) -> Result<Store, Fault> {
     let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let folder = named.or_else(|| index::user_folder().map(|folder| folder.join("layers")));
-    let folder = folder.unwrap_or_else(|| root.join("target/native/store"));
+    let folder = folder.unwrap_or_else(|| root.join(OWN_STORE));
     if let Ok(absolute) = std::path::absolute(&folder)
         && absolute.starts_with(root)
         && !absolute.starts_with(root.join("target"))

@@ -78,7 +78,8 @@ pub(super) fn order(
         if context.local_docker()?.is_some() {
             outputs.push(Output::Store);
         }
-        if plan.kind == ImageKind::Base || context.request.engine == BuildEngine::Native {
+        let request = &context.request;
+        if plan.kind == ImageKind::Base || request.engine == BuildEngine::Native || request.from_nothing {
             let folder = facts::local_layout(context.tree, plan.kind, &plan.tag, platform);
             outputs.push(Output::Layout(folder.with_extension("partial")));
         }

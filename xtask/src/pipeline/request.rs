@@ -24,6 +24,8 @@ pub struct Request {
     pub output: Option<Output>,
     /// Docker's builder.
     pub builder: Option<String>,
+    /// Nothing that an earlier build left on this machine is used, and the image goes into a folder of the tree alone.
+    pub(super) from_nothing: bool,
     pub(super) engine: BuildEngine,
 }
 
@@ -73,6 +75,7 @@ impl Request {
             reuse_only,
             output: flags.output.clone(),
             builder: flags.builder.clone(),
+            from_nothing: false,
             engine: engine::choose(tree, flags, target)?,
         })
     }
@@ -97,7 +100,32 @@ impl Request {
             reuse_only: false,
             output: None,
             builder: None,
+            from_nothing: false,
             engine: BuildEngine::Native,
+        }
+    }
+
+    /// The request to build an image for a platform again, from nothing, into a folder of the tree.
+    pub(super) fn from_nothing(target: Target, platform: &Platform, engine: BuildEngine) -> Self {
+        Self {
+            wanted: Wanted {
+                target,
+                push: false,
+                platforms: vec![platform.clone()],
+                force: true,
+                no_latest: true,
+                no_branch_tag: true,
+                untested: true,
+                left_to_ci: true,
+            },
+            offline: false,
+            locked: false,
+            dry_run: false,
+            reuse_only: false,
+            output: None,
+            builder: None,
+            from_nothing: true,
+            engine,
         }
     }
 

@@ -54,6 +54,7 @@ fn kind(kind: Kind) -> String {
         Kind::Whole(least, most) if most > 1_000_000 => format!("whole number from {least}"),
         Kind::Whole(least, most) => format!("whole number from {least} to {most}"),
         Kind::AtLeast(least) => format!("number from {least}"),
+        Kind::Share => "number from 0 to 1".to_owned(),
         Kind::Boolean => "`true` or `false`".to_owned(),
         Kind::Texts => "list of strings".to_owned(),
         Kind::Choices(choices) => format!("list of {}", words(choices)),

@@ -57,6 +57,7 @@ fn kind(key: &Key, full: &str) -> Value {
         Kind::Choice(words) => json!({"enum": words}),
         Kind::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
         Kind::AtLeast(least) => json!({"type": "number", "minimum": least}),
+        Kind::Share => json!({"type": "number", "minimum": 0, "maximum": 1}),
         Kind::Boolean => json!({"type": "boolean"}),
         Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
         Kind::Choices(words) => json!({"type": "array", "items": {"enum": words}}),
@@ -166,6 +167,7 @@ mod tests {
             ("python = \"3.12\"", "python = 3.12"),
             ("user = \"user\"", "user = \"usr\""),
             ("gate-factor = 2", "gate-factor = 0.5"),
+            ("shadow = 0.05", "shadow = 1.5"),
             ("source = \"https", "source = \"\"\n#"),
         ] {
             let text = GOOD.replacen(from, to, 1);

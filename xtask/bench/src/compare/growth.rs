@@ -5,7 +5,6 @@ use super::native;
 use super::peers::{Start, What};
 use crate::scenarios::{self, Sample, edit_template};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -262,11 +261,11 @@ fn padding(harness: &Harness, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
     for number in 0..LAYERS {
         process::interrupted()?;
         let cannot = |error| cannot_write(&path, &error);
-        let mut hashed = Hashed { file: File::create(&path).map_err(cannot)?, state: Sha256::new(), size: 0 };
-        layer(number, bytes / LAYERS, &mut hashed).map_err(cannot)?;
-        let digest = Digest::from_bytes(hashed.state.finalize().into());
-        harness.client.upload(&repository, &digest, hashed.size, &path)?;
-        made.push(Descriptor::new(media_type::LAYER, digest, hashed.size));
+        File::create(&path).and_then(|mut made| layer(number, bytes / LAYERS, &mut made)).map_err(cannot)?;
+        let hashed = File::open(&path).and_then(|mut made| file::hash(&mut made));
+        let (digest, size) = hashed.map_err(cannot)?;
+        harness.client.upload(&repository, &digest, size, &path)?;
+        made.push(Descriptor::new(media_type::LAYER, digest, size));
     }
     let _ = fs::remove_file(&path);
     Ok(made)
@@ -289,25 +288,6 @@ pub(super) fn random(count: u64, sink: &mut impl Write) -> io::Result<()> {
     io::copy(&mut File::open("/dev/urandom")?.take(count), sink).map(drop)
 }
 
-struct Hashed {
-    file: File,
-    state: Sha256,
-    size: u64,
-}
-
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.state.update(&bytes[..count]);
-        self.size += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 fn json(document: &impl Serialize) -> Result<Vec<u8>, Fault> {
     serde_json::to_vec(document).map_err(|error| Fault::build("cannot serialise a document of the image").cause(error))
 }
@@ -324,9 +304,7 @@ mod tests {
     fn a_layer_is_a_valid_tar_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("layer");
-        let mut hashed = Hashed { file: File::create(&path).unwrap(), state: Sha256::new(), size: 0 };
-        layer(7, 1_000_001, &mut hashed).unwrap();
-        assert_eq!(path.metadata().unwrap().len(), hashed.size);
+        layer(7, 1_000_001, &mut File::create(&path).unwrap()).unwrap();
         let mut archive = tar::Archive::new(File::open(&path).unwrap());
         let entries: Vec<(String, u64)> = archive
             .entries()

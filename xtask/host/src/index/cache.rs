@@ -7,10 +7,8 @@ use super::Failure;
 use super::client::{Client, LONGEST_WHEEL, Location};
 use super::progress::Progress;
 use crate::http::download;
-use crate::process;
-use crate::scratch;
+use crate::{file, process, scratch};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write};
@@ -259,12 +257,5 @@ fn used(path: &Path) {
 
 /// The sha256 of a file.
 pub(super) fn digest(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
-    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
-            count => hash.update(&piece[..count]),
-        }
-    }
+    file::hash(&mut File::open(path)?).map(|(digest, _)| digest)
 }

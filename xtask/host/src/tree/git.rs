@@ -5,6 +5,7 @@
 //! repository's configuration names: see `Git::command`. `objects` asks for git's objects, `revision` reads a commit's files
 //! from them.
 
+mod checkout;
 mod errors;
 mod lfs;
 mod objects;

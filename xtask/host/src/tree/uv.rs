@@ -21,6 +21,7 @@ use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::lock::pip::Settings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
 use xtask_model::spec::requirements::{self, LocalProject, Options, Requirements, normalised, secret};
+use xtask_model::time::Timestamp;
 
 /// Folder of downloaded tools, from the root of a repository.
 const TOOLS: &str = "target/tools";
@@ -83,6 +84,29 @@ pub enum Upgrade {
     Keep,
     All,
     Only(Vec<String>),
+}
+
+/// Leaves out what was uploaded lately: most releases with malicious code are found and withdrawn within days.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cooldown {
+    /// Files that were uploaded later do not count.
+    pub before: Timestamp,
+    /// Names of packages that are pinned to something newer and stay there.
+    pub exempt: BTreeSet<String>,
+}
+
+impl Cooldown {
+    pub fn of_days(now: Timestamp, days: u32) -> Self {
+        let before = Timestamp::from_second(now.as_second() - i64::from(days) * 86_400);
+        Self { before: before.unwrap_or(now), exempt: BTreeSet::new() }
+    }
+
+    fn limit(&self, command: Command) -> Command {
+        let command = command.arg("--exclude-newer").arg(self.before.to_string());
+        self.exempt.iter().fold(command, |command, name| {
+            command.arg("--exclude-newer-package").arg(format!("{name}=2200-01-01T00:00:00Z"))
+        })
+    }
 }
 
 /// A request to resolve; paths are relative to the root.
@@ -190,6 +214,11 @@ impl Uv {
     /// # Errors
     /// Requirements that cannot be read or fulfilled (usage), an index that cannot be reached (network).
     pub fn resolve(&self, request: &Request<'_>) -> Result<String, Fault> {
+        self.resolve_within(request, None)
+    }
+
+    /// The same, from what a cooldown leaves.
+    pub fn resolve_within(&self, request: &Request<'_>, cooldown: Option<&Cooldown>) -> Result<String, Fault> {
         let found = inputs::read_requirements(request.root, request.requirements, request.selection)?;
         let projects: Vec<&Path> =
             request.requirements.paths().iter().map(AsRef::as_ref).filter(|path| inputs::is_project(path)).collect();
@@ -205,6 +234,10 @@ impl Uv {
         }
         let command =
             upgrades(self.compile(found.options(), request.python).arg("--output-file").arg(&out), request.upgrade);
+        let command = match cooldown {
+            Some(cooldown) => cooldown.limit(command),
+            None => command,
+        };
         let copies = copies(request.root, &found)?;
         let command = selecting(command, request.selection, &projects).arg("--");
         let command =
@@ -216,7 +249,12 @@ impl Uv {
                 None => command.arg(path),
             });
         let sources = request.requirements.to_string();
-        run(&command.current_dir(request.root), &sources)?;
+        run(&command.current_dir(request.root), &sources).map_err(|fault| match cooldown {
+            Some(cooldown) if fault.exit == Exit::Usage => fault
+                .cause(format!("files uploaded since {} do not count (cooldown)", cooldown.before))
+                .hint("an index that does not state upload times (PEP 700) has nothing that is old enough: `--cooldown 0`"),
+            _ => fault,
+        })?;
         let mut body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
         if let Some(folder) = &copies {
             body = body.replace(&format!("{}/", folder.path().display()), "");
@@ -238,10 +276,28 @@ impl Uv {
     pub fn installer_lock(&self, version: &str, python: &str) -> Result<String, Fault> {
         let wanted: requirements::Version =
             version.parse().map_err(|why| Fault::usage(format!("cannot lock uv: {why}")))?;
+        self.installer(&format!("uv=={wanted}\n"), python, None)
+    }
+
+    /// The same for the newest version that a cooldown leaves; `None` if that is not newer than this one.
+    pub fn newer_installer_lock(&self, python: &str, cooldown: Option<&Cooldown>) -> Result<Option<String>, Fault> {
+        match self.installer(&format!("uv>{}\n", self.version), python, cooldown) {
+            Ok(text) => Ok(Some(text)),
+            Err(fault) if fault.exit == Exit::Usage => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn installer(&self, wanted: &str, python: &str, cooldown: Option<&Cooldown>) -> Result<String, Fault> {
         let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let source = folder.path().join("installer.txt");
-        save(&source, &format!("uv=={wanted}\n"))?;
-        let command = self.compile(&Options::default(), python).arg("--no-annotate").arg("--").arg(&source);
+        save(&source, wanted)?;
+        let command = self.compile(&Options::default(), python).arg("--no-annotate");
+        let command = match cooldown {
+            Some(cooldown) => cooldown.limit(command),
+            None => command,
+        };
+        let command = command.arg("--").arg(&source);
         // Settings of a project around the current folder are not about uv itself.
         let body = run(&command.current_dir(folder.path()), "`uv`")?;
         Ok(format!("# Written by `cargo xtask lock`; do not edit.\n{}\n", body.trim_end()))

@@ -10,13 +10,13 @@
 //!
 //! Unknown facts never lead to `skip`: they lead to a build, with the reason.
 
-use crate::image::key::{AppKey, BaseKey, FileNames, app_changes, base_changes, foremost};
+use crate::image::key::{AppKey, BaseKey, FileNames, Fingerprint, app_changes, base_changes, foremost};
 use crate::image::plan::Decision;
-use crate::image::policy::{Engine, Policy};
+use crate::image::policy::{Engine, ImageKind, Policy};
 use crate::image::presence::Presence;
 use crate::image::verification::Needed;
 use crate::spec::lock;
-use crate::spec::reference::Reference;
+use crate::spec::reference::{Digest, Reference};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -93,6 +93,16 @@ pub struct PlannedImage {
     /// The build's own decision, where the registry was asked and answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+}
+
+impl PlannedImage {
+    /// Digest and fingerprint of a published image that the build takes as it is.
+    pub fn reused(&self) -> Option<(Digest, Fingerprint)> {
+        let (Some(Decision::Reuse { digest, .. }), Presence::Registry(found)) = (&self.decision, &self.presence) else {
+            return None;
+        };
+        Some((*digest, found.fingerprint()?))
+    }
 }
 
 /// Answer to the question whether an image can be used as it is.
@@ -292,6 +302,8 @@ pub struct ChangePlan {
     pub machines: Machines,
     /// The app's program is compiled, as far as the comparison shows.
     pub compiles: bool,
+    /// The images that are reused and in the sample of `[ci] shadow`: `base`, `app`.
+    pub shadow: Vec<ImageKind>,
 }
 
 /// The machines that a build needs.
@@ -352,6 +364,7 @@ impl ChangePlan {
             ("tests", self.verification.to_string()),
             ("machines", self.machines.as_output().to_owned()),
             ("compiles", self.compiles.to_string()),
+            ("shadow", self.shadow.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         ]
     }
 
@@ -552,6 +565,7 @@ mod tests {
             verification_reason: "`[[ci.tests]]` `pages` covers every changed file (`a_b<c>.html`)".to_owned(),
             machines: Machines::One,
             compiles: false,
+            shadow: vec![ImageKind::Base, ImageKind::App],
         }
     }
 
@@ -595,6 +609,7 @@ mod tests {
             tests=pages
             machines=one
             compiles=false
+            shadow=base,app
         "#]]
         .assert_eq(&lines);
         expect![[r#"

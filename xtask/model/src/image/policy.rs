@@ -42,6 +42,8 @@ pub struct Policy {
     pub smoke: Smoke,
     /// What is run around builds, in file order.
     pub steps: Vec<Step>,
+    /// Days that a release has to be old before an upgrade of the lock takes it.
+    pub cooldown: u32,
     /// How CI runs all of it.
     pub ci: Ci,
 }
@@ -372,6 +374,8 @@ pub struct Ci {
     pub runners: BTreeMap<Platform, String>,
     /// Schedule of the rebuild for security updates, in cron syntax, UTC.
     pub schedule: String,
+    /// Schedule of the pull request with upgraded locks, where there is one.
+    pub updates: Option<String>,
     /// Minutes after which a job that builds is ended.
     pub timeout_minutes: u32,
     /// True if the tests get a Kubernetes cluster, which `KUBECONFIG` names.
@@ -380,6 +384,8 @@ pub struct Ci {
     pub laptops: BTreeSet<Laptop>,
     /// How many times as long fast builds may take as those before; nothing where they are not held to it.
     pub gate_factor: Option<f64>,
+    /// Share of reused images that a job builds again, from 0 to 1.
+    pub shadow: Option<f64>,
     /// The engine of CI's builds, `docker` or `native`; the desk has `[project] engine`.
     pub engine: Engine,
     /// Files whose change needs the checks of documents alone.
@@ -394,10 +400,12 @@ impl Default for Ci {
         Self {
             runners: BTreeMap::new(),
             schedule: "17 4 * * 1".to_owned(),
+            updates: None,
             timeout_minutes: 60,
             cluster: false,
             laptops: BTreeSet::new(),
             gate_factor: None,
+            shadow: None,
             engine: Engine::Docker,
             documents: Ignore::from_patterns(DEFAULT_DOCUMENTS).expect("constant patterns are valid"),
             tests: Vec::new(),
@@ -680,9 +688,14 @@ fn read(
     let smoke = top.section("smoke", problems).map_or_else(Smoke::default, |section| read_smoke(section, problems));
     let steps = steps::read(&mut top, problems, is_file, plugins);
     let platforms = project.as_ref().map(|project| project.platforms.as_slice()).unwrap_or_default();
+    let cooldown = top.section("lock", problems).map_or(0, |mut section| {
+        let days = section.number("cooldown", problems).unwrap_or(0);
+        section.finish(problems);
+        u32::try_from(days).expect("the range was checked")
+    });
     let ci = top.section("ci", problems).map_or_else(Ci::default, |section| read_ci(section, platforms, problems));
     top.finish(problems);
-    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, ci })
+    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, cooldown, ci })
 }
 
 fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Project> {
@@ -771,23 +784,15 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
             problems.add(&at, format!("`ci.runners`: `{runner}` is not a runner label"), None);
         }
     }
-    if let Some(schedule) = section.text("schedule", problems) {
-        let fields: Vec<&str> = schedule.value.split(' ').collect();
-        let field =
-            |field: &&str| !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
-        if fields.len() != 5 || !fields.iter().all(field) {
-            let hint = "minute, hour, day, month, weekday, in UTC: `17 4 * * 1`";
-            let what = format!("`ci.schedule` is `{}`, not the five fields of cron", schedule.value);
-            problems.add(&schedule.at, what, Some(hint.into()));
-        }
-        ci.schedule = schedule.value;
-    }
+    ci.schedule = read_schedule(&mut section, "schedule", problems).unwrap_or(ci.schedule);
+    ci.updates = read_schedule(&mut section, "updates", problems);
     if let Some(minutes) = section.number("timeout-minutes", problems) {
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
     ci.laptops = section.list::<Laptop>("laptops", problems).unwrap_or_default().into_iter().collect();
     ci.gate_factor = section.at_least("gate-factor", problems);
+    ci.shadow = section.share("shadow", problems).filter(|share| *share > 0.0);
     let engines = [("docker", Engine::Docker), ("native", Engine::Native)];
     ci.engine = section.choice("engine", &engines, problems).unwrap_or(ci.engine);
     ci.documents = read_patterns(&mut section, "documents", problems).unwrap_or(ci.documents);
@@ -802,6 +807,20 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
     }
     section.finish(problems);
     ci
+}
+
+/// The five fields of cron.
+fn read_schedule(section: &mut Section<'_>, key: &'static str, problems: &mut Problems<'_>) -> Option<String> {
+    let schedule = section.text(key, problems)?;
+    let fields: Vec<&str> = schedule.value.split(' ').collect();
+    let field =
+        |field: &&str| !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
+    if fields.len() != 5 || !fields.iter().all(field) {
+        let hint = "minute, hour, day, month, weekday, in UTC: `17 4 * * 1`";
+        let what = format!("`ci.{key}` is `{}`, not the five fields of cron", schedule.value);
+        problems.add(&schedule.at, what, Some(hint.into()));
+    }
+    Some(schedule.value)
 }
 
 /// A list of patterns, in the syntax of `.dockerignore`.

@@ -7,6 +7,7 @@
 use crate::fault::Fault;
 use crate::image::plugin::{KEYLESS, SIGN};
 use crate::image::policy::{self, Action, Ci, Engine, Laptop, Policy};
+use crate::spec::lock::formats::Format;
 use crate::spec::reference::Platform;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +99,13 @@ fn slashed(folder: &str) -> String {
 pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
     let writer = Writer { policy, place, matrix: &matrix };
-    Ok(vec![
+    let mut files = vec![
         File { path: path("ci", place), text: signing(policy, writer.ci()) },
         File { path: path("release", place), text: signing(policy, writer.tagged()) },
-    ])
+    ];
+    let updates = policy.ci.updates.as_ref();
+    files.extend(updates.map(|when| File { path: path(UPDATE, place), text: writer.update(when) }));
+    Ok(files)
 }
 
 /// Gives the steps that publish what they need to sign: the key as a secret of the repository, or the job's identity. No other step
@@ -133,10 +137,17 @@ fn path(name: &str, place: &PolicyLocation) -> String {
     format!(".github/workflows/{}{name}.yml", place.prefix())
 }
 
-/// Files that earlier versions generated and that would build a second time.
-pub fn obsolete(place: &PolicyLocation) -> [String; 1] {
-    [path("images", place)]
+/// Files that earlier versions or another policy generated, each with the reason why it goes.
+pub fn obsolete(policy: &Policy, place: &PolicyLocation) -> Vec<(String, &'static str)> {
+    let mut files = vec![(path("images", place), "`ci.yml` does its work")];
+    if policy.ci.updates.is_none() {
+        files.push((path(UPDATE, place), "`[ci] updates` is not set"));
+    }
+    files
 }
+
+/// Name of the workflow that upgrades locks.
+const UPDATE: &str = "update";
 
 /// True if a file that is there was written for the policy at this place, and may be replaced.
 pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
@@ -482,7 +493,9 @@ impl Writer<'_> {
         let schedule = quoted(&policy.ci.schedule);
         let elsewhere = if self.several() { vec![self.base(), self.app()] } else { Vec::new() };
         let laptops: Vec<String> = policy.ci.laptops.iter().map(|laptop| self.laptop(*laptop)).collect();
-        let jobs = [vec![self.images()], elsewhere, vec![self.test()], laptops, vec![self.release(), self.required()]];
+        let shadow = policy.ci.shadow.map(|_| self.shadow()).into_iter().collect();
+        let end = vec![self.release(), self.required()];
+        let jobs = [vec![self.images()], elsewhere, vec![self.test()], laptops, shadow, end];
         let jobs = jobs.concat();
         format!(
             "{head}
@@ -511,6 +524,7 @@ jobs:
         let outputs: String = ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference"]
             .iter()
             .chain(&["base-present", "tests", "machines"])
+            .chain(policy.ci.shadow.map(|_| &"shadow"))
             .map(|name| format!("      {name}: ${{{{ steps.plan.outputs.{name} }}}}\n"))
             .collect();
         let (here, flag) = (self.here(), self.flag());
@@ -770,6 +784,32 @@ jobs:
         )
     }
 
+    /// Builds the sampled share of what is reused again, with no right to publish anything.
+    fn shadow(&self) -> String {
+        let minutes = self.policy.ci.timeout_minutes;
+        let cache = Cache::xtask("xtask", self.place);
+        let (begin, login) = (self.begin(&cache), login(self.policy, None));
+        let docker = match self.policy.ci.engine {
+            Engine::Native => String::new(),
+            Engine::Docker | Engine::Auto => engine(None),
+        };
+        format!(
+            "  # Builds a sample of what this run reuses again, from nothing: the digests have to be the same. It publishes nothing.
+  shadow:
+    needs: images
+    if: needs.images.outputs.publish == 'true' && needs.images.outputs.shadow != ''
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: read
+    steps:
+{begin}{login}{docker}      - name: Build what is reused again, and compare
+        run: cargo xtask reproduce --shadow
+"
+        )
+    }
+
     /// Names digests, once every job that built or tested them has succeeded.
     fn release(&self) -> String {
         let (policy, minutes) = (self.policy, self.policy.ci.timeout_minutes);
@@ -805,7 +845,8 @@ jobs:
     fn required(&self) -> String {
         // It checks nothing out: the folder of the other jobs does not exist.
         let folder = if self.place.folder.is_empty() { "" } else { "        working-directory: .\n" };
-        let needs = self.earlier();
+        let shadow = if self.policy.ci.shadow.is_some() { ", shadow" } else { "" };
+        let needs = format!("{}{shadow}", self.earlier());
         format!(
             "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
   required:
@@ -818,6 +859,43 @@ jobs:
       - name: Check that no job failed
         if: contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled')
 {folder}        run: exit 1
+"
+        )
+    }
+
+    /// The regular upgrade of the locks, as one pull request. Of its rights, writing contents is for the branch of that request.
+    fn update(&self, when: &str) -> String {
+        let (place, minutes, schedule) = (self.place, self.policy.ci.timeout_minutes, quoted(when));
+        let (head, defaults) = (header(UPDATE, place), defaults(place));
+        let (begin, prefix) = (self.begin(&Cache::xtask("xtask", place)), place.prefix());
+        // Another tool's lock is upgraded by that tool.
+        let upgrade = if self.policy.base.format() == Format::Pip { " --upgrade" } else { "" };
+        format!(
+            "{head}
+on:
+  schedule:
+    - cron: {schedule}
+  workflow_dispatch:
+
+{defaults}
+concurrency:
+  group: {prefix}{UPDATE}
+  cancel-in-progress: false
+
+jobs:
+  # Upgrades the locks and opens one pull request, or renews the one that is open.
+  locks:
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: write
+      pull-requests: write
+    steps:
+{begin}      - name: Upgrade the locks and open a pull request
+        env:
+          # GitHub starts no workflow for a pull request of its own token: with a token of an app or a person, CI runs on it.
+          GH_TOKEN: ${{{{ secrets.XTASK_UPDATE_TOKEN || github.token }}}}
+        run: cargo xtask lock{upgrade} --pull-request
 "
         )
     }

@@ -1,12 +1,11 @@
 //! Reads a bundle and brings it into a registry.
 
-use super::write::Hashing;
 use super::{DOCUMENT, Document, Part, REPOSITORY, SINCE, is_attached};
 use crate::http::transport::BlobSource;
-use crate::process;
 use crate::registry::survey::some_at_once;
 use crate::registry::{Client, attach, publish};
 use crate::signing::PublicKey;
+use crate::{file, process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
@@ -79,9 +78,8 @@ impl Bundle {
             match (name.as_str(), digest) {
                 (_, Some(Ok(digest))) => {
                     let region = Region { path: path.to_owned(), at: entry.raw_file_position(), size: entry.size() };
-                    let mut hash = Hashing(sha2::Sha256::default());
-                    let size = io::copy(&mut entry, &mut hash).map_err(|error| wrong(error.to_string()))?;
-                    let came = hash.digest();
+                    let hashed = file::hash(&mut entry).map_err(|error| wrong(error.to_string()))?;
+                    let (came, size) = hashed;
                     if came != digest || size != region.size {
                         return Err(wrong(format!("the blob `{digest}` has {size} bytes with the digest `{came}`")));
                     }

@@ -3,7 +3,7 @@
 use super::{REPOSITORY, SINCE, Selected};
 use super::{gather::Have, is_attached};
 use crate::registry::{Answer, Client};
-use crate::{process, terminal};
+use crate::{file, process, terminal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
@@ -174,34 +174,10 @@ fn resume(file: &mut File, sources: &BTreeMap<Digest, Source<'_>>) -> io::Result
         if found != *header(&format!("blobs/sha256/{}", digest.hex()), size).as_bytes() {
             break;
         }
-        let mut hash = Hashing(sha2::Sha256::default());
-        io::copy(&mut file.take(size), &mut hash)?;
-        if hash.digest() != *digest {
+        if file::hash(&mut file.take(size))? != (*digest, size) {
             break;
         }
         (whole, end) = (whole + 1, next);
     }
     Ok((whole, end))
-}
-
-/// Hashes what is written.
-pub(super) struct Hashing(pub(super) sha2::Sha256);
-
-impl Hashing {
-    pub(super) fn digest(self) -> Digest {
-        use sha2::Digest as _;
-        Digest::from_bytes(self.0.finalize().into())
-    }
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        use sha2::Digest as _;
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

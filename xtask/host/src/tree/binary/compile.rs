@@ -21,9 +21,10 @@ use xtask_model::image::policy::{Binary, Version};
 use xtask_model::spec::reference::Platform;
 
 /// Compiles the binary for a platform and stages it in the build context, unless what is staged is of this recipe already.
-/// `copied` are the repository's files that the image copies, which the recipe leaves out. Says how long cargo took.
+/// `copied` are the repository's files that the image copies, which the recipe leaves out. `compiled` is the folder for what cargo
+/// compiles, where it is not the usual one. Says how long cargo took.
 pub fn compile(
-    root: &Path,
+    (root, compiled): (&Path, Option<&Path>),
     binary: &Binary,
     platform: &Platform,
     recipe: &BinaryKey,
@@ -38,6 +39,7 @@ pub fn compile(
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
     let triple = toolchain::triple(platform)?;
     let call = building(root, binary, platform, recipe.incremental)?;
+    let call = compiled.into_iter().fold(call, |call, folder| call.env("CARGO_TARGET_DIR", folder));
     let mut call = call.args(["--message-format", "json-render-diagnostics"]);
     let how = if recipe.incremental { ", incrementally: its sources differ from the commit's" } else { "" };
     let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));

@@ -43,6 +43,8 @@ pub enum Kind {
     Whole(i64, i64),
     /// A number that is not smaller.
     AtLeast(f64),
+    /// A number from 0 to 1.
+    Share,
     Boolean,
     /// A list of strings.
     Texts,
@@ -151,6 +153,7 @@ pub const TABLES: &[Table] = &[
             key("app", Kind::Table, Default::None, "the app image"),
             key("smoke", Kind::Table, Default::None, "smoke tests"),
             key("step", Kind::Tables, Default::None, "programs and checks around a build"),
+            key("lock", Kind::Table, Default::None, "upgrades of what is locked"),
             key("ci", Kind::Table, Default::None, "generated workflows"),
         ],
     },
@@ -460,6 +463,16 @@ pub const TABLES: &[Table] = &[
         ],
     },
     Table {
+        name: "lock",
+        meaning: "What `cargo xtask lock --upgrade` may take.",
+        keys: &[key(
+            "cooldown",
+            Kind::Whole(0, 365),
+            Default::Number(0),
+            "days that a release of a package has to be old before `--upgrade` takes it; the index has to state when files were uploaded, as PyPI does. A pin that is newer stays. `--upgrade-package` takes what is newest at once",
+        )],
+    },
+    Table {
         name: "ci",
         meaning: "What `cargo xtask workflows` writes beyond the rest of the policy.",
         keys: &[
@@ -474,6 +487,12 @@ pub const TABLES: &[Table] = &[
                 Kind::Text,
                 Default::Text("17 4 * * 1"),
                 "when everything is rebuilt for security updates, as the five fields of cron, in UTC",
+            ),
+            key(
+                "updates",
+                Kind::Text,
+                Default::None,
+                "when a workflow upgrades the locks and opens one pull request, as the five fields of cron, in UTC; without it there is no such workflow",
             ),
             key("timeout-minutes", Kind::Whole(1, 360), Default::Number(60), "time limit of a job that builds"),
             key(
@@ -493,6 +512,12 @@ pub const TABLES: &[Table] = &[
                 Kind::AtLeast(1.0),
                 Default::None,
                 "CI fails if the last five fast builds took this many times as long as the five before, on the same kind of machine, with the same engine, for the same kind of edit",
+            ),
+            key(
+                "shadow",
+                Kind::Share,
+                Default::None,
+                "share of the images that a run reuses, from 0 to 1, which a job builds again from nothing: `cargo xtask reproduce --shadow`. The sample is determined by commit and key. A difference fails that job. Images of `docker` are compared by files and configuration, those of `native` by digest",
             ),
             key(
                 "engine",

@@ -306,15 +306,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             `images.toml` is invalid: 6 problems
-            images.toml:93:1: `step.run` names no program
+            images.toml:101:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:94:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:98:8: `smok` is not a plugin
+            images.toml:102:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:106:8: `smok` is not a plugin
               hint: did you mean `smoke`?
-            images.toml:99:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:100:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:107:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:108:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:103:8: a `size-budget` step needs `max`
+            images.toml:111:8: a `size-budget` step needs `max`
               hint: `max`: largest compressed size, for example `max = "400 MB"`"#]],
     );
 }
@@ -405,9 +405,33 @@ fn registries() {
 }
 
 #[test]
+fn upgrades_have_a_cooldown_and_a_schedule() {
+    let read = |cooldown: &str, updates: &str| {
+        let text = GOOD.replace("cooldown = 7\n", cooldown).replace("updates = \"41 4 * * 3\"\n", updates);
+        parse(&text, &|_| true).map(|policy| (policy.cooldown, policy.ci.updates))
+    };
+    assert_eq!(read("cooldown = 30\n", "updates = \"1 2 * * 3\"\n").unwrap(), (30, Some("1 2 * * 3".to_owned())));
+    assert_eq!(read("", "").unwrap(), (0, None));
+    let said = read("cooldown = 366\n", "updates = \"weekly\"\n").unwrap_err().to_string();
+    for problem in ["`lock.cooldown` is not", "`ci.updates` is `weekly`, not the five fields of cron"] {
+        assert!(said.contains(problem), "{said}");
+    }
+    assert!(read("cooldwon = 7\n", "").unwrap_err().to_string().contains("did you mean `cooldown`?"));
+}
+
+#[test]
 fn ci_has_defaults_and_its_own_problems() {
     let ci = parse(GOOD, &|_| true).unwrap().ci;
     assert_eq!((ci.runners.len(), ci.schedule.as_str(), ci.timeout_minutes), (0, "17 4 * * 1", 60));
+    for (text, share) in [("shadow = 0.05", Some(0.05)), ("shadow = 1", Some(1.0)), ("shadow = 0", None), ("", None)] {
+        let policy = GOOD.replace("shadow = 0.05\n", &format!("{text}\n"));
+        assert_eq!(parse(&policy, &|_| true).unwrap().ci.shadow, share, "{text}");
+    }
+    for share in ["1.1", "-0.1", "nan", "\"all\""] {
+        let policy = GOOD.replace("shadow = 0.05\n", &format!("shadow = {share}\n"));
+        let fault = parse(&policy, &|_| true).unwrap_err();
+        assert!(fault.to_string().contains("`ci.shadow` is not a number from 0 to 1"), "{fault}");
+    }
     let gate = |factor: &str| GOOD.replace("gate-factor = 2\n", factor);
     for (text, factor) in [("gate-factor = 2\n", Some(2.0)), ("gate-factor = 1.5\n", Some(1.5)), ("", None)] {
         assert_eq!(parse(&gate(text), &|_| true).unwrap().ci.gate_factor, factor);

@@ -253,11 +253,20 @@ impl<'t> Section<'t> {
     pub(crate) fn at_least(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<f64> {
         let Kind::AtLeast(least) = self.kind(key) else { panic!("`{key}` is described as another type") };
         let (item, at) = self.get(key)?;
-        let number = item.as_float().and_then(|float| float.as_str().parse::<f64>().ok());
-        let number = number.or_else(|| whole(item).map(|whole| whole as f64));
-        let good = number.filter(|number| number.is_finite() && *number >= least);
+        let good = number(item).filter(|number| number.is_finite() && *number >= least);
         if good.is_none() {
             problems.add(&at, format!("`{}` is not a number of at least {least}", self.full(key)), None);
+        }
+        good
+    }
+
+    /// A number from 0 to 1.
+    pub(crate) fn share(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<f64> {
+        assert!(self.kind(key) == Kind::Share, "`{key}` is described as another type");
+        let (item, at) = self.get(key)?;
+        let good = number(item).filter(|number| (0.0..=1.0).contains(number));
+        if good.is_none() {
+            problems.add(&at, format!("`{}` is not a number from 0 to 1", self.full(key)), None);
         }
         good
     }
@@ -389,6 +398,11 @@ fn json(value: &DeValue<'_>) -> Value {
             table.iter().map(|(name, item)| (name.get_ref().to_string(), json(item.get_ref()))).collect()
         }
     }
+}
+
+fn number(value: &DeValue<'_>) -> Option<f64> {
+    let float = value.as_float().and_then(|float| float.as_str().parse::<f64>().ok());
+    float.or_else(|| whole(value).map(|whole| whole as f64))
 }
 
 fn whole(value: &DeValue<'_>) -> Option<i64> {

@@ -75,6 +75,8 @@ fn every_job_has_an_end_and_no_more_rights_than_it_names() {
                 ("contents" | "packages", "read") => {}
                 // GitHub takes the right to write from a stranger's run, whatever the file says.
                 ("packages", "write") => {}
+                // It has no event of a stranger: it runs by the clock and by hand.
+                ("contents" | "pull-requests", "write") if name == "locks" => {}
                 _ => panic!("{name}: {what}: {right}"),
             }
         }
@@ -150,6 +152,71 @@ fn the_time_of_fast_builds_is_compared_where_the_policy_wants_it() {
     assert!(!text("").contains("gate"));
 }
 
+#[test]
+fn what_is_reused_is_checked_by_a_job_that_cannot_publish() {
+    let file = |text: &str| {
+        let policy = policy(|all| all.replace("shadow = 0.05", text));
+        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
+        (YamlLoader::load_from_str(&text).unwrap().remove(0), text)
+    };
+    for none in ["", "shadow = 0"] {
+        assert!(!file(none).1.contains("shadow"), "{none}");
+    }
+    let (document, _) = file("shadow = 1");
+    let job = &document["jobs"]["shadow"];
+    assert_eq!(job["permissions"]["packages"].as_str(), Some("read"));
+    assert!(job["if"].as_str().unwrap().contains("needs.images.outputs.shadow != ''"));
+    let runs: Vec<_> = steps(job).iter().filter_map(|step| step["run"].as_str()).collect();
+    assert_eq!(runs.last(), Some(&"cargo xtask reproduce --shadow"));
+    let outputs = &document["jobs"]["images"]["outputs"];
+    assert_eq!(outputs["shadow"].as_str(), Some("${{ steps.plan.outputs.shadow }}"));
+    let needs = document["jobs"]["required"]["needs"].as_vec().unwrap();
+    assert!(needs.contains(&Yaml::String("shadow".to_owned())), "{needs:?}");
+    // A difference does not keep tested images from their tags: they were published before.
+    assert!(!document["jobs"]["release"]["needs"].as_vec().unwrap().contains(&Yaml::String("shadow".to_owned())));
+}
+
+#[test]
+fn locks_are_upgraded_by_one_pull_request_where_the_policy_wants_it() {
+    let files = |text: &str, lock: &str| {
+        let policy = policy(|all| {
+            let all = all.replace("updates = \"41 4 * * 3\"\n", text);
+            match lock {
+                "uv.lock" => all
+                    .replace("requirements = \"requirements-enhanced.txt\"\n", "")
+                    .replace("lock = \"requirements-enhanced.lock\"", "lock = \"uv.lock\""),
+                _ => all,
+            }
+        });
+        let place = PolicyLocation::default();
+        let files = generate(&policy, &place).unwrap();
+        let obsolete: Vec<String> = obsolete(&policy, &place).into_iter().map(|(path, _)| path).collect();
+        (files, obsolete)
+    };
+    let update = ".github/workflows/update.yml";
+    let (none, obsolete) = files("", "requirements-enhanced.lock");
+    assert!(none.iter().all(|file| file.path != update) && obsolete.contains(&update.to_owned()));
+    for (lock, run) in [
+        ("requirements-enhanced.lock", "cargo xtask lock --upgrade --pull-request"),
+        ("uv.lock", "cargo xtask lock --pull-request"),
+    ] {
+        let (files, obsolete) = files("updates = \"1 2 * * 3\"\n", lock);
+        assert!(!obsolete.contains(&update.to_owned()));
+        let file = files.iter().find(|file| file.path == update).unwrap();
+        let document = &YamlLoader::load_from_str(&file.text).unwrap()[0];
+        assert_eq!(document["on"]["schedule"][0]["cron"].as_str(), Some("1 2 * * 3"));
+        assert_eq!(document["permissions"].as_hash().map(|rights| rights.len()), Some(0));
+        let job = &document["jobs"]["locks"];
+        let rights: Vec<_> = job["permissions"].as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
+        assert_eq!(rights, ["contents", "pull-requests"]);
+        let runs: Vec<_> = steps(job).iter().filter_map(|step| step["run"].as_str()).collect();
+        assert_eq!(runs.last(), Some(&run));
+        // The step that upgrades alone gets a token.
+        let with_token = steps(job).iter().filter(|step| !step["env"]["GH_TOKEN"].is_badvalue()).count();
+        assert_eq!(with_token, 1);
+    }
+}
+
 /// Every step that runs xtask with `--push`, with the text of its job.
 fn pushes(check: impl Fn(&str, &str, &str, &Yaml)) {
     jobs(|name, job| {
@@ -193,7 +260,7 @@ fn jobs_that_move_tags_can_ask_where_the_branch_is() {
 #[test]
 fn a_cache_is_written_by_the_default_branch_alone_and_a_release_reads_none() {
     for policy in policies() {
-        let [ci, release] = generate(&policy, &PolicyLocation::default()).unwrap().try_into().unwrap();
+        let [ci, release, ..] = &generate(&policy, &PolicyLocation::default()).unwrap()[..] else { panic!() };
         assert!(!release.text.contains("actions/cache"), "{}", release.text);
         let document = &YamlLoader::load_from_str(&ci.text).unwrap()[0];
         let branch = format!("github.ref == 'refs/heads/{}' && ", policy.project.default_branch);
@@ -216,8 +283,8 @@ fn a_policy_of_one_platform_has_no_job_on_another_machine() {
         document["jobs"].as_hash().unwrap().keys().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let all = policies();
-    assert_eq!(names(&all[0]), ["images", "test", "release", "required"]);
-    assert_eq!(names(&all[1]), ["images", "base", "app", "test", "release", "required"]);
+    assert_eq!(names(&all[0]), ["images", "test", "shadow", "release", "required"]);
+    assert_eq!(names(&all[1]), ["images", "base", "app", "test", "shadow", "release", "required"]);
 }
 
 #[test]
@@ -317,7 +384,8 @@ fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
         let place = PolicyLocation::new(folder, workspace).unwrap();
         let files = generate(&policy, &place).unwrap();
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        assert_eq!(paths, [".github/workflows/services-app-ci.yml", ".github/workflows/services-app-release.yml"]);
+        let names = ["ci", "release", "update"].map(|name| format!(".github/workflows/services-app-{name}.yml"));
+        assert_eq!(paths, names);
         for file in &files {
             assert!(file.text.starts_with("# Written by `cargo xtask workflows` from `services/app/images.toml`;"));
             let document = &YamlLoader::load_from_str(&file.text).unwrap()[0];
