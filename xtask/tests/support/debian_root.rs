@@ -1,4 +1,4 @@
-//! The Debian root that this repository's own images stand on where no registry gives one, built once for all tests and for the
+//! The Debian root that this repository's own images use where no registry gives one, built once for all tests and for the
 //! builds after them.
 
 use std::path::PathBuf;
