@@ -29,6 +29,7 @@ mod kills;
 mod lost;
 mod outputs;
 mod plans;
+mod rebasing;
 mod reproducible;
 mod supply;
 mod tags;

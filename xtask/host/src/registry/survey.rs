@@ -197,7 +197,7 @@ fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> 
     some_at_once(AT_ONCE, items, work)
 }
 
-/// The same, on so many threads.
+/// The same on a number of threads.
 ///
 /// # Errors
 /// The first fault.

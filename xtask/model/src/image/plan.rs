@@ -9,7 +9,9 @@ use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Presence, Published};
 use crate::image::tags::{self, CommitTags};
 use crate::record::ledger::EditKind;
+use crate::spec::lock;
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use crate::supply::rebase;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -503,6 +505,17 @@ fn image_plan(policy: &Policy, wanted: &Wanted, facts: &Facts, image: &ImageFact
         (names.all, names.branch) = (Vec::new(), None);
         if latest == Latest::Moves {
             latest = Latest::Stays(format!("it is on the fallback root `{}`", facts.root));
+        }
+    }
+    if image.latest.as_ref().is_some_and(|latest| rebase::is_of(latest, &image.fingerprint)) {
+        names.notes.push(format!(
+            "`{}` is this {}, rebased on a newer root; this build is on the one that `{}` pins (newer: `cargo xtask lock`)",
+            image.repository.tag(&Tag::latest()),
+            image.kind,
+            lock::images::PATH
+        ));
+        if latest == Latest::Moves {
+            latest = Latest::Stays("it names this image, rebased on a newer root".to_owned());
         }
     }
     ImagePlan {

@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(said, ["COPY c", "ENV c", "COPY own", "ENV own"]);
         let other = Documents { config: Config { history: Vec::new(), ..old.config.clone() }, ..old.clone() };
         let said = graft(&own, &other, &new, &labels).unwrap().config.history.len();
-        assert_eq!(said, 5, "by the number of layers, the last setting below cannot be told from the image's own");
+        assert_eq!(said, 5, "by the number of layers, the last setting below counts as the image's own");
         assert_eq!(made_by(&made.config, 1), [Some("COPY own")]);
         assert_eq!(made.config.config.env, ["PATH=/app:/bin", "VERSION=2", "NEW=1", "OWN=1"]);
         assert_eq!(made.config.config.labels, labels);

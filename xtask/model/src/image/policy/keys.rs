@@ -473,7 +473,7 @@ pub const TABLES: &[Table] = &[
                 "schedule",
                 Kind::Text,
                 Default::Text("17 4 * * 1"),
-                "when everything is rebuilt for security updates, as the five fields of cron, in UTC",
+                "when images get security updates, by a rebase or a rebuild, as the five fields of cron, in UTC",
             ),
             key("timeout-minutes", Kind::Whole(1, 360), Default::Number(60), "time limit of a job that builds"),
             key(
