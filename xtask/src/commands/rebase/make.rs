@@ -5,7 +5,8 @@ use super::roots::{Roots, opened};
 use super::{AT_ONCE, Context, about};
 use crate::plugins::{BuildFacts, Rebased as Record, Subject};
 use crate::{smoke, steps};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use xtask_host::registry::publish::{self, completeness};
 use xtask_host::registry::survey::some_at_once;
 use xtask_host::registry::{Answer, attach};
@@ -15,7 +16,7 @@ use xtask_model::image::key::{BaseKey, Fingerprint, Key as _};
 use xtask_model::image::policy::{After, ImageKind};
 use xtask_model::image::presence::Published;
 use xtask_model::spec::oci::{Descriptor, annotation, media_type};
-use xtask_model::spec::reference::{Digest, Platform, Tag};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_model::supply::rebase::{self, Documents, Origin};
 use xtask_native::container::Runner;
 use xtask_native::image::Image;
@@ -63,11 +64,13 @@ pub(super) struct Maker<'a> {
     images: &'a Images,
     roots: &'a Roots,
     started: String,
+    /// Layers that repositories have by now.
+    brought: Mutex<BTreeSet<(Repository, Digest)>>,
 }
 
 impl<'a> Maker<'a> {
     pub(super) fn new(context: &'a Context<'a>, images: &'a Images, roots: &'a Roots) -> Self {
-        Self { context, images, roots, started: clock::now().to_string() }
+        Self { context, images, roots, started: clock::now().to_string(), brought: Mutex::default() }
     }
 
     /// Makes all of them, bases first, and runs the steps on each.
@@ -218,7 +221,7 @@ impl<'a> Maker<'a> {
     ) -> Result<Made, Fault> {
         process::interrupted()?;
         let (client, repository) = (self.context.client, &image.repository);
-        deliver::bring(client, repository, below)?;
+        self.bring(image, platform, below)?;
         let config = serde_json::to_vec(&documents.config).expect("a configuration is JSON");
         let digest = Digest::of(&config);
         client.upload(repository, &digest, config.len() as u64, &config)?;
@@ -233,6 +236,18 @@ impl<'a> Maker<'a> {
         let subject = Descriptor { platform: None, ..made.descriptor.clone() };
         attach::attach(client, repository, &subject, &ran)?;
         Ok(made)
+    }
+
+    /// Brings the layers of the image below that the repository lacks: not those of the image itself, and each once.
+    fn bring(&self, image: &Rebasable, platform: &Platform, below: &Image) -> Result<(), Fault> {
+        let own = &image.documents[platform].manifest.layers;
+        let brought = || self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |digest: &Digest| {
+            own.iter().any(|layer| layer.digest == *digest) || brought().contains(&(image.repository.clone(), *digest))
+        };
+        deliver::bring(self.context.client, &image.repository, below, &has)?;
+        brought().extend(below.manifest.layers.iter().map(|layer| (image.repository.clone(), layer.digest)));
+        Ok(())
     }
 
     /// Runs the steps of the policy, and the smoke test of an app where no step does.

@@ -5,10 +5,11 @@ use super::make::Rebased;
 use super::{AT_ONCE, Context};
 use crate::steps;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use xtask_host::registry::publish::{self, Publication, completeness, records};
 use xtask_host::registry::survey::some_at_once;
 use xtask_host::registry::{Answer, Client};
-use xtask_host::{clock, process, terminal};
+use xtask_host::{clock, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FINGERPRINT_LABEL;
 use xtask_model::image::policy::ImageKind;
@@ -97,19 +98,22 @@ fn by_fingerprint(context: &Context<'_>, one: &Rebased<'_>) -> Result<Published,
     Ok(publish::publish_with(client, &publication, &attach)?.published)
 }
 
-/// Moves tags, unless one of them names something else by now. Not interrupted: it takes a request or two for each.
+/// Moves tags, all or none: unless one of them names something else by now, and back after a fault or an interruption.
 fn move_all(client: &Client, moves: &[Move<'_>]) -> Result<(), Fault> {
-    process::interrupted()?;
-    let heads = some_at_once(AT_ONCE, moves, |one| check(client, one))?;
-    debug_assert_eq!(heads.len(), moves.len());
-    let mut done: Vec<(&Move<'_>, Option<TaggedCommit>)> = Vec::new();
-    for one in moves {
-        match check(client, one).and_then(|()| move_one(client, one)) {
-            Ok(before) => done.push((one, before)),
-            Err(fault) => return Err(back(client, &done, fault)),
-        }
-    }
-    Ok(())
+    some_at_once(AT_ONCE, moves, |one| check(client, one))?;
+    let done: Mutex<Vec<(usize, Option<TaggedCommit>)>> = Mutex::default();
+    let numbers: Vec<usize> = (0..moves.len()).collect();
+    let moved = some_at_once(AT_ONCE, &numbers, |number| {
+        let one = &moves[*number];
+        check(client, one)?;
+        let before = move_one(client, one)?;
+        done.lock().unwrap_or_else(PoisonError::into_inner).push((*number, before));
+        Ok(())
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let done: Vec<(&Move<'_>, Option<TaggedCommit>)> =
+        done.into_iter().map(|(number, before)| (&moves[number], before)).collect();
+    moved.map(drop).map_err(|fault| back(client, &done, fault))
 }
 
 /// Refuses a tag that moved since it was read.
@@ -136,7 +140,7 @@ fn move_one(client: &Client, one: &Move<'_>) -> Result<Option<TaggedCommit>, Fau
         let since = TaggedCommit { commit, rolled_back: one.holds };
         records::write(client, one.repository, one.tag, &one.to, &since)?;
     }
-    publish::tag(client, one.repository, one.to.digest, one.tag).map_err(|fault| {
+    publish::move_tag(client, one.repository, one.to.digest, one.tag).map_err(|fault| {
         match publish::is_immutable(&fault) {
             true => fault.cause("this registry's tags are immutable").hint(
                 "deploy the image by the tag of its fingerprint, or name other images: `cargo xtask rebase IMAGE`",
