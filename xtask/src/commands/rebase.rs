@@ -81,7 +81,10 @@ pub fn run(global: &Global, flags: &RebaseFlags) -> anyhow::Result<()> {
     let images = Images::read(&context, flags)?;
     let roots = Roots::read(&context, &images, (flags.root_image.as_ref(), global.locked))?;
     let done = rebased(&context, flags, (&images, &roots))?;
-    if flags.pin && !flags.dry_run {
+    let unfixed = done.images.iter().any(|image| image.action == "unfixed");
+    if flags.pin && unfixed {
+        terminal::step("note", &format!("`{PATH}` stays: a build on the new root would build everything (`--force`)"));
+    } else if flags.pin && !flags.dry_run {
         pin(&tree, &roots)?;
     } else if done.images.iter().any(|image| image.to.is_some()) {
         remind(&tree, &roots)?;

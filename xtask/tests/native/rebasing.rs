@@ -166,6 +166,37 @@ fn read_by_others(world: &World) {
 }
 
 #[test]
+fn images_that_docker_built_are_rebased_too() {
+    let Some(world) = World::new("dockers") else { return };
+    push_root(&world, RELEASE, "1:1.3.1");
+    // Docker has a layer that nobody describes, of a command.
+    world.repo.edit(
+        "dockerfiles/Dockerfile.fast",
+        "ENTRYPOINT",
+        "USER 0\nRUN --network=none echo made > /made\nENTRYPOINT",
+    );
+    pin(&world);
+    world.repo.commit("root");
+    let build = |repo: &crate::fixture::Repo| repo.xtask(&["build", "--push", "--engine", "docker"]).run();
+    build(&world.repo).ok();
+    push_root(&world, RELEASE, "1:1.3.1-2");
+    world.rebase(&[]).ok();
+    world.is_whole();
+    let app = world.repo.published("app", "latest").unwrap();
+    let app = world.repo.repository("app").digest(app.digest).to_string();
+    assert!(world.repo.run(&app, &["/etc/marker"]).contains("1:1.3.1-2"));
+    assert_eq!(world.repo.run(&app, &["/made"]), "<p>one</p>\nmade");
+
+    // A command that changes what the new root changes.
+    world.repo.edit("dockerfiles/Dockerfile.fast", "> /made", "> /made && echo own > /etc/marker");
+    world.repo.commit("hide");
+    build(&world.repo).ok();
+    let before = world.names();
+    world.rebase(&[]).ends(6).says("hides `/etc/marker`, which the new root changes");
+    assert_eq!(world.names(), before);
+}
+
+#[test]
 fn what_cannot_be_rebased_keeps_its_tags() {
     let Some(world) = world("unfit") else { return };
     let before = world.names();
@@ -184,6 +215,9 @@ fn what_cannot_be_rebased_keeps_its_tags() {
     let (_, traffic) = world.traffic(|| world.rebase(&[]).ok().says("no installed package has a newer version"));
     assert_eq!(traffic.writes(), [""; 0]);
     world.rebase(&["--force", "--dry-run"]).ok().says("would");
+    let lock = world.repo.read("images.lock");
+    world.rebase(&["--pin"]).ok().says("stays");
+    assert_eq!(world.repo.read("images.lock"), lock, "no image is on that root");
 
     push_root(&world, "ID=debian\nVERSION_ID=\"14\"\nVERSION_CODENAME=forky\n", "1:1.3.1-2");
     refused(&world, &[], 6, "the old root is `debian 13`, the new one `debian 14`");
@@ -298,7 +332,9 @@ fn attested_images_get_statements_of_their_own() {
     for name in ["app-base", "app"] {
         let image = format!("{}:latest", world.repo.repository(name));
         let verified = signed.call(&["verify", &image]).ok();
-        for check in ["signature of the index", "signature for linux", "SBOMs for linux", "gives its key"] {
+        for check in
+            ["signature of the index", "signature for linux", "SBOMs for linux", "rebased: from", "gives its key"]
+        {
             assert!(verified.stdout.contains(check), "{name} {check}: {}", verified.stdout);
         }
         assert!(sbom(name).contains("zlib1g@1:1.3.1-2?") || name == "app", "{}", sbom(name));

@@ -738,6 +738,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_build_on_the_old_root_says_that_latest_is_rebased() {
+        let rebased_from = |fingerprint: &Fingerprint| {
+            let mut latest = Published::for_tests(BTreeMap::new());
+            latest.notes.insert(rebase::FROM_FINGERPRINT.to_owned(), fingerprint.to_string());
+            Some(latest)
+        };
+        let base = image(ImageKind::Base);
+        let planned = |latest: Option<Published>| {
+            let base = ImageFacts { latest, ..base.clone() };
+            plan(&policy(), &wanted(), &facts(base, None)).base.unwrap()
+        };
+        let old = planned(rebased_from(&base.fingerprint));
+        assert!(matches!(&old.latest, Latest::Stays(why) if why.contains("rebased on a newer root")), "{old:?}");
+        assert!(old.notes[0].contains("`cargo xtask lock`"), "{old:?}");
+        let other = planned(rebased_from(&"0".repeat(64).parse().unwrap()));
+        assert_eq!((other.latest, other.notes.len()), (Latest::Moves, 0));
+    }
+
     fn platforms() -> [Platform; 2] {
         ["linux/amd64", "linux/arm64"].map(|name| name.parse().unwrap())
     }

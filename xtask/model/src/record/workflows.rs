@@ -122,7 +122,8 @@ fn signing(policy: &Policy, text: String) -> String {
         None => "XTASK_SIGNING_KEY",
     };
     let publishes = |line: &str| {
-        line.starts_with("        run: cargo xtask build") && line.contains(" --push") && !line.contains("--reuse-only")
+        let builds = line.starts_with("        run: cargo xtask build") && line.contains(" --push");
+        builds && !line.contains("--reuse-only") || line.starts_with("        run: cargo xtask rebase")
     };
     let with_secret = |line: &str| match publishes(line) {
         true => format!("        env:\n          {secret}: ${{{{ secrets.{secret} }}}}\n{line}\n"),
