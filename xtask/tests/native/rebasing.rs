@@ -1,13 +1,13 @@
 //! Published images on a newer root: read by other people's programs, run, refused where roots differ, and taken back.
 
 use crate::fault_proxy::{Answer, Mishap};
-use crate::fixture::{GATE, Outcome, actions, client};
+use crate::fixture::{GATE, Outcome, actions, client, until};
 use crate::supply::{Signed, program, runs};
 use crate::world::World;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use xtask_host::registry::publish;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::{Digest, Platform};
@@ -148,6 +148,14 @@ fn a_fix_of_the_root_reaches_base_and_app_without_a_build() {
     let built = repo.xtask(&["build", "--push", "--format", "json"]).without_engine().run().ok().report();
     assert_eq!(built.actions(), actions("reused", "reused"), "{built:?}");
     assert_eq!(world.names(), after);
+    // A commit pins the next root: a rebase on the pinned one comes before the build, which then finds its images.
+    push_root(&world, RELEASE, "1:1.3.1-3");
+    pin(&world);
+    push_root(&world, RELEASE, "1:1.3.1-4");
+    repo.commit("pin again");
+    world.rebase(&["--locked"]).ok().says("zlib1g 1:1.3.1-2 -> 1:1.3.1-3");
+    let built = repo.xtask(&["build", "--push", "--format", "json"]).without_engine().run().ok().report();
+    assert_eq!(built.actions(), actions("reused", "reused"), "{built:?}");
 }
 
 /// Others read the same image.
@@ -282,9 +290,19 @@ fn nothing_moves_when_it_is_interrupted_or_overtaken() {
     assert_eq!(world.names()[1..], before[1..]);
     world.is_whole();
 
-    // What was interrupted is finished by the next call, and can be taken back.
+    // What was interrupted is finished by the next call, and can be taken back. While tags move, an interruption waits.
     let moved = world.names();
-    world.rebase(&[]).ok();
+    let put = |request: &crate::fault_proxy::Request| {
+        request.method == "PUT" && request.target.ends_with("/app/manifests/latest")
+    };
+    world.proxy.on("PUT", "/app/manifests/latest", 1, Mishap::Delay(Duration::from_secs(1)));
+    let seen = world.proxy.seen().iter().filter(|request| put(request)).count();
+    let mut running = world.repo.xtask(&["rebase"]).without_engine().env("GATE", &gate).start();
+    let moves = || world.proxy.seen().iter().filter(|request| put(request)).count() > seen;
+    until(moves, || "no tag moves".to_owned());
+    running.signal(Signal::INT);
+    let code = running.end().code;
+    assert!(matches!(code, Some(0 | 130)), "{code:?}");
     let rebased = world.names();
     assert!(moved.iter().zip(&rebased).all(|(before, after)| before.1 != after.1), "{rebased:?}");
     world.rebase(&["--undo", "--dry-run"]).ok();

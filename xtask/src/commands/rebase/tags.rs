@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use xtask_host::registry::publish::{self, Publication, completeness, records};
 use xtask_host::registry::survey::some_at_once;
 use xtask_host::registry::{Answer, Client};
-use xtask_host::{clock, terminal};
+use xtask_host::{clock, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FINGERPRINT_LABEL;
 use xtask_model::image::policy::ImageKind;
@@ -98,9 +98,14 @@ fn by_fingerprint(context: &Context<'_>, one: &Rebased<'_>) -> Result<Published,
     Ok(publish::publish_with(client, &publication, &attach)?.published)
 }
 
-/// Moves tags, all or none: unless one of them names something else by now, and back after a fault or an interruption.
+/// Moves tags, all or none: unless one of them names something else by now, and back after a fault. An interruption comes before or after.
 fn move_all(client: &Client, moves: &[Move<'_>]) -> Result<(), Fault> {
     some_at_once(AT_ONCE, moves, |one| check(client, one))?;
+    process::interrupted()?;
+    process::uninterrupted(|| move_each(client, moves))
+}
+
+fn move_each(client: &Client, moves: &[Move<'_>]) -> Result<(), Fault> {
     let done: Mutex<Vec<(usize, Option<TaggedCommit>)>> = Mutex::default();
     let numbers: Vec<usize> = (0..moves.len()).collect();
     let moved = some_at_once(AT_ONCE, &numbers, |number| {
