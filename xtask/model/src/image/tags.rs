@@ -194,7 +194,7 @@ pub fn stays(
     let Some(TaggedCommit { commit, rolled_back }) = since else { return Ok(None) };
     let short = &commit[..12.min(commit.len())];
     let back = || {
-        let why = "it was moved by hand (`base rollback`, `rebase`) since it named the image of";
+        let why = "it was rolled back or rebased by hand from the image of";
         Ok(Some(format!("{why} `{short}`; only a later commit moves it")))
     };
     if commit == ours {
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn what_was_moved_back_by_hand_waits_for_a_later_commit() {
-        let back = "it was moved by hand (`base rollback`, `rebase`) since it named the image of `C`; only a later commit moves it";
+        let back = "it was rolled back or rebased by hand from the image of `C`; only a later commit moves it";
         moves("C", "C!", "C", back);
         moves("D", "C!", "D", "moves");
     }
