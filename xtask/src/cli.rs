@@ -81,6 +81,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Scan(scan) => commands::scan::run(global, scan)?,
         Command::Verify { image, key } => commands::verify::run(global, image.as_deref(), key.as_deref())?,
         Command::Reproduce(reproduce) => commands::reproduce::run(global, reproduce)?,
+        Command::Rebase(rebase) => commands::rebase::run(global, rebase)?,
         Command::Bundle(bundle) => commands::bundle::run(global, bundle)?,
         Command::Plugin(plugin) => commands::plugin::run(global, plugin)?,
         Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),

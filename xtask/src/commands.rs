@@ -17,6 +17,7 @@ pub mod plan;
 pub mod plugin;
 pub mod prune;
 pub mod quickstart;
+pub mod rebase;
 pub mod reference;
 pub mod reproduce;
 pub mod run;

@@ -47,7 +47,7 @@ pub const PLAN: Document = Document {
     commands: "`plan`",
     version: 2,
     fields: &[
-        ("decision", "`skip`, `fast`, `base+fast` or `full`"),
+        ("decision", "`skip`, `fast`, `base+fast`, `rebase` or `full`"),
         ("reasons[]", "why"),
         ("purpose", "`change`, `release`, `schedule` or `manual`"),
         ("base_revision", "the commit that was compared with"),
@@ -245,6 +245,32 @@ pub const BUNDLE_LOAD: Document = Document {
     ],
 };
 
+pub const REBASE: Document = Document {
+    commands: "`rebase`",
+    version: 1,
+    fields: &[
+        ("images[].image", "the image by the name that was given, or a tag of it"),
+        ("images[].kind", "`base` or `app`"),
+        (
+            "images[].action",
+            "`rebased`; `present` if an image of the new key was there; `current` on the newest root, `unfixed` if that fixes nothing; `undone`",
+        ),
+        ("images[].from", "its digest before"),
+        ("images[].to", "its digest now; absent if nothing was changed"),
+        ("images[].fingerprint", "SHA-256 of its key now"),
+        ("images[].tags[]", "tags that moved"),
+        ("images[].kept[]", "tags that stay, with the reason"),
+        (
+            "fixes.*[].package",
+            "a package that the new root has in a newer version; the list is by the root's name and platform",
+        ),
+        ("fixes.*[].old", "its version in the old root"),
+        ("fixes.*[].new", "its version in the new root"),
+        ("fixes.*[].advisories[]", "vulnerabilities that go with it, if the policy has a `scan` step"),
+        ("seconds", "wall-clock seconds of the command"),
+    ],
+};
+
 pub const PLUGINS: Document = Document {
     commands: "`plugin list`, `plugin describe`",
     version: 1,
@@ -326,7 +352,7 @@ pub const ENGINE: Document = Document {
 };
 
 /// Every document, in the order of the reference.
-pub const ALL: [&Document; 18] = [
+pub const ALL: [&Document; 19] = [
     &BUILD,
     &PLAN,
     &EXPLAIN,
@@ -338,6 +364,7 @@ pub const ALL: [&Document; 18] = [
     &SCAN,
     &VERIFY,
     &REPRODUCE,
+    &REBASE,
     &BUNDLE_CREATE,
     &BUNDLE_LOAD,
     &PLUGINS,

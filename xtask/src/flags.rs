@@ -10,7 +10,7 @@ use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plugin::FAIL_ON;
 use xtask_model::image::policy::{Engine, Registry};
-use xtask_model::spec::reference::Platform;
+use xtask_model::spec::reference::{Platform, Reference};
 
 /// Text after the help: the first commands to use, and the exit codes.
 fn after_help() -> String {
@@ -324,6 +324,19 @@ Examples:
   cargo xtask reproduce ghcr.io/acme/app:1.2.0        any image of this repository, base or app, by tag or digest
   cargo xtask reproduce --shadow                      in CI: the sampled share of the images that this commit reuses")]
     Reproduce(ReproduceFlags),
+    /// Put published images on a newer root without building them, where that fixes an installed package
+    ///
+    /// Replaces the root's layers by those that the root's tag names now. The other layers stay where they are and are not downloaded. Refuses a
+    /// root of another suite or Python, one with an older libc, and one whose changes a layer would hide. Runs the steps of the policy, and the
+    /// smoke test, before the first tag moves. Versions and commits keep their images.
+    #[command(after_help = "\
+Examples:
+  cargo xtask rebase --dry-run                        what would be fixed
+  cargo xtask rebase                                  `latest` and the default branch, with their bases
+  cargo xtask rebase --all                            every app that a tag names which moves
+  cargo xtask rebase ghcr.io/acme/app:prod            one image, with its base
+  cargo xtask rebase --undo ghcr.io/acme/app:prod     moves the tag back")]
+    Rebase(RebaseFlags),
     /// Carry images over an air gap: with SBOMs, provenance and signatures, as one OCI archive
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -554,6 +567,32 @@ pub enum SbomType {
     Cyclonedx,
     /// SPDX 2.3
     Spdx,
+}
+
+/// Flags of `rebase`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RebaseFlags {
+    /// Images, by tag or digest; by default `latest` of the base and the app, and the tag of the default branch
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Every app that has a tag which is no version, fingerprint or commit
+    #[arg(long, conflicts_with = "images")]
+    pub all: bool,
+    /// Root by tag or digest, of the same repository; by default the policy's tag as it is now, with `--locked` the pinned one
+    #[arg(long, value_name = "IMAGE")]
+    pub root_image: Option<Reference>,
+    /// Rebase although no installed package has a newer version
+    #[arg(long)]
+    pub force: bool,
+    /// Print what would be fixed and rebased, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write the new root's digests to `images.lock`, so that the next build uses the rebased images
+    #[arg(long)]
+    pub pin: bool,
+    /// Move tags back to the images before their last rebase
+    #[arg(long, conflicts_with_all = ["root_image", "force", "pin"])]
+    pub undo: bool,
 }
 
 /// `cargo xtask bundle …`

@@ -22,6 +22,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{ImageKind, Step};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+use xtask_model::supply::rebase::Origin;
 use xtask_native::container::Runner;
 use xtask_native::image::Place;
 
@@ -108,6 +109,16 @@ pub struct BuildFacts {
     pub root: (String, Option<Digest>),
     /// RFC 3339.
     pub started: String,
+    /// An image that was put on another root, and not built from the tree.
+    pub rebased: Option<Rebased>,
+}
+
+/// Where a rebased image comes from.
+#[derive(Clone, Debug)]
+pub struct Rebased {
+    pub origin: Origin,
+    /// The commit that the image before was built from.
+    pub commit: Option<String>,
 }
 
 /// One run of a plugin.

@@ -595,7 +595,7 @@ fn agrees_with_plan(root: &Path, census: &serde_json::Value) -> usize {
         match ask(root, &format!("{id}^1"), Some(id)) {
             Ok(found) => {
                 let expected = match (found.decision, found.compiles) {
-                    (Work::Skip, _) => "nothing",
+                    (Work::Skip | Work::Rebase, _) => "nothing",
                     (Work::Fast, false) => "files",
                     (Work::Fast, true) => "program",
                     (Work::BaseFast, _) => "base",

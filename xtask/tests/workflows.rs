@@ -192,7 +192,7 @@ impl World {
         let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::new(ClientOptions::default());
         let repository = |name: &str| format!("{}/{name}", state.registry).parse::<Repository>().unwrap();
-        put_root(&client, &repository("root"));
+        put_root(&client, &repository("root"), "1");
         for name in ["bin", "home", "origin"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
         }
@@ -204,6 +204,10 @@ impl World {
         let runner = Runner { origin, folder: folder.to_owned(), engine: state.docker_env() };
         runner.git(&["init", "-q", "-b", "main"]);
         Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root }
+    }
+
+    fn root_repository(&self) -> Repository {
+        format!("{}/root", self.base.registry()).parse().unwrap()
     }
 
     fn commit(&self, edits: &[(&str, &str)]) -> String {
@@ -280,8 +284,14 @@ fn platforms() -> [Platform; 2] {
     ["linux/amd64", "linux/arm64"].map(|platform| platform.parse().unwrap())
 }
 
-/// A root of both platforms with nothing in it.
-fn put_root(client: &Client, repository: &Repository) {
+/// A root of both platforms, with a list of packages and nothing else.
+fn put_root(client: &Client, repository: &Repository, version: &str) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let status = format!("Package: zlib1g\nStatus: install ok installed\nArchitecture: all\nVersion: {version}\n");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(status.len() as u64);
+    tar.append_data(&mut header, "var/lib/dpkg/status", status.as_bytes()).unwrap();
+    let tar = tar.into_inner().unwrap();
     let blob = |bytes: Vec<u8>, media_type: &str| {
         let descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
         client
@@ -289,6 +299,7 @@ fn put_root(client: &Client, repository: &Repository) {
             .unwrap_or_else(|fault| panic!("{fault}"));
         descriptor
     };
+    let layer = blob(tar, media_type::LAYER);
     let mut manifests = Vec::new();
     for platform in platforms() {
         let config = Config {
@@ -297,11 +308,12 @@ fn put_root(client: &Client, repository: &Repository) {
             variant: None,
             os: "linux".to_owned(),
             config: xtask_model::spec::oci::Execution::default(),
-            rootfs: RootFs::new(Vec::new()),
+            rootfs: RootFs::new(vec![layer.digest]),
             history: Vec::new(),
             other: BTreeMap::new(),
         };
-        let manifest = Manifest::new(blob(serde_json::to_vec(&config).unwrap(), media_type::CONFIG), Vec::new());
+        let manifest =
+            Manifest::new(blob(serde_json::to_vec(&config).unwrap(), media_type::CONFIG), vec![layer.clone()]);
         let bytes = serde_json::to_vec(&manifest).unwrap();
         client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes).unwrap();
         let descriptor = Descriptor::new(media_type::MANIFEST, Digest::of(&bytes), bytes.len() as u64);
@@ -471,9 +483,17 @@ fn the_run_lines_do_what_each_event_needs() {
     assert_eq!(world.latest(), merged, "`latest` never goes back");
 
     let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
-    let outcome = world.happens("weekly", &weekly, &needs("base+fast", "true", "none", &["base", "app", "release"]));
-    assert_eq!(outcome.calls.iter().filter(|call| call.contains("--force")).count(), 4, "{:?}", outcome.calls);
+    let outcome = world.happens("weekly", &weekly, &needs("rebase", "true", "none", &[]));
+    assert_eq!(outcome.calls, ["xtask plan --locked --format github", "xtask rebase"]);
+    assert_eq!(world.latest(), merged, "the root has nothing new");
+    put_root(&world.client, &world.root_repository(), "2");
+    world.happens("weekly, with an update", &weekly, &needs("rebase", "true", "none", &[]));
+    let rebased = world.latest();
+    assert!(rebased.iter().zip(&merged).all(|(now, before)| now != before), "{rebased:?}");
     world.is_whole();
+    // The same commit again, with the old root in its lock, does not take the update away.
+    world.happens("by hand", &by_hand, &needs("fast", "true", "none", &[]));
+    assert_eq!(world.latest(), rebased);
 
     world.what_fails_is_not_named(&edited);
 }

@@ -11,7 +11,7 @@ use std::io::{self, BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use xtask_model::fault::{Exit, Fault};
@@ -360,6 +360,8 @@ pub fn found(program: impl AsRef<Path>) -> Option<PathBuf> {
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Number of calls of [`uninterrupted`] under way.
+static HELD: AtomicUsize = AtomicUsize::new(0);
 static GROUPS: OnceLock<Mutex<Vec<u32>>> = OnceLock::new();
 
 fn groups() -> std::sync::MutexGuard<'static, Vec<u32>> {
@@ -425,10 +427,23 @@ pub fn forward_signals() -> anyhow::Result<()> {
 
 /// An error once Ctrl-C or SIGTERM has come: called between steps, so that nothing new begins.
 pub fn interrupted() -> Result<(), Fault> {
-    if INTERRUPTED.load(Ordering::SeqCst) {
+    if INTERRUPTED.load(Ordering::SeqCst) && HELD.load(Ordering::SeqCst) == 0 {
         return Err(Fault::new(Exit::Interrupted, "interrupted; nothing incomplete was published"));
     }
     Ok(())
+}
+
+/// Does something that must not end halfway, such as to move several tags: an interruption counts after it. A second one ends the process at once.
+pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    struct Held;
+    impl Drop for Held {
+        fn drop(&mut self) {
+            HELD.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    HELD.fetch_add(1, Ordering::SeqCst);
+    let _held = Held;
+    work()
 }
 
 /// Reads a line, or the part of one that a carriage return ends: a bar of progress writes over itself. Returns false at the end.

@@ -6,6 +6,7 @@ pub mod inventory;
 pub mod licence;
 pub mod osv;
 pub mod provenance;
+pub mod rebase;
 pub mod scan;
 pub mod severity;
 pub mod signature;

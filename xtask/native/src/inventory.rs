@@ -3,6 +3,8 @@
 //! Contents belong to a layer's uncompressed digest and are kept in the store, for layers that are made here from the items that they are made
 //! of. A layer is read from this machine if it is here, and downloaded only if nobody has described it.
 
+pub mod root;
+
 use crate::files::ImageFiles;
 use crate::image::Image;
 use crate::layer::item::{Bytes, Content, Item};

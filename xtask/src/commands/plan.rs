@@ -70,8 +70,9 @@ pub fn plan(
             let why = one_line(&fault);
             let plan = unasked(purpose, base_revision, head_revision);
             let (base, app) = (plan.base.clone(), plan.app.clone());
-            let facts =
-                ChangeFacts { purpose, changes: Err(why.clone()), no_base: Some(why), pinned: false, base, app };
+            let changes = Err(why.clone());
+            let (pinned, pinned_root) = (false, false);
+            let facts = ChangeFacts { purpose, changes, no_base: Some(why), pinned, pinned_root, base, app };
             let (decision, reasons) = change::decide(&facts);
             let machines = Machines::needed(&head.policy, decision, true);
             return Ok(ChangePlan { decision, reasons, machines, ..plan });
@@ -100,7 +101,8 @@ pub fn plan(
         }
     };
     let tested = commit.and_then(|commit| tested(&head, &app, &commit));
-    let facts = ChangeFacts { purpose, changes, no_base: None, pinned: sources.pins.base.is_some(), base, app };
+    let (pinned, pinned_root) = (sources.pins.base.is_some(), sources.pins.root.is_some());
+    let facts = ChangeFacts { purpose, changes, no_base: None, pinned, pinned_root, base, app };
     let (decision, reasons) = change::decide(&facts);
     let (verification, verification_reason) = verify(&head.policy, purpose, &changed, tested.as_deref());
     let ChangeFacts { changes, base, app, .. } = facts;

@@ -20,7 +20,7 @@ use xtask_model::image::presence::Published;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_model::supply::provenance::{self, Statement};
 use xtask_model::supply::signature::{self, Envelope, SIGNATURE};
-use xtask_model::supply::{cyclonedx, spdx};
+use xtask_model::supply::{cyclonedx, rebase, spdx};
 
 #[derive(Serialize)]
 struct Check {
@@ -67,6 +67,9 @@ pub fn run(global: &Global, image: Option<&str>, key: Option<&Path>) -> anyhow::
             passed(format!("SBOMs for {platform}"), format!("{count}, by digest in the provenance"));
         }
         commits.push(statement.commit);
+    }
+    if let Some(before) = rebase::before(&found) {
+        passed("rebased".to_owned(), format!("from `{before}`, by the root in its key"));
     }
     let commit = source(global, &tree, &client, (&reference, &found), &commits)?;
     passed("source".to_owned(), commit);

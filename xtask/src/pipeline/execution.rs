@@ -363,6 +363,7 @@ impl Execution<'_> {
             differs: !image.facts.differences.is_empty(),
             root: (self.root.name.clone(), self.root.digests.get(platform).copied()),
             started: self.trace.when().to_string(),
+            rebased: None,
         };
         let run = steps::Run { tree, client: &context.client, subject: &subject, build: &build };
         let ran = run.run(when, &|| context.runner())?;

@@ -1,6 +1,6 @@
 //! The plugin `provenance`: a SLSA v1 statement about a build.
 
-use super::{Artifact, Call, Description, Outcome, Plugin};
+use super::{Artifact, Call, Description, Outcome, Plugin, Rebased};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,32 +57,49 @@ impl Plugin for Provenance {
 /// What was asked for.
 fn external(call: &Call<'_>) -> BTreeMap<String, Value> {
     let (tree, subject) = (call.tree, call.subject);
-    let text = tree.files.read(Path::new(policy::FILE)).ok().flatten().unwrap_or_default();
     let mut external = BTreeMap::from([
         ("image".to_owned(), json!(subject.kind)),
         ("platform".to_owned(), json!(subject.platform.to_string())),
-        ("policy".to_owned(), json!({"path": policy::FILE, "digest": {"sha256": Digest::of(&text).hex()}})),
         ("modified".to_owned(), json!(call.build.differs)),
     ]);
+    match &call.build.rebased {
+        None => {
+            let text = tree.files.read(Path::new(policy::FILE)).ok().flatten().unwrap_or_default();
+            let policy = json!({"path": policy::FILE, "digest": {"sha256": Digest::of(&text).hex()}});
+            external.insert("policy".to_owned(), policy);
+        }
+        // Nothing of the tree is in it.
+        Some(rebased) => {
+            let origin = &rebased.origin;
+            let root = json!({"from": origin.root.to_string(), "to": origin.now.to_string()});
+            external.insert("rebase".to_owned(), json!({"from": origin.image.to_string(), "root": root}));
+        }
+    }
     if let Some(source) = &tree.policy.project.source {
         external.insert("source".to_owned(), json!(source));
     }
-    if let Some(commit) = &tree.commit {
-        external.insert("commit".to_owned(), json!(commit.id));
-    }
+    external.extend(commit(call).map(|commit| ("commit".to_owned(), json!(commit))));
     external
+}
+
+/// The commit that the image was built from: that of an image before, if it was rebased.
+fn commit(call: &Call<'_>) -> Option<String> {
+    match &call.build.rebased {
+        Some(rebased) => rebased.commit.clone(),
+        None => call.tree.commit.as_ref().map(|commit| commit.id.clone()),
+    }
 }
 
 /// What the image was made of.
 fn materials(call: &Call<'_>, image: Option<&Image>) -> Vec<Resource> {
     let tree = call.tree;
     let mut found = Vec::new();
-    if let Some(commit) = &tree.commit {
+    if let Some(commit) = commit(call) {
         let source = tree.policy.project.source.as_deref().unwrap_or("urn:xtask:source");
         found.push(Resource {
             name: Some("source".to_owned()),
             uri: Some(format!("git+{source}")),
-            digest: [("gitCommit".to_owned(), commit.id.clone())].into(),
+            digest: [("gitCommit".to_owned(), commit)].into(),
         });
     }
     if let (name, Some(digest)) = &call.build.root {
@@ -94,6 +111,15 @@ fn materials(call: &Call<'_>, image: Option<&Image>) -> Vec<Resource> {
             (labels.get(annotation::BASE_NAME), labels.get(annotation::BASE_DIGEST).map(|text| text.parse::<Digest>()))
     {
         found.push(Resource::sha256(format!("docker://{name}"), digest).named("base"));
+    }
+    if let Some(Rebased { origin, .. }) = &call.build.rebased {
+        let digest = origin.image.digest.map(|digest| ("sha256".to_owned(), digest.hex()));
+        found.push(Resource {
+            name: Some("image".to_owned()),
+            uri: Some(format!("docker://{}", origin.image.repository)),
+            digest: digest.into_iter().collect(),
+        });
+        return found;
     }
     for path in [tree.policy.base.lock.as_str(), tree.policy.base.installer.as_str(), "Cargo.lock"] {
         if let Ok(Some(bytes)) = tree.files.read(Path::new(path)) {

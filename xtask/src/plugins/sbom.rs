@@ -15,7 +15,7 @@ use xtask_model::image::plugin::{SBOM, SBOM_FORMATS};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_model::supply::inventory::{self, Inventory, Layer, LayerContents};
-use xtask_model::supply::{cyclonedx, spdx};
+use xtask_model::supply::{cyclonedx, rebase, spdx};
 use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Described, Search, layers};
 
@@ -104,7 +104,7 @@ pub fn inventory_of(
     Ok(Found { inventory, contents: Contents { layers: contents } })
 }
 
-/// The contents of layers that are attached to the base of an image, or to the image itself.
+/// The contents of layers that are attached to the base of an image, to the image itself, or to the one that it was rebased from.
 fn described(client: &Client, image: &Image, platform: &Platform) -> Described {
     let mut found = Described::new();
     let labels = &image.config.config.labels;
@@ -117,7 +117,10 @@ fn described(client: &Client, image: &Image, platform: &Platform) -> Described {
         Place::Registry(repository) => Some((repository.clone(), image.digest)),
         Place::Layout(_) => None,
     };
-    for (repository, digest) in base.into_iter().chain(own) {
+    // A rebased image has the layers of the one before above its root.
+    let before = labels.get(rebase::FROM).and_then(|name| name.parse::<Reference>().ok());
+    let before = before.and_then(|name| Some((name.repository, name.digest?)));
+    for (repository, digest) in base.into_iter().chain(own).chain(before) {
         // Without it the layers are read, which takes longer.
         match attached(client, &repository, digest, platform) {
             Ok(layers) => found.extend(layers),

@@ -28,14 +28,14 @@ const STATUS: &str = "Package: libc6\nStatus: install ok installed\nArchitecture
                       Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nSource: zlib\nVersion: 1:1.3.1\nDepends: libc6 (>= 2.14)\n";
 
 /// A repository with keys, whose app has packages of two kinds.
-struct Signed {
-    world: World,
+pub(crate) struct Signed {
+    pub(crate) world: World,
     key: PathBuf,
     _keys: tempfile::TempDir,
 }
 
 impl Signed {
-    fn new(name: &str) -> Option<Self> {
+    pub(crate) fn new(name: &str) -> Option<Self> {
         let world = World::new(name)?;
         let keys = tempfile::tempdir().unwrap();
         let key = new_key(keys.path(), "sign.key");
@@ -67,13 +67,13 @@ impl Signed {
         &self.world.repo
     }
 
-    fn call(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn call(&self, args: &[&str]) -> Outcome {
         self.repo().xtask(args).env("XTASK_SIGNING_KEY_FILE", &self.key).without_engine().run()
     }
 
     /// `build --push`; the app's reference by digest.
     #[track_caller]
-    fn push(&self) -> Reference {
+    pub(crate) fn push(&self) -> Reference {
         self.call(&["build", "--push"]).ok().reference()
     }
 
@@ -109,7 +109,7 @@ fn public_of(key: &Path) -> PathBuf {
 }
 
 /// A program of the host, or a line that says what is skipped without it.
-fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let found = which::which(name).ok();
     if found.is_none() {
         println!("skipped: `{name}` is not installed");
@@ -118,7 +118,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 #[track_caller]
-fn runs(command: &mut Command) -> String {
+pub(crate) fn runs(command: &mut Command) -> String {
     let done = command.output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.success(), "{command:?}\n{said}");

@@ -115,10 +115,15 @@ impl Engine {
     /// Pushes busybox as an image for two platforms: nothing of it is run for the foreign one. Another `marker` makes
     /// another image. Returns the digest of the index.
     pub fn push_root(&self, repository: &Repository, tag: &str, marker: &str) -> Digest {
+        self.push_root_with(repository, tag, &[("etc/marker", marker)])
+    }
+
+    /// The same with these files in it.
+    pub fn push_root_with(&self, repository: &Repository, tag: &str, files: &[(&str, &str)]) -> Digest {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::open_or_create(&folder.path().join("layout")).unwrap();
         let client = Client::new(ClientOptions::default());
-        let tar = self.system(marker);
+        let tar = self.system(files);
         let (diff, size) = layout.put_bytes(&tar).unwrap();
         let mut index = Vec::new();
         for architecture in ["amd64", "arm64"] {
@@ -141,7 +146,7 @@ impl Engine {
         Digest::of(&bytes)
     }
 
-    fn system(&self, marker: &str) -> Vec<u8> {
+    fn system(&self, files: &[(&str, &str)]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         let mut add = |path: &str, kind: tar::EntryType, mode: u32, data: &[u8], link: Option<&str>| {
             let mut header = tar::Header::new_gnu();
@@ -161,7 +166,9 @@ impl Engine {
             add(&format!("bin/{program}"), tar::EntryType::Symlink, 0o777, &[], Some("busybox"));
         }
         add("etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\n", None);
-        add("etc/marker", tar::EntryType::Regular, 0o644, marker.as_bytes(), None);
+        for (path, text) in files {
+            add(path, tar::EntryType::Regular, 0o644, text.as_bytes(), None);
+        }
         tar.into_inner().unwrap()
     }
 }

@@ -197,7 +197,11 @@ fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> 
     some_at_once(AT_ONCE, items, work)
 }
 
-pub(crate) fn some_at_once<T: Sync, R: Send>(
+/// The same on a number of threads.
+///
+/// # Errors
+/// The first fault.
+pub fn some_at_once<T: Sync, R: Send>(
     threads: usize,
     items: &[T],
     work: impl Fn(&T) -> Result<R, Fault> + Sync,

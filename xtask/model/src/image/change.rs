@@ -1,10 +1,11 @@
-//! The work that a change needs: `skip`, `fast`, `base+fast` or `full`, with the reasons. A pure function of facts.
+//! The work that a change needs: `skip`, `fast`, `base+fast`, `rebase` or `full`, with the reasons. A pure function of facts.
 //!
 //! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
 //!   registry not asked), and the app differs, is missing, was built on a different base, or is wanted whatever changed.
 //!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
 //! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
+//! - **rebase**: the regular run takes the root's security updates, and the root is pinned: a build would use the pinned one again.
 //! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads a file that is missing), so that
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
 //!
@@ -33,6 +34,9 @@ pub enum Work {
     /// The base, then the app on it.
     #[serde(rename = "base+fast")]
     BaseFast,
+    /// Published images on a newer root; nothing is built.
+    #[serde(rename = "rebase")]
+    Rebase,
     /// The app from scratch, without any base.
     #[serde(rename = "full")]
     Full,
@@ -44,6 +48,7 @@ impl fmt::Display for Work {
             Self::Skip => "skip",
             Self::Fast => "fast",
             Self::BaseFast => "base+fast",
+            Self::Rebase => "rebase",
             Self::Full => "full",
         })
     }
@@ -146,6 +151,8 @@ pub struct ChangeFacts {
     pub no_base: Option<String>,
     /// `images.lock` pins the base: there is none to build, whatever changed.
     pub pinned: bool,
+    /// It pins the root, of a registry: only a rebase takes a newer one.
+    pub pinned_root: bool,
     pub base: PlannedImage,
     pub app: PlannedImage,
 }
@@ -212,6 +219,10 @@ pub fn decide(facts: &ChangeFacts) -> (Work, Vec<String>) {
     match facts.purpose {
         Purpose::Schedule if facts.pinned => {
             reasons.push("the regular rebuild takes a pinned base as it is".to_owned())
+        }
+        Purpose::Schedule if facts.pinned_root && facts.base.ready() == Ready::Yes => {
+            let why = format!("the root's security updates come by a rebase: `{}` pins the root", lock::images::PATH);
+            return (Work::Rebase, vec![why]);
         }
         Purpose::Schedule => {
             reasons.push("the regular rebuild takes the root's security updates".to_owned());
@@ -321,7 +332,7 @@ impl Machines {
     /// are not.
     pub fn needed(policy: &Policy, work: Work, compiles: bool) -> Self {
         let copies = match work {
-            Work::Skip => true,
+            Work::Skip | Work::Rebase => true,
             Work::Fast => policy.ci.engine == Engine::Native && !compiles,
             Work::BaseFast | Work::Full => false,
         };
@@ -356,7 +367,7 @@ impl ChangePlan {
     pub fn outputs(&self) -> Vec<(&'static str, String)> {
         vec![
             ("decision", self.decision.to_string()),
-            ("should-build", (self.decision != Work::Skip).to_string()),
+            ("should-build", (!matches!(self.decision, Work::Skip | Work::Rebase)).to_string()),
             ("use-fast-build", (self.decision == Work::Fast).to_string()),
             ("requirements-changed", self.requirements_changed().to_string()),
             ("base-reference", self.base.reference.as_ref().map(ToString::to_string).unwrap_or_default()),
@@ -459,6 +470,7 @@ mod tests {
             changes: Ok(Changes::default()),
             no_base: None,
             pinned: false,
+            pinned_root: false,
             base: present(),
             app: present(),
         }
@@ -514,6 +526,11 @@ mod tests {
         check(|f| f.purpose = Purpose::Manual, Work::Fast, "it was asked for by hand");
         let weekly = "the regular rebuild takes the root's security updates";
         check(|f| f.purpose = Purpose::Schedule, Work::BaseFast, weekly);
+        let pinned = |f: &mut ChangeFacts| (f.purpose, f.pinned_root) = (Purpose::Schedule, true);
+        check(pinned, Work::Rebase, "the root's security updates come by a rebase: `images.lock` pins the root");
+        let absent = |f: &mut ChangeFacts| f.base = builds(Presence::Absent, "the registry lost it");
+        check(|f| (pinned(f), absent(f)).1, Work::BaseFast, weekly);
+        check(|f| f.pinned_root = true, Work::Skip, "nothing that an image is made of changed");
     }
 
     #[test]
@@ -587,6 +604,7 @@ mod tests {
             ("native", two, Work::BaseFast, false, Machines::Several),
             ("native", two, Work::Full, true, Machines::Several),
             ("docker", two, Work::Skip, false, Machines::One),
+            ("docker", two, Work::Rebase, true, Machines::One),
         ] {
             assert_eq!(
                 Machines::needed(&policy(engine, platforms), decision, compiles),

@@ -9,7 +9,9 @@ use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Presence, Published};
 use crate::image::tags::{self, CommitTags};
 use crate::record::ledger::EditKind;
+use crate::spec::lock;
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use crate::supply::rebase;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -505,6 +507,17 @@ fn image_plan(policy: &Policy, wanted: &Wanted, facts: &Facts, image: &ImageFact
             latest = Latest::Stays(format!("it is on the fallback root `{}`", facts.root));
         }
     }
+    if image.latest.as_ref().is_some_and(|latest| rebase::is_of(latest, &image.fingerprint)) {
+        names.notes.push(format!(
+            "`{}` is this {}, rebased on a newer root; this build is on the one that `{}` pins (newer: `cargo xtask lock`)",
+            image.repository.tag(&Tag::latest()),
+            image.kind,
+            lock::images::PATH
+        ));
+        if latest == Latest::Moves {
+            latest = Latest::Stays("it names this image, rebased on a newer root".to_owned());
+        }
+    }
     ImagePlan {
         kind: image.kind,
         repository: image.repository.clone(),
@@ -723,6 +736,25 @@ mod tests {
             assert_eq!((image.tags.len(), &image.branch, image.notes.len()), (0, &None, 1), "{image:?}");
             assert!(matches!(&image.latest, Latest::Stays(why) if why.contains("fallback root")), "{image:?}");
         }
+    }
+
+    #[test]
+    fn a_build_on_the_old_root_says_that_latest_is_rebased() {
+        let rebased_from = |fingerprint: &Fingerprint| {
+            let mut latest = Published::for_tests(BTreeMap::new());
+            latest.notes.insert(rebase::FROM_FINGERPRINT.to_owned(), fingerprint.to_string());
+            Some(latest)
+        };
+        let base = image(ImageKind::Base);
+        let planned = |latest: Option<Published>| {
+            let base = ImageFacts { latest, ..base.clone() };
+            plan(&policy(), &wanted(), &facts(base, None)).base.unwrap()
+        };
+        let old = planned(rebased_from(&base.fingerprint));
+        assert!(matches!(&old.latest, Latest::Stays(why) if why.contains("rebased on a newer root")), "{old:?}");
+        assert!(old.notes[0].contains("`cargo xtask lock`"), "{old:?}");
+        let other = planned(rebased_from(&"0".repeat(64).parse().unwrap()));
+        assert_eq!((other.latest, other.notes.len()), (Latest::Moves, 0));
     }
 
     fn platforms() -> [Platform; 2] {

@@ -168,7 +168,7 @@ pub fn record_tag(tag: &Tag) -> Tag {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaggedCommit {
     pub commit: String,
-    /// The tag was taken back from this commit's image by hand: only a later commit moves it.
+    /// The tag was moved from this commit's image by hand, to an earlier one or to one on another root: only a later commit moves it.
     pub rolled_back: bool,
 }
 
@@ -193,8 +193,10 @@ pub fn stays(
 ) -> Result<Option<String>, Fault> {
     let Some(TaggedCommit { commit, rolled_back }) = since else { return Ok(None) };
     let short = &commit[..12.min(commit.len())];
-    let back =
-        || Ok(Some(format!("it was rolled back by hand from the image of `{short}`; only a later commit moves it")));
+    let back = || {
+        let why = "it was rolled back or rebased by hand from the image of";
+        Ok(Some(format!("{why} `{short}`; only a later commit moves it")))
+    };
     if commit == ours {
         return if *rolled_back { back() } else { Ok(None) };
     }
@@ -373,7 +375,7 @@ mod tests {
 
     #[test]
     fn what_was_moved_back_by_hand_waits_for_a_later_commit() {
-        let back = "it was rolled back by hand from the image of `C`; only a later commit moves it";
+        let back = "it was rolled back or rebased by hand from the image of `C`; only a later commit moves it";
         moves("C", "C!", "C", back);
         moves("D", "C!", "D", "moves");
     }

@@ -37,7 +37,7 @@ impl Class {
     /// The class of a decision.
     pub fn of(work: Work, compiles: bool) -> Self {
         match (work, compiles) {
-            (Work::Skip, _) => Self::Nothing,
+            (Work::Skip | Work::Rebase, _) => Self::Nothing,
             (Work::Fast, false) => Self::Files,
             (Work::Fast, true) => Self::Program,
             (Work::BaseFast, _) => Self::Base,

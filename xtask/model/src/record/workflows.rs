@@ -52,6 +52,8 @@ const WEEKLY: &str = "github.event_name == 'schedule'";
 const NOT_WEEKLY: &str = "github.event_name != 'schedule'";
 
 /// The answer of [`PUBLISHES`], in the job that asked.
+/// The work after which images get the commit's tags: one from scratch gets none, and a rebase moves tags itself.
+const NAMED: &str = "steps.plan.outputs.decision != 'full' && steps.plan.outputs.decision != 'rebase'";
 const MAY: &str = "steps.may.outputs.publish == 'true'";
 const MAY_NOT: &str = "steps.may.outputs.publish != 'true'";
 
@@ -124,7 +126,8 @@ fn signing(policy: &Policy, text: String) -> String {
         None => "XTASK_SIGNING_KEY",
     };
     let publishes = |line: &str| {
-        line.starts_with("        run: cargo xtask build") && line.contains(" --push") && !line.contains("--reuse-only")
+        let builds = line.starts_with("        run: cargo xtask build") && line.contains(" --push");
+        builds && !line.contains("--reuse-only") || line.starts_with("        run: cargo xtask rebase")
     };
     let with_secret = |line: &str| match publishes(line) {
         true => format!("        env:\n          {secret}: ${{{{ secrets.{secret} }}}}\n{line}\n"),
@@ -569,6 +572,9 @@ jobs:
       - name: Rebuild the app on the new base
         if: {here}{MAY} && contains(steps.plan.outputs.decision, 'fast') && {WEEKLY}
         run: cargo xtask build-fast {flag} --push --locked --force --untested
+      - name: Put published images on the root's security updates
+        if: {MAY} && steps.plan.outputs.decision == 'rebase'
+        run: cargo xtask rebase
       - name: Build the base and the app without publishing them
         if: {here}{MAY_NOT} && contains(steps.plan.outputs.decision, 'fast')
         run: cargo xtask build {flag}
@@ -612,7 +618,7 @@ jobs:
         });
         format!(
             "      - name: Tag what was tested
-        if: {when}{MAY} && steps.plan.outputs.decision != 'full'
+        if: {when}{MAY} && {NAMED}
         run: cargo xtask build {flag} --push --locked --reuse-only
 {}",
             gate.unwrap_or_default()
@@ -821,8 +827,9 @@ jobs:
             "needs.images.outputs.tests == 'all'"
         };
         let needs = self.earlier();
+        let named = NAMED.replace("steps.plan", "needs.images");
         // Its conditions are the job's.
-        let name = self.name("").replace(&format!("        if: {MAY} && steps.plan.outputs.decision != 'full'\n"), "");
+        let name = self.name("").replace(&format!("        if: {MAY} && {NAMED}\n"), "");
         let name = name.replace(&format!("{MAY} && "), "").replace("steps.plan", "needs.images");
         format!(
             "  # Puts the tags on the digests that were built and tested. It builds nothing, and fails where a digest is missing.
@@ -830,7 +837,7 @@ jobs:
     needs: [{needs}]
     if: >-
       !cancelled() && !failure() && needs.images.outputs.publish == 'true' &&
-      needs.images.outputs.decision != 'full' && {several}
+      {named} && {several}
     runs-on: {RUNNER}
     timeout-minutes: {minutes}
     permissions:

@@ -90,6 +90,26 @@ pub(crate) fn to_repository(
     Ok((!lost.into_inner()).then(|| sent.into_inner()))
 }
 
+/// Brings layers of an image to a repository, but for those that it is known to have: mounted within one registry, copied from another. Returns
+/// the bytes that were sent.
+///
+/// # Errors
+/// A layer is missing, or the registry refuses it.
+pub fn bring(
+    client: &Client,
+    repository: &Repository,
+    image: &Image,
+    has: &dyn Fn(&Digest) -> bool,
+) -> Result<u64, Fault> {
+    let layer = |(descriptor, diff_id): (&Descriptor, Digest)| ImageLayer {
+        descriptor: descriptor.clone(),
+        diff_id,
+        place: LayerPlace::Base,
+    };
+    let layers: Vec<ImageLayer> = image.layers().filter(|(layer, _)| !has(&layer.digest)).map(layer).collect();
+    Ok(to_repository(client, repository, &layers, Some(image), false)?.unwrap_or_default())
+}
+
 /// Whether the repository lacks a layer that its manifests name.
 pub fn lacks(client: &Client, repository: &Repository, layers: &[ImageLayer]) -> Result<bool, Fault> {
     let lacks = AtomicBool::new(false);

@@ -152,7 +152,8 @@ fn program(inputs: &Inputs) -> Option<&BinaryKey> {
 /// Facts of a change for which no registry is asked.
 fn facts(changes: Result<Changes, String>, no_base: Option<String>, pinned: bool) -> Box<ChangeFacts> {
     let image = || PlannedImage { reference: None, presence: Presence::NotAsked, decision: None };
-    Box::new(ChangeFacts { purpose: Purpose::Change, changes, no_base, pinned, base: image(), app: image() })
+    let (purpose, pinned_root) = (Purpose::Change, false);
+    Box::new(ChangeFacts { purpose, changes, no_base, pinned, pinned_root, base: image(), app: image() })
 }
 
 /// Whether one of these files was read, or is in a folder that was listed.

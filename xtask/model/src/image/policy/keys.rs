@@ -486,7 +486,7 @@ pub const TABLES: &[Table] = &[
                 "schedule",
                 Kind::Text,
                 Default::Text("17 4 * * 1"),
-                "when everything is rebuilt for security updates, as the five fields of cron, in UTC",
+                "when images get security updates, by a rebase or a rebuild, as the five fields of cron, in UTC",
             ),
             key(
                 "updates",
