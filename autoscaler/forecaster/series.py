@@ -93,7 +93,7 @@ def gaps(observed: np.ndarray) -> list[tuple[int, int]]:
 
 
 def digits(values: np.ndarray, count: int) -> np.ndarray:
-    """Values rounded to so many significant digits."""
+    """Values rounded to this number of significant digits."""
     size = np.abs(values)
     known = np.isfinite(size) & (size > 1e-100)
     places = count - 1 - np.floor(np.log10(size, out=np.zeros_like(size), where=known)).astype(int)
