@@ -56,6 +56,8 @@ const TURN: Duration = Duration::from_secs(20);
 const LATE: Duration = Duration::from_secs(30);
 /// The time until a fit is tried again that the worker could not make.
 const AGAIN: Duration = Duration::from_secs(15);
+/// Number of scalers that are tried again in a second: a thousand without a worker do not all come back at once.
+const AGAIN_IN_A_SECOND: u32 = 7;
 
 /// How long a forecast may wait and take.
 #[derive(Clone, Copy, Debug)]
@@ -475,7 +477,8 @@ impl Demands {
         let renewal =
             kept.and_then(|kept| kept.renewal(history, reading).map(|renewal| (renewal, kept.is_due(name, history))));
         let fit_is_due = due || renewal.as_ref().is_none_or(|(_, due)| *due);
-        let many = self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS;
+        let scalers = self.scaler_count.load(Ordering::Relaxed);
+        let many = scalers > MANY_SCALERS;
         *turn = match (fit_is_due, many, &renewal) {
             (false, ..) => None,
             (true, true, _) => self.turn(name).await,
@@ -515,7 +518,8 @@ impl Demands {
         }
         let outage = made.instead_of.is_some();
         // A worker that is only starting should not cost every scaler a step.
-        let again_in = (outage && fit_is_due).then_some(AGAIN);
+        let spread = Duration::from_secs(scalers as u64) / AGAIN_IN_A_SECOND;
+        let again_in = (outage && fit_is_due).then_some(AGAIN.max(spread));
         Ok(Made { answer, outage, fallback: made.instead_of, fitted: fitted && !outage, again_in })
     }
 
