@@ -16,7 +16,7 @@ from forecaster import fit as carried
 from forecaster.backtest import Band, Outcome
 from forecaster.errors import Refusal
 from forecaster.models import FlatMean, Harmonic, HoltWinters, LastValue, Model, SeasonalNaive
-from forecaster.series import Series, from_samples
+from forecaster.series import Series, digits, from_samples
 from forecaster.smooth import DampedTrend, DayWeek, Theta
 
 NAIVE = "seasonal-naive"
@@ -260,7 +260,7 @@ def replay(
             lines[model.name] = found
     if len(lines) > 1:
         lines[MEAN] = np.mean(list(lines.values()), axis=0)
-    return {name: [float(f"{value:.6g}") for value in found.max(axis=1).tolist()] for name, found in lines.items()}
+    return {name: digits(found.max(axis=1), 6).tolist() for name, found in lines.items()}
 
 
 def renewed(question: Question, series: Series, models: dict[str, Model]) -> Answer:

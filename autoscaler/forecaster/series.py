@@ -90,3 +90,14 @@ def gaps(observed: np.ndarray) -> list[tuple[int, int]]:
     # Plain ints: these are counted, and the counts go out as JSON.
     starts, stops = ((np.flatnonzero(edges == edge) + 1).tolist() for edge in (-1, 1))
     return list(zip(starts, stops, strict=True))
+
+
+def digits(values: np.ndarray, count: int) -> np.ndarray:
+    """Values rounded to this number of significant digits."""
+    size = np.abs(values)
+    known = np.isfinite(size) & (size > 1e-100)
+    places = count - 1 - np.floor(np.log10(size, out=np.zeros_like(size), where=known)).astype(int)
+    # Divided by a whole power of ten the result is the float nearest to the decimal, and so the shortest in JSON.
+    scale = 10.0 ** np.abs(places)
+    rounded = np.where(places >= 0, np.rint(values * scale) / scale, np.rint(values / scale) * scale)
+    return np.where(known, rounded, values)

@@ -278,7 +278,7 @@ impl Reconcile<'_> {
                 Ok(applied) => {
                     self.settle(&facts, &decision, &applied).await?;
                     let next = until_next(self.name, facts.settings.policy.step, self.now);
-                    return Ok(Action::requeue(facts.turn_in().map_or(next, |turn| turn.min(next))));
+                    return Ok(Action::requeue(facts.again_in().map_or(next, |again| again.min(next))));
                 }
             }
         }

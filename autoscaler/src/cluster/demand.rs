@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::cluster::crd::ScalerSettings;
@@ -47,16 +48,16 @@ const LATELY_SECONDS: u32 = 3_600;
 const REFITTED_AFTER: i64 = 3_600;
 /// Up to this number of scalers each new one waits for its first fit: a tenth of a second each.
 const MANY_SCALERS: usize = 100;
-/// Of many scalers, the one that comes back in its turn waits for the fit before it at most for this long.
-const TURN: Duration = Duration::from_secs(2);
-/// Number of scalers that may wait like this at a time.
+/// Number of scalers that are called from the queue ahead of their turn, so that the worker never waits for one.
 const NEXT: usize = 4;
-/// A scaler that is so late for its turn loses its place in the queue.
+/// Of many scalers, one that was called waits for the fits before it at most for this long.
+const TURN: Duration = Duration::from_secs(20);
+/// A scaler that does not come so long after it was called, such as a paused one, loses its place in the queue.
 const LATE: Duration = Duration::from_secs(30);
 /// The time until a fit is tried again that the worker could not make.
 const AGAIN: Duration = Duration::from_secs(15);
-/// Time that a fit is expected to take before one was measured.
-const FIRST_FIT: Duration = Duration::from_millis(150);
+/// Number of scalers that are tried again in a second: a thousand without a worker do not all come back at once.
+const AGAIN_IN_A_SECOND: u32 = 7;
 
 /// How long a forecast may wait and take.
 #[derive(Clone, Copy, Debug)]
@@ -96,42 +97,50 @@ pub struct Demands {
     scaler_count: AtomicUsize,
 }
 
-/// The scalers whose fit is due while another one is fitted.
-#[derive(Debug)]
+/// The scalers whose fit is due while another one is fitted, the first one first.
+#[derive(Debug, Default)]
 struct Waiting {
-    /// Each with the time at which its turn is expected.
-    names: VecDeque<(ScalerName, Instant)>,
-    /// Time that a fit has taken lately.
-    each: Duration,
+    /// Each with the time at which it was called.
+    names: VecDeque<(ScalerName, Option<Instant>)>,
+    /// Reconciles those that are called.
+    called: Option<UnboundedSender<ScalerName>>,
 }
 
 impl Waiting {
-    /// Adds a scaler that is not in the queue yet, and returns the time until its turn.
-    fn join(&mut self, name: &ScalerName) -> Duration {
-        let position = self.names.iter().position(|(other, _)| other == name).unwrap_or(self.names.len());
-        let wait = self.each.mul_f64(position as f64 + 1.0);
-        let turn = Instant::now() + wait;
-        match self.names.get_mut(position) {
-            Some((_, expected)) => *expected = turn,
-            None => self.names.push_back((name.clone(), turn)),
+    /// Adds a scaler that is not in the queue yet. One that was called and is back too late is called again.
+    fn join(&mut self, name: &ScalerName) {
+        match self.names.iter_mut().find(|(other, _)| other == name) {
+            Some((_, called)) => *called = None,
+            None => self.names.push_back((name.clone(), None)),
         }
-        wait
+        self.call();
     }
 
-    /// Whether a scaler is one of the next. Those that did not come back in time, such as paused ones, lose their place.
-    fn is_next(&mut self, name: &ScalerName) -> bool {
-        self.names.retain(|(_, turn)| turn.elapsed() < LATE);
-        self.names.is_empty() || self.names.iter().take(NEXT).any(|(other, _)| other == name)
+    /// Whether a scaler is one of the next.
+    fn is_next(&self, name: &ScalerName) -> bool {
+        self.names.iter().take(NEXT).any(|(other, _)| other == name)
     }
 
-    /// Removes a scaler whose turn has come, or that is gone.
+    /// Removes a scaler whose turn has come, or that is gone, and calls the next ones.
     fn leave(&mut self, name: &ScalerName) {
+        self.withdraw(name);
+        self.call();
+    }
+
+    /// Removes a scaler and calls nobody.
+    fn withdraw(&mut self, name: &ScalerName) {
         self.names.retain(|(other, _)| other != name);
     }
 
-    /// Takes the time of a fit into the mean.
-    fn took(&mut self, time: Duration) {
-        self.each = (self.each.mul_f64(0.9) + time.mul_f64(0.1)).min(TURN);
+    /// Calls those of the next that were not called yet.
+    fn call(&mut self) {
+        let Some(sender) = &self.called else { return };
+        self.names.retain(|(_, called)| called.is_none_or(|called| called.elapsed() < LATE));
+        for (name, called) in self.names.iter_mut().take(NEXT).filter(|(_, called)| called.is_none()) {
+            // The receiver is gone when another process leads: nobody is fitted here then.
+            let _ = sender.send(name.clone());
+            *called = Some(Instant::now());
+        }
     }
 }
 
@@ -142,8 +151,8 @@ struct Made {
     outage: bool,
     /// Whether the models were fitted to this very history.
     fitted: bool,
-    /// The time until this scaler is fitted, where others come first.
-    turn_in: Option<Duration>,
+    /// The time until a fit is tried again that the worker could not make.
+    again_in: Option<Duration>,
 }
 
 /// A fit as the state keeps it.
@@ -184,8 +193,8 @@ pub struct Expected {
     pub outage: bool,
     /// The newest sample.
     pub demand: Option<f64>,
-    /// The time until this scaler is fitted, where others come first.
-    pub turn_in: Option<Duration>,
+    /// The time until a fit is tried again that the worker could not make.
+    pub again_in: Option<Duration>,
 }
 
 /// The autoscaler's own limits: its owner's minimum and its maximum.
@@ -277,8 +286,8 @@ pub struct Unavailable {
     pub word: &'static str,
     /// Whether samples are fresh all the same.
     pub fresh: bool,
-    /// The time until this scaler is fitted, where others come first.
-    pub turn_in: Option<Duration>,
+    /// The time until a fit is tried again that the worker could not make.
+    pub again_in: Option<Duration>,
 }
 
 impl Demands {
@@ -297,7 +306,7 @@ impl Demands {
             metrics,
             deadlines,
             fitting: Semaphore::new(1),
-            waiting: Mutex::new(Waiting { names: VecDeque::new(), each: FIRST_FIT }),
+            waiting: Mutex::default(),
             choosing: Semaphore::new(1),
             choices: Mutex::default(),
             scaler_count: AtomicUsize::new(0),
@@ -307,6 +316,20 @@ impl Demands {
     /// Notes how many scalers there are.
     pub fn set_scaler_count(&self, scalers: usize) {
         self.scaler_count.store(scalers, Ordering::Relaxed);
+    }
+
+    /// Names of scalers to be reconciled now, for their turn to be fitted has come. Ends with the next call.
+    pub fn calls(&self) -> UnboundedReceiver<ScalerName> {
+        let (sender, receiver) = unbounded_channel();
+        let mut waiting = self.waiting();
+        // What was called before was for somebody else to reconcile.
+        *waiting = Waiting { names: VecDeque::new(), called: Some(sender) };
+        receiver
+    }
+
+    /// Calls another in place of a scaler that is gone.
+    pub fn skip(&self, name: &ScalerName) {
+        self.waiting().leave(name);
     }
 
     /// The forecast at `now`, or what is missing for one.
@@ -322,7 +345,7 @@ impl Demands {
             missing: trouble.missing(),
             word: trouble.word(),
             fresh: false,
-            turn_in: None,
+            again_in: None,
         })?;
         let Some(history) = history else {
             let cause = format!("the query gives no sample; query `{}`", settings.query);
@@ -330,17 +353,17 @@ impl Demands {
                 missing: Missing::NoForecast { cause },
                 word: "NoSamples",
                 fresh: false,
-                turn_in: None,
+                again_in: None,
             });
         };
         let age = now.as_second() - history.end().as_second();
         if age > 2 * i64::from(step.seconds()) {
             let missing = Missing::Stale { age: Seconds(age.unsigned_abs()) };
-            return Err(Unavailable { missing, word: "Stale", fresh: false, turn_in: None });
+            return Err(Unavailable { missing, word: "Stale", fresh: false, again_in: None });
         }
         let cannot = |cause: String, word| {
             let missing = Missing::NoForecast { cause: format!("{cause}; query `{}`", settings.query) };
-            Unavailable { missing, word, fresh: true, turn_in: None }
+            Unavailable { missing, word, fresh: true, again_in: None }
         };
         let steps = Outlook::horizon(settings.policy.lead_time, step);
         let horizon = Span::from_seconds(steps.saturating_mul(step.seconds())).unwrap_or(step);
@@ -361,9 +384,10 @@ impl Demands {
             replay: due.then_some((REPLAY_SECONDS / step.seconds()).min(history.samples.len() as u32)),
             ..question
         };
-        let made = self.forecast(name, settings, (&history, &reading), &question, due).await;
+        let mut turn = None;
+        let made = self.forecast(name, settings, (&history, &reading), &question, (due, &mut turn)).await;
         let made = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
-        let Made { answer, fallback, outage, fitted, turn_in } = made;
+        let Made { answer, fallback, outage, fitted, again_in } = made;
         // Without a worker the plain rules are chosen from; until it is back, one choice of a day is enough.
         let again = due && (fitted || outage && kept.as_ref().is_none_or(|kept| kept.key != key));
         let choice = if again {
@@ -378,14 +402,14 @@ impl Demands {
                 workload: limits.workload(&settings.policy),
                 goal: settings.goal,
             };
-            self.choose(name, known, replay).await
+            self.choose(name, known, replay, turn).await
         } else {
             kept.map(|kept| kept.choice)
         };
         if replayed && choice.is_none() {
             // Not a reason to release a floor: it is held meanwhile.
             let unavailable = cannot("other workloads are replayed first".to_owned(), "NotReplayedYet");
-            return Err(Unavailable { turn_in, ..unavailable });
+            return Err(Unavailable { again_in, ..unavailable });
         }
         let answer = choose::applied(reading.timed(answer, steps), &question, (&history, &reading), choice.as_ref());
         let forecast = Forecast { choice, ..Forecast::new(&history, &options, answer) };
@@ -393,7 +417,7 @@ impl Demands {
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
         let outlook = Outlook::of(&forecast, settings.unit).with_recent(recent);
         let demand = history.samples.last().copied().flatten();
-        Ok(Expected { forecast, outlook, fallback, outage, demand, turn_in })
+        Ok(Expected { forecast, outlook, fallback, outage, demand, again_in })
     }
 
     /// The last choice of a scaler; after a start, what the state has.
@@ -408,9 +432,17 @@ impl Demands {
 
     /// Chooses what the floor is made of by a replay: once a day, and again when the settings change or models come in.
     ///
-    /// A replay takes a part of a second of processor time, so there is one at a time, in a thread of its own.
-    async fn choose(&self, name: &ScalerName, known: KeptChoice, replay: Replay) -> Option<Choice> {
+    /// A replay takes a tenth of a second of processor time, so there is one at a time, in a thread of its own. While it runs
+    /// the next scaler is fitted, and no other: those that wait for a replay would take the place of all that need none.
+    async fn choose(
+        &self,
+        name: &ScalerName,
+        known: KeptChoice,
+        replay: Replay,
+        fitting: Option<SemaphorePermit<'_>>,
+    ) -> Option<Choice> {
         let turn = self.choosing.acquire().await.ok()?;
+        drop(fitting);
         let choice = tokio::task::spawn_blocking(move || replay.choose()).await.ok()?;
         drop(turn);
         let kept = KeptChoice { choice: choice.clone(), ..known };
@@ -430,36 +462,38 @@ impl Demands {
     }
 
     /// Carries the last fit on where it is young enough, and fits again where it is not or where a choice is `due`, one
-    /// scaler at a time. Of many scalers each waits for its turn in a queue; until then its last fit is carried on, or the
-    /// seasonal naive forecasts.
-    async fn forecast(
-        &self,
+    /// scaler at a time, as long as `turn` is held. Of many scalers each waits for its turn in a queue; until then its last fit
+    /// is carried on, or the seasonal naive forecasts.
+    async fn forecast<'a>(
+        &'a self,
         name: &ScalerName,
         settings: &ScalerSettings,
         (history, reading): (&History, &Reading),
         question: &Question,
-        due: bool,
+        (due, turn): (bool, &mut Option<SemaphorePermit<'a>>),
     ) -> Result<Made, Refusal> {
         let kept: Option<Kept> = self.state.fit(name).and_then(|text| serde_json::from_str(&text).ok());
         let kept = kept.filter(|kept| kept.query == settings.query);
         let renewal =
             kept.and_then(|kept| kept.renewal(history, reading).map(|renewal| (renewal, kept.is_due(name, history))));
         let fit_is_due = due || renewal.as_ref().is_none_or(|(_, due)| *due);
-        let many = self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS;
-        // Held until this forecast is there.
-        let turn = match (fit_is_due, many, &renewal) {
+        let scalers = self.scaler_count.load(Ordering::Relaxed);
+        let many = scalers > MANY_SCALERS;
+        *turn = match (fit_is_due, many, &renewal) {
             (false, ..) => None,
             (true, true, _) => self.turn(name).await,
             (true, false, Some(_)) if !due => self.fitting.try_acquire().ok(),
             (true, false, _) => self.fitting.acquire().await.ok(),
         };
         let fitted = turn.is_some();
-        let turn_in = (fit_is_due && many && !fitted).then(|| self.waiting().join(name));
+        if fit_is_due && many && !fitted {
+            self.waiting().join(name);
+        }
         let renewal = renewal.filter(|_| !fitted).map(|(renewal, _)| renewal);
         if renewal.is_none() && !fitted {
             let answer = naive::answer(question)?;
             let why = "others are fitted first".to_owned();
-            return Ok(Made { answer, fallback: Some(why), outage: false, fitted, turn_in });
+            return Ok(Made { answer, fallback: Some(why), outage: false, fitted, again_in: None });
         }
         let Deadlines { queue_timeout, timeout } = self.deadlines;
         let asked = Instant::now();
@@ -469,9 +503,10 @@ impl Demands {
             other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
         }
         if fitted {
+            // Without a worker nobody is fitted: the next ones are called when it is back.
+            let outage = matches!(&made, Ok(made) if made.instead_of.is_some());
             let mut waiting = self.waiting();
-            waiting.leave(name);
-            waiting.took(asked.elapsed());
+            if outage { waiting.withdraw(name) } else { waiting.leave(name) }
         }
         let made = made?;
         let mut answer = made.answer;
@@ -483,16 +518,21 @@ impl Demands {
         }
         let outage = made.instead_of.is_some();
         // A worker that is only starting should not cost every scaler a step.
-        let turn_in = if outage && fit_is_due { Some(self.waiting().join(name).max(AGAIN)) } else { turn_in };
-        Ok(Made { answer, outage, fallback: made.instead_of, fitted: fitted && !outage, turn_in })
+        let spread = Duration::from_secs(scalers as u64) / AGAIN_IN_A_SECOND;
+        let again_in = (outage && fit_is_due).then_some(AGAIN.max(spread));
+        Ok(Made { answer, outage, fallback: made.instead_of, fitted: fitted && !outage, again_in })
     }
 
-    /// The permit to be fitted: waits for it shortly where this scaler is one of the next in the queue.
+    /// The permit to be fitted: waits for it where this scaler is one of the next in the queue, and takes nobody's place.
     async fn turn(&self, name: &ScalerName) -> Option<SemaphorePermit<'_>> {
-        if self.waiting().is_next(name) {
-            tokio::time::timeout(TURN, self.fitting.acquire()).await.ok()?.ok()
-        } else {
-            self.fitting.try_acquire().ok()
+        let (is_next, nobody) = {
+            let waiting = self.waiting();
+            (waiting.is_next(name), waiting.names.is_empty())
+        };
+        match (is_next, nobody) {
+            (true, _) => tokio::time::timeout(TURN, self.fitting.acquire()).await.ok()?.ok(),
+            (false, true) => self.fitting.try_acquire().ok(),
+            (false, false) => None,
         }
     }
 
@@ -588,18 +628,28 @@ mod tests {
     }
 
     #[test]
-    fn of_many_scalers_each_is_fitted_in_its_turn() {
+    fn of_many_scalers_each_is_called_in_its_turn() {
         let name = |index: usize| ScalerName::new("shop", format!("web-{index}"));
-        let mut waiting = Waiting { names: VecDeque::new(), each: Duration::from_millis(100) };
-        assert!(waiting.is_next(&name(0)));
-        let waits: Vec<Duration> = (0..10).map(|index| waiting.join(&name(index))).collect();
-        assert_eq!((waits[0], waits[9]), (Duration::from_millis(100), Duration::from_secs(1)));
-        assert_eq!(waiting.join(&name(9)), waits[9]);
+        let (sender, mut receiver) = unbounded_channel();
+        let mut called = || std::iter::from_fn(|| receiver.try_recv().ok()).collect::<Vec<_>>();
+        let mut waiting = Waiting { names: VecDeque::new(), called: Some(sender) };
+        assert!(!waiting.is_next(&name(0)));
+        (0..10).for_each(|index| waiting.join(&name(index)));
+        assert_eq!(called(), [name(0), name(1), name(2), name(3)]);
         assert!(waiting.is_next(&name(3)) && !waiting.is_next(&name(4)));
         waiting.leave(&name(1));
-        assert!(waiting.is_next(&name(4)));
-        waiting.took(Duration::from_millis(1_100));
-        assert_eq!(waiting.join(&name(0)), Duration::from_millis(200));
+        assert_eq!(called(), [name(4)]);
+        // While there is no worker nobody is called.
+        waiting.withdraw(&name(9));
+        assert!(called().is_empty());
+        // One that gave up keeps its place, and is called at once.
+        waiting.join(&name(0));
+        assert_eq!(called(), [name(0)]);
+        // One that is paused does not come.
+        waiting.names[1].1 = Instant::now().checked_sub(LATE);
+        waiting.leave(&name(0));
+        assert_eq!(called(), [name(5), name(6)]);
+        assert!(!waiting.names.iter().any(|(other, _)| *other == name(2)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, Store};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{Config, Controller, WatchStreamExt};
 use kube::{Api, Client, ResourceExt};
@@ -122,6 +122,7 @@ impl Operator {
                     () = candidate.keep(lease) => {}
                     () = term(&context, &feed, settings.at_a_time) => {}
                     () = sweeping(&context, settings.sweep_every) => {}
+                    () = calling(&context, &feed) => {}
                 }
                 feed.cut();
                 context.demands.metrics.leads(false);
@@ -156,6 +157,19 @@ async fn term(context: &Arc<Context>, feed: &Feed, at_a_time: u16) {
         // Each has said in the log what there is to say.
         .for_each(async |_| {})
         .await;
+}
+
+/// Has those reconciled whose turn to be fitted has come.
+async fn calling(context: &Context, feed: &Feed) {
+    let mut called = context.demands.calls();
+    while let Some(name) = called.recv().await {
+        let reference = ObjectRef::new(&name.name).within(&name.namespace);
+        match context.scalers.get(&reference) {
+            Some(scaler) => feed.give(&scaler),
+            None => context.demands.skip(&name),
+        }
+    }
+    std::future::pending().await
 }
 
 async fn sweeping(context: &Context, every: Duration) {

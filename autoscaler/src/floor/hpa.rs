@@ -20,7 +20,7 @@ pub(super) const FAST_PODS: u32 = 4;
 pub struct Hpa {
     target: Capacity,
     max: Replicas,
-    /// What was wanted, and when, within the stabilisation.
+    /// What was wanted, and when, within the stabilisation: each later one is lower, and the first is the most.
     wanted: VecDeque<(u64, Replicas)>,
     /// By how much it scaled up or down, and when, within the period.
     scaled: VecDeque<(u64, i64)>,
@@ -58,8 +58,12 @@ impl Hpa {
     /// nothing is known and only the limits count.
     pub fn sync(&mut self, now: u64, min: Replicas, demand: Option<Demand>, running: Running) -> Replicas {
         let current = running.all();
-        self.wanted.retain(|(when, _)| now - when <= STABILISATION);
-        self.scaled.retain(|(when, _)| now - when < PERIOD);
+        while self.wanted.front().is_some_and(|(when, _)| now - when > STABILISATION) {
+            self.wanted.pop_front();
+        }
+        while self.scaled.front().is_some_and(|(when, _)| now - when >= PERIOD) {
+            self.scaled.pop_front();
+        }
         // Outside its limits it moves at once, and looks at no metric.
         let next = if current > self.max {
             self.max
@@ -70,6 +74,9 @@ impl Hpa {
                 None => current,
                 Some(wanted) => {
                     self.desired = Some(wanted);
+                    while self.wanted.back().is_some_and(|(_, less)| *less <= wanted) {
+                        self.wanted.pop_back();
+                    }
                     self.wanted.push_back((now, wanted));
                     self.limited(self.stable(wanted, current), current, min)
                 }
@@ -106,7 +113,7 @@ impl Hpa {
 
     /// Up at once, down to the most that was wanted lately.
     fn stable(&self, wanted: Replicas, current: Replicas) -> Replicas {
-        let most = self.wanted.iter().map(|(_, wanted)| *wanted).max().unwrap_or(wanted);
+        let most = self.wanted.front().map_or(wanted, |(_, most)| *most);
         if wanted > current { wanted } else { most.min(current) }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{DAY, Harness, MIDNIGHT, NAMESPACE, STEP, daily, no_worker, spec, with, worker};
+use crate::harness::{DAY, Harness, MIDNIGHT, NAMESPACE, STEP, UNHURRIED, daily, no_worker, spec, with, worker};
 use crate::prometheus::{Fault, Load};
 use crate::support::{bare_python, crate_folder, hostile_home, real_python};
 
@@ -243,19 +243,16 @@ async fn a_write_that_is_refused_is_reported() {
     assert!(message.contains("forbidden"), "{message}");
 }
 
-/// A world whose worker is one of `tests/workers`, kept alive as the operator does.
-async fn with_worker(home: &std::path::Path, python: std::path::PathBuf) -> Harness {
+/// A world whose worker is one of `tests/workers`, kept alive as the operator does, and has so long for an answer.
+async fn with_worker(home: &std::path::Path, python: std::path::PathBuf, worker_within: Duration) -> Harness {
     let supervisor = worker(python, home.to_owned());
     let keeper = Arc::clone(&supervisor);
     tokio::spawn(async move { keeper.keep().await });
-    // As long as importing the packages takes on a machine that does much else.
-    for _ in 0..2_400 {
-        if supervisor.status() != autoscaler::forecast::supervisor::Status::Starting {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    // It ends by itself: a worker that does not say hello within a minute is down.
+    while supervisor.status() == autoscaler::forecast::supervisor::Status::Starting {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let mut harness = Harness::of(daily(), supervisor).await;
+    let mut harness = Harness::hurried(daily(), supervisor, worker_within).await;
     harness.scaler(spec());
     harness.turn_to(MIDNIGHT + 8 * HOUR);
     harness
@@ -269,7 +266,7 @@ async fn a_worker_that_writes_garbage_or_dies_or_is_late_is_replaced() {
         ["garbage_answer", "garbage_hello", "exits_when_asked", "exits_at_once", "short_answer", "wrong_id", "hangs"]
     {
         let home = hostile_home(hostile);
-        let mut harness = with_worker(home.path(), python.clone()).await;
+        let mut harness = with_worker(home.path(), python.clone(), Duration::from_secs(1)).await;
         harness.step().await;
         assert!(harness.floor() >= 8, "{hostile}: {}", harness.status());
         assert_eq!(harness.status()["forecast"]["fallback"], true, "{hostile}");
@@ -282,7 +279,7 @@ async fn a_worker_that_writes_garbage_or_dies_or_is_late_is_replaced() {
 #[tokio::test]
 async fn the_worker_forecasts_where_it_can() {
     let Some(python) = real_python("the_worker_forecasts_where_it_can") else { return };
-    let mut harness = with_worker(crate_folder(), python).await;
+    let mut harness = with_worker(crate_folder(), python, UNHURRIED).await;
     harness.step().await;
     assert!(harness.floor() >= 8, "{}", harness.status());
     assert_eq!(harness.status()["forecast"]["fallback"], false, "{}", harness.status());

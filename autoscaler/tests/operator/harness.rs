@@ -66,15 +66,23 @@ pub(crate) fn worker(python: PathBuf, home: PathBuf) -> Arc<Supervisor> {
     Arc::new(Supervisor::new(launch, Restarts::default()))
 }
 
-/// What an operator forecasts with.
-pub(crate) fn demands(prometheus: &Mock, supervisor: Arc<Supervisor>, within: Duration) -> Demands {
+/// Longer than a worker takes on any machine: what a test says of its forecast is not about time.
+pub(crate) const UNHURRIED: Duration = Duration::from_secs(120);
+
+/// What an operator forecasts with: the time for an answer of Prometheus, and for one of the worker.
+pub(crate) fn demands(
+    prometheus: &Mock,
+    supervisor: Arc<Supervisor>,
+    within: Duration,
+    worker_within: Duration,
+) -> Demands {
     let settings = Settings { url: prometheus.url().parse().unwrap(), token_file: None, at_a_time: 4, within };
     Demands::new(
         Prometheus::new(settings).unwrap(),
         State::in_memory(Retention::default()),
         supervisor,
         Arc::new(Metrics::of_operator(None)),
-        Deadlines { queue_timeout: Duration::from_secs(5), timeout: Duration::from_secs(8) },
+        Deadlines { queue_timeout: worker_within, timeout: worker_within },
     )
 }
 
@@ -95,16 +103,23 @@ impl Harness {
     }
 
     pub(crate) async fn of(load: Load, supervisor: Arc<Supervisor>) -> Harness {
+        Harness::hurried(load, supervisor, UNHURRIED).await
+    }
+
+    /// The usual world, in which the worker has so long for a forecast.
+    pub(crate) async fn hurried(load: Load, supervisor: Arc<Supervisor>, worker_within: Duration) -> Harness {
         let cluster = Cluster::new();
         cluster.create_hpa(NAMESPACE, "web", None, 50);
         let prometheus = Mock::start(load).await;
-        Harness::again(cluster, prometheus, supervisor, MIDNIGHT).await
+        let demands = demands(&prometheus, supervisor, Duration::from_secs(2), worker_within);
+        Harness::again(cluster, prometheus, demands, MIDNIGHT).await
     }
 
     /// A new process in a world that is there: what the one before remembered is gone.
     pub(crate) async fn restarted(self) -> Harness {
         let second = self.second.load(Ordering::SeqCst);
-        Harness::again(self.cluster, self.prometheus, no_worker(), second).await
+        let demands = demands(&self.prometheus, no_worker(), Duration::from_secs(2), UNHURRIED);
+        Harness::again(self.cluster, self.prometheus, demands, second).await
     }
 
     /// A process of another installation in the same world.
@@ -114,7 +129,7 @@ impl Harness {
         Harness { context: Arc::new(context.of_operator(identity)), ..harness }
     }
 
-    async fn again(cluster: Cluster, prometheus: Mock, supervisor: Arc<Supervisor>, second: i64) -> Harness {
+    async fn again(cluster: Cluster, prometheus: Mock, demands: Demands, second: i64) -> Harness {
         let door = cluster.door().await;
         let client = door.client();
         let fence = Fence::default();
@@ -127,7 +142,7 @@ impl Harness {
         let context = Context::new(
             client.clone(),
             Actor::new(client.clone(), fence.clone()),
-            demands(&prometheus, supervisor, Duration::from_secs(2)),
+            demands,
             scalers,
             Recorder::new(client, Reporter { controller: "autoscaler.acme.dev".to_owned(), instance: None }),
             clock,

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Door, HPAS, LEASES, SCALERS, hpa_path};
-use crate::harness::{DAY, demands, no_worker, with};
+use crate::harness::{DAY, UNHURRIED, demands, no_worker, with};
 use crate::prometheus::{Load, Mock};
 use crate::support::{alive, autoscaler, signal};
 
@@ -51,7 +51,7 @@ async fn replica(cluster: &Cluster, prometheus: &Mock, name: &str) -> (Door, Joi
     let readiness = Arc::new(Readiness::default());
     let settings =
         Settings { times: TIMES, sweep_every: Duration::from_millis(500), ..Settings::of("autoscaler", name) };
-    let demands = demands(prometheus, no_worker(), Duration::from_secs(5));
+    let demands = demands(prometheus, no_worker(), Duration::from_secs(5), UNHURRIED);
     let operator = Operator::new(door.client(), settings, demands, Arc::clone(&readiness), Arc::new(Timestamp::now));
     (door, tokio::spawn(operator.run(std::future::pending())), readiness)
 }
@@ -149,12 +149,12 @@ async fn our_own_status_wakes_nobody() {
 async fn requests_to_prometheus_are_bounded() {
     let (cluster, prometheus) = world().await;
     prometheus.delay(Duration::from_millis(50));
-    for index in 0..40 {
+    for index in 0..12 {
         workload(&cluster, &format!("web-{index}"));
     }
     let _replica = replica(&cluster, &prometheus, "only").await;
     // Their candidates are replayed one after another, on a machine that may be busy.
-    within(240, "all are raised", || (0..40).all(|index| cluster.min("shop", &format!("web-{index}")) >= 8)).await;
+    within(240, "all are raised", || (0..12).all(|index| cluster.min("shop", &format!("web-{index}")) >= 8)).await;
     assert!((2..=4).contains(&prometheus.most_at_a_time()), "{}", prometheus.most_at_a_time());
 }
 

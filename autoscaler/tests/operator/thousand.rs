@@ -1,6 +1,7 @@
 //! A thousand scalers: time until all are fitted and replayed, time of a round, and the processor time of both. Measured where it is asked for, with a
 //! release binary and a Python that has the packages; its numbers mean nothing in an unoptimised build.
 
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -14,6 +15,10 @@ use crate::support::{crate_folder, real_python};
 
 /// Number of scalers, unless `AUTOSCALER_MEASURE_SCALERS` says another: more than a hundred, which are fitted in turn.
 const SCALE: usize = 1_000;
+
+/// How often is looked: the cluster in memory shares the machine with what is measured.
+const LOOK: Duration = Duration::from_millis(500);
+const RECONCILED: &str = "autoscaler_reconciles_total{outcome=\"done\"}";
 
 fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
@@ -74,10 +79,33 @@ fn processor_seconds(process: &Process) -> (f64, f64) {
     (of(id), children.split_whitespace().filter_map(|child| child.parse().ok()).map(of).sum())
 }
 
+/// Time and processor time by stage, as the README has it.
+struct Table(String);
+
+impl Table {
+    fn new(scale: usize) -> Table {
+        Table(format!("| {scale} workloads | after | operator | worker | memory |\n|---|---|---|---|---|\n"))
+    }
+
+    fn row(&mut self, stage: &str, began: Instant, process: &Process) {
+        let (after, (operator, worker)) = (began.elapsed().as_secs_f64(), processor_seconds(process));
+        let memory = resident(process);
+        let row = format!("| {stage} | {after:.1} s | {operator:.1} s | {worker:.1} s | {memory} MiB |\n");
+        // A stage takes minutes: each row is shown when it is over.
+        let _ = write!(std::io::stderr(), "{row}");
+        self.0.push_str(&row);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Autoscalers whose minimum is raised.
 fn raised(cluster: &Cluster) -> usize {
-    let floor = |hpa: &serde_json::Value| hpa["spec"]["minReplicas"].as_u64().unwrap_or(1);
-    cluster.all(HPAS).iter().filter(|hpa| floor(hpa) > 1).count()
+    cluster.count(HPAS, |hpa| hpa["spec"]["minReplicas"].as_u64().unwrap_or(1) > 1)
 }
 
 #[tokio::test]
@@ -105,45 +133,44 @@ async fn a_thousand_scalers_are_a_round_of_less_than_half_a_minute() {
             let forecast = &scaler["status"]["forecast"];
             if fallback { !scaler["status"]["conditions"].is_null() } else { forecast["fallback"] == false }
         };
-        cluster.all(SCALERS).iter().filter(|scaler| fits(scaler)).count()
+        cluster.count(SCALERS, fits)
     };
 
+    let mut table = Table::new(scale);
     let began = Instant::now();
     let (mut process, address) = start(&binary, folder.path(), &door, &prometheus, &python);
     within(60, "it is ready", || get(address, "/readyz").is_some_and(|(status, _)| status == 200)).await;
-    println!("ready after {:.2?}", began.elapsed());
+    table.row("ready", began, &process);
     while count(true) < scale {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(began.elapsed() < Duration::from_secs(300), "{} are looked at", count(true));
+        tokio::time::sleep(LOOK).await;
     }
     let cold = began.elapsed();
-    let used = processor_seconds(&process);
-    println!("first round, nothing known: {cold:.1?}, {} by the worker, {} MiB", count(false), resident(&process));
-    println!("processor time of the operator and of its worker so far: {used:?} s");
+    table.row("every workload looked at once, nothing known before", began, &process);
     while count(false) < scale {
         assert!(began.elapsed() < Duration::from_secs(900), "{} are fitted", count(false));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(LOOK).await;
     }
     let (fitted, used) = (began.elapsed(), processor_seconds(&process));
-    println!("all fitted and replayed after {fitted:.0?}, {} MiB", resident(&process));
-    println!("processor time of the operator and of its worker: {used:?} s");
-    let floors = raised(&cluster);
+    table.row("every workload fitted and replayed", began, &process);
+    let (reconciles, floors) = (counted(address, RECONCILED), raised(&cluster));
     crate::support::signal("TERM", process.child.id());
     within(15, "it has ended", || process.child.try_wait().unwrap().is_some()).await;
 
     let began = Instant::now();
     let (process, address) = start(&binary, folder.path(), &door, &prometheus, &python);
     within(60, "it is ready", || get(address, "/readyz").is_some_and(|(status, _)| status == 200)).await;
-    println!("again: ready after {:.2?}", began.elapsed());
-    let reconciled = || counted(address, "autoscaler_reconciles_total{outcome=\"done\"}");
+    table.row("ready after a restart", began, &process);
+    let reconciled = || counted(address, RECONCILED);
     while reconciled() < scale as f64 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(LOOK).await;
         assert!(began.elapsed() < Duration::from_secs(120), "{} after two minutes", reconciled());
     }
     let round = began.elapsed();
+    table.row("every workload decided for again", began, &process);
     let by_worker = counted(address, "autoscaler_forecasts_total{outcome=\"done\"}");
     let kept = raised(&cluster);
-    println!("{floors} floors were raised before the restart, {kept} after a round");
-    println!("a round of {scale}: {round:.1?} from the start, {by_worker} by the worker, {} MiB", resident(&process));
+    println!("{table}\n{reconciles} reconciles, {floors} floors before the restart, {kept} after it");
     assert!(cold < Duration::from_secs(30), "{cold:?}");
     assert!(round < Duration::from_secs(30), "{round:?}");
     assert!(fitted < Duration::from_secs(180), "{fitted:?}");

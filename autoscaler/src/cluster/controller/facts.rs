@@ -93,11 +93,11 @@ impl Facts {
         limits(&self.hpa)
     }
 
-    /// The time until the next reconcile, where the scaler waits for its fit.
-    pub fn turn_in(&self) -> Option<Duration> {
+    /// The time until the next reconcile, where the worker could not fit.
+    pub fn again_in(&self) -> Option<Duration> {
         match &self.expected {
-            Ok(expected) => expected.turn_in,
-            Err(unavailable) => unavailable.turn_in,
+            Ok(expected) => expected.again_in,
+            Err(unavailable) => unavailable.again_in,
         }
     }
 
@@ -136,7 +136,7 @@ pub(super) async fn gather(
     if expected.is_none() {
         *expected = Some(if paused {
             let missing = Missing::NoForecast { cause: "paused".to_owned() };
-            Err(Unavailable { missing, word: "Paused", fresh: true, turn_in: None })
+            Err(Unavailable { missing, word: "Paused", fresh: true, again_in: None })
         } else {
             let limits = match track.limits {
                 Some(limits) => limits,
