@@ -516,13 +516,15 @@ pub enum ScanType {
     Sarif,
 }
 
-/// Format of an SBOM.
+/// Format of an SBOM, with the name that the policy has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SbomType {
     /// CycloneDX 1.6
     Cyclonedx,
     /// SPDX 2.3
     Spdx,
+    /// SPDX 3.0, as JSON-LD
+    Spdx3,
 }
 
 /// `cargo xtask bundle …`

@@ -30,18 +30,16 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
         };
     }
     let opened = open(global, &tree, &client, (flags.image.as_deref(), &platform))?;
-    let media_type = match flags.kind {
-        SbomType::Cyclonedx => cyclonedx::MEDIA_TYPE,
-        SbomType::Spdx => spdx::MEDIA_TYPE,
+    let (format, media_type) = match flags.kind {
+        SbomType::Cyclonedx => ("cyclonedx", cyclonedx::MEDIA_TYPE),
+        SbomType::Spdx => ("spdx", spdx::MEDIA_TYPE),
+        SbomType::Spdx3 => ("spdx3", spdx::v3::MEDIA_TYPE),
     };
     let bytes = match attached(&client, &opened, media_type)? {
         Some(bytes) => bytes,
         None => {
             let found = plugins::inventory_of(&tree, &client, &opened.image, (&opened.repository, &platform))?;
-            match flags.kind {
-                SbomType::Cyclonedx => cyclonedx::document(&found.inventory, env!("CARGO_PKG_VERSION")),
-                SbomType::Spdx => spdx::document(&found.inventory, env!("CARGO_PKG_VERSION")),
-            }
+            plugins::document(&found.inventory, format).1
         }
     };
     super::print(&(String::from_utf8_lossy(&bytes).into_owned() + "\n"))

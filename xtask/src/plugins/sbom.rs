@@ -1,4 +1,4 @@
-//! The plugin `sbom`: everything in an image, as SPDX and CycloneDX.
+//! The plugin `sbom`: everything in an image, as SPDX 2.3, SPDX 3.0 and CycloneDX.
 //!
 //! The configuration of the artifact holds the contents of each layer. An app's SBOM is put together from them on a machine that has none of
 //! the base's layers.
@@ -11,11 +11,11 @@ use xtask_host::terminal;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::{SBOM, SBOM_FORMATS};
+use xtask_model::image::plugin::{DEFAULT_SBOM_FORMATS, SBOM};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_model::supply::inventory::{self, Inventory, Layer, LayerContents};
-use xtask_model::supply::{cyclonedx, spdx};
+use xtask_model::supply::{self, cyclonedx, spdx};
 use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Described, Search, layers};
 
@@ -46,7 +46,7 @@ impl Plugin for Sbom {
         let image = Image::open(call.client, place, subject.digest, subject.platform)?;
         let found = inventory_of(call.tree, call.client, &image, (&subject.reference.repository, subject.platform))?;
         let mut outcome = Outcome::default();
-        let formats = call.settings.texts("formats").unwrap_or_else(|| SBOM_FORMATS.to_vec());
+        let formats = call.settings.texts("formats").unwrap_or_else(|| DEFAULT_SBOM_FORMATS.to_vec());
         for format in formats {
             let (media_type, bytes, file) = document(&found.inventory, format);
             outcome.files.push(call.write(&format!("{}-{}.{file}", subject.kind, subject.platform.dashed()), &bytes)?);
@@ -62,10 +62,11 @@ impl Plugin for Sbom {
 }
 
 /// A document of a format, with its media type and the end of its file's name.
-pub(super) fn document(inventory: &Inventory, format: &str) -> (&'static str, Vec<u8>, &'static str) {
+pub fn document(inventory: &Inventory, format: &str) -> (&'static str, Vec<u8>, &'static str) {
     let version = env!("CARGO_PKG_VERSION");
     match format {
         "spdx" => (spdx::MEDIA_TYPE, spdx::document(inventory, version), "spdx.json"),
+        "spdx3" => (spdx::v3::MEDIA_TYPE, spdx::v3::document(inventory, version), "spdx3.json"),
         _ => (cyclonedx::MEDIA_TYPE, cyclonedx::document(inventory, version), "cdx.json"),
     }
 }
@@ -135,7 +136,7 @@ fn attached(
 ) -> Result<Vec<(Digest, LayerContents)>, Fault> {
     let Answer::Present(image) = publish::read(client, repository, digest)? else { return Ok(Vec::new()) };
     let digest = image.platforms.get(platform).map_or(digest, |manifest| manifest.digest);
-    for media_type in [cyclonedx::MEDIA_TYPE, spdx::MEDIA_TYPE] {
+    for media_type in supply::SBOMS {
         for artifact in attach::find(client, repository, &digest, media_type)? {
             if artifact.config.media_type == CONTENTS
                 && let Ok(contents) = serde_json::from_slice::<Contents>(&artifact.config.bytes)

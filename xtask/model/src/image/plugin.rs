@@ -226,8 +226,11 @@ pub const SIZE_BUDGET: Description = Description {
     attaches: false,
 };
 
-/// Formats of an SBOM.
-pub const SBOM_FORMATS: &[&str] = &["spdx", "cyclonedx"];
+/// Formats of an SBOM: SPDX 2.3, CycloneDX 1.6 and SPDX 3.0.
+pub const SBOM_FORMATS: &[&str] = &["spdx", "cyclonedx", "spdx3"];
+
+/// The formats of a step that names none.
+pub const DEFAULT_SBOM_FORMATS: [&str; 2] = ["spdx", "cyclonedx"];
 
 /// Lists what is in the image.
 pub const SBOM: Description = Description {
@@ -238,7 +241,7 @@ pub const SBOM: Description = Description {
         "formats",
         Kind::Choices(SBOM_FORMATS),
         Default::Toml("[\"spdx\", \"cyclonedx\"]"),
-        "formats to write: SPDX 2.3 and CycloneDX 1.6",
+        "formats to write: SPDX 2.3, CycloneDX 1.6, and SPDX 3.0 as `spdx3`",
     )],
     check: unchecked,
     waits: Waits::Nothing,

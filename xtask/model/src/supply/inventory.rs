@@ -10,6 +10,7 @@ use crate::spec::lock::closure::PackageMetadata;
 use crate::spec::lock::{Lock, LockedPackage};
 use crate::spec::reference::{Digest, Platform};
 use crate::spec::requirements::{Environment, normalised};
+use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -185,6 +186,13 @@ impl Inventory {
     /// Package URL of the image itself.
     pub fn purl(&self) -> String {
         image_purl(&self.repository, &self.digest, &self.platform)
+    }
+
+    /// `created` in UTC and in whole seconds, as SPDX requires it; 1970 if it cannot be read.
+    pub fn second(&self) -> String {
+        let moment: Option<Timestamp> = self.created.parse().ok();
+        let second = moment.and_then(|moment| Timestamp::from_second(moment.as_second()));
+        second.map_or_else(|| "1970-01-01T00:00:00Z".to_owned(), |second| second.to_string())
     }
 }
 
@@ -548,6 +556,14 @@ pub(super) mod tests {
             ]
         );
         assert!(diff(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn a_document_has_whole_seconds() {
+        let second = |created: &str| Inventory { created: created.to_owned(), ..inventory() }.second();
+        assert_eq!(second("2026-01-02T03:04:05Z"), "2026-01-02T03:04:05Z");
+        assert_eq!(second("2026-01-02T03:04:05.678Z"), "2026-01-02T03:04:05Z");
+        assert_eq!(second("yesterday"), "1970-01-01T00:00:00Z");
     }
 
     #[test]
