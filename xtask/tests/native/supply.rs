@@ -2,6 +2,7 @@
 //! any tag moves.
 
 mod readers;
+mod referrers;
 mod signing;
 mod tools;
 
@@ -176,6 +177,27 @@ fn tampered_things_are_refused() {
     };
     attach::attach(&client, &repository, &third_manifest, &[forged]).unwrap();
     signed.refuses(&third, "none of its attestations is by this key");
+    // A layer and a manifest whose bytes the registry has changed.
+    let blob = |digest: &Digest| {
+        let hex = digest.hex();
+        signed.world.store().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
+    };
+    let layer = signed.world.manifest("app", "latest").layers.pop().unwrap();
+    let whole = std::fs::read(blob(&layer.digest)).unwrap();
+    let mut changed = whole.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(blob(&layer.digest), &changed).unwrap();
+    let archive = signed.key.with_extension("tar");
+    let create = ["bundle", "create", "-o", archive.to_str().unwrap(), &third.to_string()];
+    signed.call(&create).ends(5).says(&layer.digest.to_string());
+    assert!(!archive.exists());
+    std::fs::write(blob(&layer.digest), &whole).unwrap();
+    signed.call(&create).ok();
+    let text = std::fs::read_to_string(blob(&third_manifest.digest)).unwrap();
+    std::fs::write(blob(&third_manifest.digest), text.replacen("sha256:", "sha256:0", 1)).unwrap();
+    std::fs::remove_file(&archive).unwrap();
+    signed.call(&create).ends(5).says(&third_manifest.digest.to_string());
+    assert!(!archive.exists());
 }
 
 #[test]
@@ -224,6 +246,23 @@ fn a_key_that_others_may_read_stops_the_build_before_anything_is_built() {
     let wrong = new_key(signed.key.parent().unwrap(), "another.key");
     let call = signed.repo().xtask(&["build", "--push"]).env("XTASK_SIGNING_KEY_FILE", &wrong).without_engine();
     call.run().ends(2).says("the private key is not the one of the policy");
+}
+
+#[test]
+fn a_key_in_a_variable_signs_and_is_shown_nowhere() {
+    let Some(signed) = Signed::new("variable") else { return };
+    let key = std::fs::read_to_string(&signed.key).unwrap();
+    let secret = key.lines().nth(1).unwrap();
+    let call = signed.repo().xtask(&["build", "--push", "--verbose"]).env("XTASK_SIGNING_KEY", &key).without_engine();
+    let app = call.run().ok().keeps(secret).reference();
+    signed.call(&["verify", &app.to_string()]).ok();
+    let sent = signed.world.proxy.seen();
+    assert!(sent.iter().any(|request| request.method == "PUT" && request.length > 0));
+    for request in sent {
+        assert!(!String::from_utf8_lossy(&request.body).contains(secret), "{}", request.target);
+    }
+    let steps = crate::world::listing(&signed.repo().path.join("target/steps"));
+    assert!(!steps.is_empty() && steps.iter().all(|(_, bytes)| !String::from_utf8_lossy(bytes).contains(secret)));
 }
 
 #[test]
@@ -302,6 +341,13 @@ fn a_vulnerability_stops_an_image_until_it_is_fixed_or_dismissed() {
     assert!(repo.read("requirements-enhanced.lock").lines().nth(line - 1).unwrap().starts_with("scipy==1.16.3"));
 
     let found = call(&["scan", &app, "--format", "json"]).ok();
+    // A password in an address is refused before a registry is asked.
+    let asked = world.proxy.seen().len();
+    call(&["scan", &app, "--database", "https://user:m4rker@example.com/osv"])
+        .ends(2)
+        .says("without a user name")
+        .keeps("m4rker");
+    assert_eq!(world.proxy.seen().len(), asked);
     let found: Value = serde_json::from_str(&found.stdout).unwrap();
     assert_eq!(xtask::documents::SCAN.unlisted(&found), [""; 0], "{found:#}");
     assert_eq!(found["vulnerabilities"][0]["fixed"], "1.17.0");

@@ -20,7 +20,8 @@ pub(super) fn read(files: &[&Path]) -> Option<Result<Value, String>> {
     Some(if done.status.success() { Ok(serde_json::from_slice(&done.stdout).unwrap()) } else { Err(said) })
 }
 
-const KINDS: [(&str, &str); 3] =
+/// The formats of SBOMs by their names in the policy, with their media types.
+pub(super) const KINDS: [(&str, &str); 3] =
     [("cyclonedx", cyclonedx::MEDIA_TYPE), ("spdx", spdx::MEDIA_TYPE), ("spdx3", spdx::v3::MEDIA_TYPE)];
 
 #[test]
