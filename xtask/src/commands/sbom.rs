@@ -1,11 +1,14 @@
 //! `sbom`: what is in an image, and what changed between two.
 
 use crate::flags::{Format, Global, SbomFlags, SbomType};
-use crate::{documents, plugins};
+use crate::{documents, plugins, steps};
 use std::path::Path;
 use xtask_host::registry::{Answer, Client, attach, publish};
+use xtask_host::tree::binary;
 use xtask_host::tree::facts::Tree;
+use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::plugin::SBOM;
 use xtask_model::spec::reference::{Platform, Reference, Repository, Tag};
 use xtask_model::supply::inventory::{self, Component};
 use xtask_model::supply::{cyclonedx, spdx};
@@ -15,6 +18,9 @@ use xtask_native::image::{Image, Place};
 /// Prints a document, or the differences.
 pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
     let tree = global.tree()?;
+    if flags.write_licences {
+        return Ok(write_licences(&tree)?);
+    }
     let client = tree.client();
     let platform = flags.platform.clone().unwrap_or_else(Platform::host);
     if let [old, new] = flags.diff.as_slice() {
@@ -43,6 +49,32 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
         }
     };
     super::print(&(String::from_utf8_lossy(&bytes).into_owned() + "\n"))
+}
+
+/// Writes the file with the licences of the program's crates.
+fn write_licences(tree: &Tree) -> Result<(), Fault> {
+    let setting = steps::settings_of(&tree.policy, SBOM.name).and_then(|settings| settings.text(plugins::LICENCES));
+    let path = setting.ok_or_else(|| {
+        Fault::usage("`images.toml` names no file for the licences of crates")
+            .hint("add `crate-licences = \"crates.licences\"` to the step with `uses = \"sbom\"`")
+    })?;
+    let crates = plugins::crates(tree);
+    if crates.is_empty() {
+        return Err(Fault::usage("the app has no program of crates").hint("`[app] binary` in `images.toml` names one"));
+    }
+    let licences = binary::licences(&tree.root, &crates)?;
+    let without: Vec<&str> = crates
+        .iter()
+        .filter(|one| licences.get(&one.name, &one.version).is_none())
+        .map(|one| one.name.as_str())
+        .collect();
+    if !without.is_empty() {
+        terminal::warn(&format!("the manifests of these crates state no licence: {}", without.join(", ")));
+    }
+    let wrote = file::write(&tree.root.join(path), &licences.text())?;
+    let what = if wrote { "wrote" } else { "unchanged" };
+    terminal::step(what, &format!("`{path}`: {} crates", crates.len() - without.len()));
+    Ok(())
 }
 
 /// An image with the repository that it belongs to.

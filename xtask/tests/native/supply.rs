@@ -246,6 +246,14 @@ fn a_key_that_others_may_read_stops_the_build_before_anything_is_built() {
     let wrong = new_key(signed.key.parent().unwrap(), "another.key");
     let call = signed.repo().xtask(&["build", "--push"]).env("XTASK_SIGNING_KEY_FILE", &wrong).without_engine();
     call.run().ends(2).says("the private key is not the one of the policy");
+    // The problems of several steps are reported at once.
+    let repo = signed.repo();
+    repo.edit("images.toml", "uses = \"sbom\"", "uses = \"sbom\"\ncrate-licences = \"crates.licences\"");
+    let both = signed.call(&["build", "--push"]).ends(2).says("its mode is 640");
+    both.says("cannot read the licences of crates in `crates.licences`").says("sbom --write-licences");
+    repo.write("crates.licences", "\"a 1\" = 1\n");
+    signed.call(&["build", "--push"]).ends(2).says("its mode is 640").says("invalid type");
+    assert!(signed.repo().tags("app-base").is_empty());
 }
 
 #[test]

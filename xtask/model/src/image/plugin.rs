@@ -242,13 +242,25 @@ pub const SBOM: Description = Description {
     name: "sbom",
     about: "attaches a list of every Python package, Debian package and crate in the image",
     tools: &[],
-    settings: &[Key::plugin(
-        "formats",
-        Kind::Choices(SBOM_FORMATS),
-        Default::Toml("[\"spdx\", \"cyclonedx\"]"),
-        "formats to write: SPDX 2.3, CycloneDX 1.6, and SPDX 3.0 as `spdx3`",
-    )],
-    check: unchecked,
+    settings: &[
+        Key::plugin(
+            "formats",
+            Kind::Choices(SBOM_FORMATS),
+            Default::Toml("[\"spdx\", \"cyclonedx\"]"),
+            "formats to write: SPDX 2.3, CycloneDX 1.6, and SPDX 3.0 as `spdx3`",
+        ),
+        Key::plugin(
+            "crate-licences",
+            Kind::Text,
+            Default::None,
+            "file of the repository with the licences of crates, which `Cargo.lock` does not have; `cargo xtask sbom --write-licences` writes it",
+        ),
+    ],
+    check: |settings| {
+        let path = settings.text("crate-licences").map(str::parse::<RelPath>);
+        let wrong = |why| SettingProblem::new("crate-licences", format!("`step.crate-licences`: {why}"));
+        path.and_then(Result::err).map(wrong).into_iter().collect()
+    },
     waits: Waits::Nothing,
     attaches: true,
 };

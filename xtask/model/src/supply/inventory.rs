@@ -138,6 +138,8 @@ pub struct Crate {
     pub version: String,
     /// SHA-256 in hex, of crates from a registry.
     pub checksum: Option<String>,
+    /// SPDX expression.
+    pub licence: Option<String>,
     /// Names and versions of its dependencies.
     pub dependencies: BTreeSet<(String, String)>,
 }
@@ -324,7 +326,7 @@ fn crate_component(one: &Crate, layer: Digest) -> Component {
         purl: purl(&one.name, &one.version),
         name: one.name.clone(),
         version: one.version.clone(),
-        licence: None,
+        licence: one.licence.clone(),
         hashes: one.checksum.iter().map(|hex| format!("sha256:{hex}")).collect(),
         layer: Some(layer),
         requires: one.dependencies.iter().map(|(name, version)| purl(name, version)).collect(),
@@ -475,6 +477,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
             checksum: checksum.map(str::to_owned),
+            licence: checksum.map(|_| "MIT OR Apache-2.0".to_owned()),
             dependencies: dependencies.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
         };
         vec![one("app", None, &[("serde", "1.0.0")]), one("serde", Some(&"ab".repeat(32)), &[])]
@@ -520,6 +523,7 @@ pub(super) mod tests {
         assert_eq!(libc.licence.as_deref(), Some("LGPL-2.1-or-later"), "by its source package");
         assert_eq!(libc.requires.len(), 1, "{libc:?}");
         assert_eq!(one("pkg:cargo/app@1.0.0").layer, Some(Digest::of(b"program")));
+        assert_eq!(one("pkg:cargo/serde@1.0.0").licence.as_deref(), Some("MIT OR Apache-2.0"));
     }
 
     #[test]
