@@ -156,7 +156,7 @@ fn tampered_things_are_refused() {
     // An SBOM that the build did not make.
     let lie = Artifact::of(spdx::MEDIA_TYPE, b"{\"packages\": []}".to_vec());
     attach::attach(&client, &repository, &manifest, &[lie]).unwrap();
-    signed.refuses(&app, "an SBOM is attached that is not in its provenance");
+    signed.refuses(&app, "its SBOM is not the one in its provenance");
     // A statement whose payload was changed after it was signed.
     repo.write("templates/page.html", "three").commit("three");
     let third = signed.push();
@@ -269,6 +269,14 @@ fn a_key_in_a_variable_signs_and_is_shown_nowhere() {
     for request in sent {
         assert!(!String::from_utf8_lossy(&request.body).contains(secret), "{}", request.target);
     }
+    // A build of the same image replaces an SBOM that another one attached.
+    let manifest = signed.manifest("app", &app);
+    let lie = Artifact::of(spdx::MEDIA_TYPE, b"{\"packages\": []}".to_vec());
+    attach::attach(&client(), &signed.repo().repository("app"), &manifest, &[lie]).unwrap();
+    signed.refuses(&app, "its SBOM is not the one in its provenance");
+    let again = signed.call(&["build", "--push", "--force"]).ok().reference();
+    assert_eq!(signed.manifest("app", &again).digest, manifest.digest, "the same image");
+    signed.call(&["verify", &again.to_string()]).ok();
     let steps = crate::world::listing(&signed.repo().path.join("target/steps"));
     assert!(!steps.is_empty() && steps.iter().all(|(_, bytes)| !String::from_utf8_lossy(bytes).contains(secret)));
 }

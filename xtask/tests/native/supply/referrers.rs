@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use xtask_host::registry::attach;
+use xtask_host::registry::attach::{self, Artifact};
 use xtask_model::spec::oci::media_type;
 
 /// The referrers of `GET /v2/NAME/referrers/DIGEST`, by the manifests in a registry's folder.
@@ -19,8 +19,9 @@ fn referrers(store: &Path, request: &Request) -> Answer {
     let store = store.join("docker/registry/v2");
     let revisions = store.join("repositories").join(name).join("_manifests/revisions/sha256");
     let mut manifests = Vec::new();
-    let mut digests: Vec<PathBuf> =
-        std::fs::read_dir(revisions).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let listed = std::fs::read_dir(revisions).into_iter().flatten().flatten().map(|entry| entry.path());
+    // What is deleted has lost its link.
+    let mut digests: Vec<PathBuf> = listed.filter(|digest| digest.join("link").is_file()).collect();
     digests.sort();
     for digest in digests {
         let hex = digest.file_name().unwrap().to_str().unwrap();
@@ -66,6 +67,12 @@ fn a_registry_with_the_referrers_api_lists_what_is_attached_by_itself() {
         let attached = attach::find(&client(), &repository, &manifest.digest, media_type).unwrap();
         assert_eq!(attached.len(), 1, "{kind}");
     }
+    // An SBOM that the build did not make.
+    let lie = Artifact::of(KINDS[1].1, b"{\"packages\": []}".to_vec());
+    let lie = attach::attach(&client(), &repository, &manifest, &[lie]).unwrap();
+    signed.refuses(&app, "an SBOM is attached that is not in its provenance");
+    client().delete_manifest(&repository, lie[0].digest).unwrap();
+    signed.call(&["verify", &app.to_string()]).ok();
     // An edit after it: the base's SBOM is found by the API, and nothing of it is read again.
     let elsewhere = signed.repo().clone("elsewhere");
     elsewhere.write("templates/page.html", "two").commit("two");
