@@ -216,6 +216,13 @@ fn an_identity_of_ci_signs_without_a_key() {
     server.clear();
     server.reply("GET", "/token", |_| Answer::new(403));
     recorded.build(&variables).ends(5).says("answered 403").says("id-token: write").keeps("m4rker-request");
+    // A redirect would take the request's secret elsewhere.
+    server.clear();
+    let elsewhere = FaultProxy::alone();
+    let redirect = Answer::new(302).header("location", format!("http://{}/token", elsewhere.host()));
+    server.reply("GET", "/token", move |_| redirect.clone());
+    recorded.build(&variables).ends(5).says("answered 302");
+    assert!(elsewhere.seen().is_empty());
     assert!(repo.tags("app-base").is_empty() && recorded.recorded("argv").is_empty());
 
     give(&good);
