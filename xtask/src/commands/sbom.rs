@@ -11,6 +11,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::plugin::SBOM;
 use xtask_model::spec::reference::{Platform, Reference, Repository, Tag};
 use xtask_model::supply::inventory::{self, Component};
+use xtask_model::supply::licence::CrateLicences;
 use xtask_model::supply::{cyclonedx, spdx};
 use xtask_native::container::unpacked::ImageStore;
 use xtask_native::image::{Image, Place};
@@ -62,7 +63,15 @@ fn write_licences(tree: &Tree) -> Result<(), Fault> {
     if crates.is_empty() {
         return Err(Fault::usage("the app has no program of crates").hint("`[app] binary` in `images.toml` names one"));
     }
-    let licences = binary::licences(&tree.root, &crates)?;
+    let mut licences = binary::licences(&tree.root, &crates)?;
+    // What a person wrote for a manifest without a licence stays.
+    let before = std::fs::read_to_string(tree.root.join(path)).ok();
+    let before = before.and_then(|text| CrateLicences::read(&text).ok()).unwrap_or_default();
+    for one in &crates {
+        if let (None, Some(written)) = (licences.get(&one.name, &one.version), before.get(&one.name, &one.version)) {
+            licences.insert(&one.name, &one.version, written.to_owned());
+        }
+    }
     let without: Vec<&str> = crates
         .iter()
         .filter(|one| licences.get(&one.name, &one.version).is_none())

@@ -172,9 +172,13 @@ impl CrateLicences {
         "# Licences of the crates in `Cargo.lock`, for SBOMs. Written by `cargo xtask sbom --write-licences`.\n";
 
     /// # Errors
-    /// It is not TOML, or has values that are not strings.
+    /// It is not TOML, or has values that are not SPDX expressions.
     pub fn read(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map(Self).map_err(|error| error.message().to_owned())
+        let licences: BTreeMap<String, String> = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        match licences.iter().find(|(_, licence)| expression(licence).is_none()) {
+            Some((name, licence)) => Err(format!("the licence of `{name}`, `{licence}`, is not an SPDX expression")),
+            None => Ok(Self(licences)),
+        }
     }
 
     pub fn insert(&mut self, name: &str, version: &str, licence: String) {
@@ -263,7 +267,7 @@ mod tests {
             (licences.get("serde", "1.0.228"), licences.get("serde", "1.0.0")),
             (Some("MIT OR Apache-2.0"), None)
         );
-        for wrong in ["\"a 1\" = 1", "a", "[a]\nb = \"MIT\""] {
+        for wrong in ["\"a 1\" = 1", "a", "[a]\nb = \"MIT\"", "\"a 1\" = \"our own\""] {
             assert!(CrateLicences::read(wrong).is_err(), "{wrong}");
         }
     }
