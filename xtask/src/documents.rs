@@ -184,7 +184,7 @@ pub const SCAN: Document = Document {
         ("vulnerabilities[].aliases[]", "its other names"),
         ("vulnerabilities[].summary", "first sentence"),
         ("vulnerabilities[].severity", "`critical`, `high`, `medium`, `low` or `unknown`"),
-        ("vulnerabilities[].score", "base score of CVSS 3, if it has one"),
+        ("vulnerabilities[].score", "highest score of its CVSS 3 and 4 vectors, if it has one"),
         ("vulnerabilities[].purl", "package URL of the component"),
         ("vulnerabilities[].name", "its name"),
         ("vulnerabilities[].version", "its version"),

@@ -286,7 +286,8 @@ Examples:
 Examples:
   cargo xtask sbom                                    the app of this tree, as CycloneDX
   cargo xtask sbom --type spdx ghcr.io/acme/app:main  another image, as SPDX
-  cargo xtask sbom --diff app:1.2.0 app:1.3.0         packages that are new, gone, or of another version")]
+  cargo xtask sbom --diff app:1.2.0 app:1.3.0         packages that are new, gone, or of another version
+  cargo xtask sbom --write-licences                   after `Cargo.lock` has changed")]
     Sbom(SbomFlags),
     /// Look up known vulnerabilities of an image, from its SBOM
     ///
@@ -510,6 +511,9 @@ pub struct SbomFlags {
     /// Print the differences between two images instead
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
     pub diff: Vec<String>,
+    /// Write the file of `crate-licences` in the policy's `sbom` step, from the manifests of the crates
+    #[arg(long, conflicts_with_all = ["image", "diff", "kind", "platform"])]
+    pub write_licences: bool,
 }
 
 /// Flags of `reproduce`.
@@ -560,13 +564,15 @@ pub enum ScanType {
     Sarif,
 }
 
-/// Format of an SBOM.
+/// Format of an SBOM, with the name that the policy has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SbomType {
     /// CycloneDX 1.6
     Cyclonedx,
     /// SPDX 2.3
     Spdx,
+    /// SPDX 3.0, as JSON-LD
+    Spdx3,
 }
 
 /// Flags of `rebase`.

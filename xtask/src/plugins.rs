@@ -10,7 +10,7 @@ pub mod scan;
 pub mod sign;
 mod simple;
 
-pub use sbom::inventory_of;
+pub use sbom::{LICENCES, crates, document, inventory_of};
 pub use xtask_host::registry::attach::{Artifact, Blob};
 pub use xtask_model::image::plugin::{Description, SettingProblem, Settings, Waits};
 

@@ -1,16 +1,16 @@
 //! Servers of advisories: the archives of a mirror, and questions to a service. No credentials are sent.
 
 use crate::http::Limits;
+use crate::http::answer::{followed, until_answered};
 use crate::http::deadline::Deadline;
 use crate::http::download::{BodyEnd, Download};
 use crate::http::proxy::Proxies;
-use crate::http::retry::{Retry, is_retryable};
-use crate::http::transport::{
-    ExchangeError, HttpRequest, HttpResponse, Payload, Reach, Transport, Trust, redirected, status,
-};
+use crate::http::retry::Retry;
+use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, Reach, Transport, Trust, status};
 use crate::http::url::Url;
-use crate::{process, scratch};
+use crate::scratch;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use ureq::http::Method;
@@ -22,6 +22,19 @@ const LONGEST: u64 = 4 << 30;
 /// No answer of a service is longer.
 const ANSWER: u64 = 64 << 20;
 
+/// Checks that an address is one of https or http, and has nothing in it that is a secret.
+///
+/// # Errors
+/// It is not; the fault does not repeat it.
+pub fn check_address(address: &str) -> Result<(), Fault> {
+    if Url::parse(address.trim_end_matches('/')).is_none() || address.contains(['@', '?', '#']) {
+        // What is wrong with it may be a password.
+        return Err(Fault::usage("the address of the database is not a plain one of http or https")
+            .hint("write `https://HOST/PATH`, without a user name, a password or a query"));
+    }
+    Ok(())
+}
+
 pub struct Server {
     base: String,
     limits: Limits,
@@ -30,37 +43,23 @@ pub struct Server {
 
 impl Server {
     /// A server at an address of https; http is for this machine alone.
+    ///
+    /// # Errors
+    /// As [`check_address`].
     pub fn new(address: &str) -> Result<Self, Fault> {
+        check_address(address)?;
         let base = address.trim_end_matches('/').to_owned();
-        if Url::parse(&base).is_none() || base.contains(['@', '?', '#']) {
-            // What is wrong with it may be a password.
-            return Err(Fault::usage("the address of the database is not a plain one of http or https")
-                .hint("write `https://HOST/PATH`, without a user name, a password or a query"));
-        }
         let limits = Limits::default();
         let transport = Transport::new(&limits, &Proxies::from_env(), Reach::Listed(BTreeSet::new()), Trust::Host);
         Ok(Self { base, limits, transport })
     }
 
-    fn once(
-        &self,
-        method: &Method,
-        mut url: Url,
-        body: &[u8],
-        deadline: &Deadline,
-    ) -> Result<HttpResponse, ExchangeError> {
-        let mut redirects = 0;
-        loop {
+    fn once(&self, method: &Method, url: Url, body: &[u8], deadline: &Deadline) -> Result<HttpResponse, ExchangeError> {
+        followed(url, |url| {
             let payload = if *method == Method::GET { Payload::None } else { Payload::Bytes(body) };
             let headers = if body.is_empty() { vec![] } else { vec![("content-type", "application/json".to_owned())] };
-            let outgoing = HttpRequest { method: method.clone(), url: &url, headers, payload };
-            let reply = self.transport.exchange(&outgoing, deadline)?;
-            if !reply.is_redirect() {
-                return Ok(reply);
-            }
-            redirects += 1;
-            url = redirected(&reply, redirects)?;
-        }
+            self.transport.exchange(&HttpRequest { method: method.clone(), url, headers, payload }, deadline)
+        })
     }
 
     /// Sends a request until it is answered; `None` where the server has no such document.
@@ -74,26 +73,23 @@ impl Server {
         let what = format!("cannot read `{address}`");
         let url = Url::parse(&address).ok_or_else(|| Fault::usage(format!("`{address}` is not an address")))?;
         let mut download = Download::new(to, longest);
-        let mut retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, longest));
-        loop {
-            process::interrupted()?;
-            let (broken, after) = match self.once(method, url.clone(), body, &retry.deadline) {
-                Ok(reply) if reply.status == 404 => return Ok(None),
-                Ok(reply) if is_retryable(reply.status) => {
-                    let after = reply.retry_after();
-                    (ExchangeError::passing(status(&reply)), after)
-                }
+        let retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, longest));
+        let send = |deadline: &Deadline| Ok(self.once(method, url.clone(), body, deadline));
+        until_answered(
+            &what,
+            retry,
+            |_| None,
+            send,
+            |reply, retry| match reply.status {
+                404 => Ok(ControlFlow::Break(None)),
                 // A body that broke off is asked for again from its start; the part that came is passed over.
-                Ok(reply) if reply.status == 200 => match download.take(&what, reply, &mut retry.deadline)? {
-                    BodyEnd::Whole => return Ok(Some(())),
-                    BodyEnd::Cut(broken) => (broken, None),
-                },
-                Ok(reply) => return Err(Fault::network(what).cause(status(&reply))),
-                Err(broken) => (broken, None),
-            };
-            process::interrupted()?;
-            retry.pause_or_fail(&what, broken, after)?;
-        }
+                200 => Ok(match download.take(&what, reply, &mut retry.deadline)? {
+                    BodyEnd::Whole => ControlFlow::Break(Some(())),
+                    BodyEnd::Cut(broken) => ControlFlow::Continue(broken),
+                }),
+                _ => Err(Fault::network(&what).cause(status(&reply))),
+            },
+        )
     }
 
     /// Brings a file, unless it is younger than `fresh`. Returns false if the server has no such file.

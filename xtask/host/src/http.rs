@@ -2,6 +2,7 @@
 //!
 //! What an answer means, and which credentials go with a request, is known to the callers.
 
+pub(crate) mod answer;
 pub(crate) mod deadline;
 pub(crate) mod download;
 pub(crate) mod proxy;

@@ -2,6 +2,8 @@
 //!
 //! The private key is a PEM text in a file that only its owner reads, or in a variable of CI. It is never an argument, and no error repeats it.
 
+pub mod identity;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
@@ -56,15 +58,7 @@ impl PrivateKey {
             return Err(cannot(&"it is inside the repository, where a `COPY` could take it into an image")
                 .hint("move it outside, or below `target`"));
         }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let mode = std::fs::metadata(&real).map_err(|error| cannot(&error))?.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
-                return Err(cannot(&format!("its mode is {mode:o}: others may read it"))
-                    .hint(format!("`chmod 600 {}`", path.display())));
-            }
-        }
+        is_private(&real).map_err(|why| cannot(&why).hint(format!("`chmod 600 {}`", path.display())))?;
         let text = std::fs::read_to_string(&real).map_err(|error| cannot(&error))?;
         Self::parse(&text).map_err(|why| cannot(&format!("it {why}")).hint(MAKE))
     }
@@ -92,6 +86,36 @@ impl PrivateKey {
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.public_key().as_ref().to_vec())
     }
+}
+
+/// Checks the file of an encrypted key, which the cosign program reads.
+///
+/// # Errors
+/// There is no such file, or others may read it.
+pub fn check_encrypted(path: &Path) -> Result<(), Fault> {
+    is_private(path).map_err(|why| {
+        let fault = Fault::usage(format!("cannot read the key `{}`", path.display())).cause(why);
+        match path.exists() {
+            true => fault.hint(format!("`chmod 600 {}`", path.display())),
+            false => fault.hint("make one: `cosign generate-key-pair`"),
+        }
+    })
+}
+
+/// Says why a file can be read by others than its owner.
+fn is_private(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(format!("its mode is {mode:o}: others may read it"));
+        }
+    }
+    #[cfg(not(unix))]
+    drop(metadata);
+    Ok(())
 }
 
 /// A public key.

@@ -16,6 +16,9 @@ pub mod vex;
 
 use crate::spec::reference::Digest;
 
+/// Media types of the SBOMs of an image.
+pub const SBOMS: [&str; 3] = [cyclonedx::MEDIA_TYPE, spdx::MEDIA_TYPE, spdx::v3::MEDIA_TYPE];
+
 /// A UUID that follows from a text, in the form of version 8 of RFC 9562: the same SBOM has the same one everywhere.
 fn uuid(text: &str) -> String {
     let mut hex = Digest::of(text.as_bytes()).hex();

@@ -1,13 +1,17 @@
 //! `sbom`: what is in an image, and what changed between two.
 
 use crate::flags::{Format, Global, SbomFlags, SbomType};
-use crate::{documents, plugins};
+use crate::{documents, plugins, steps};
 use std::path::Path;
 use xtask_host::registry::{Answer, Client, attach, publish};
+use xtask_host::tree::binary;
 use xtask_host::tree::facts::Tree;
+use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::plugin::SBOM;
 use xtask_model::spec::reference::{Platform, Reference, Repository, Tag};
 use xtask_model::supply::inventory::{self, Component};
+use xtask_model::supply::licence::CrateLicences;
 use xtask_model::supply::{cyclonedx, spdx};
 use xtask_native::container::unpacked::ImageStore;
 use xtask_native::image::{Image, Place};
@@ -15,6 +19,9 @@ use xtask_native::image::{Image, Place};
 /// Prints a document, or the differences.
 pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
     let tree = global.tree()?;
+    if flags.write_licences {
+        return Ok(write_licences(&tree)?);
+    }
     let client = tree.client();
     let platform = flags.platform.clone().unwrap_or_else(Platform::host);
     if let [old, new] = flags.diff.as_slice() {
@@ -30,21 +37,53 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
         };
     }
     let opened = open(global, &tree, &client, (flags.image.as_deref(), &platform))?;
-    let media_type = match flags.kind {
-        SbomType::Cyclonedx => cyclonedx::MEDIA_TYPE,
-        SbomType::Spdx => spdx::MEDIA_TYPE,
+    let (format, media_type) = match flags.kind {
+        SbomType::Cyclonedx => ("cyclonedx", cyclonedx::MEDIA_TYPE),
+        SbomType::Spdx => ("spdx", spdx::MEDIA_TYPE),
+        SbomType::Spdx3 => ("spdx3", spdx::v3::MEDIA_TYPE),
     };
     let bytes = match attached(&client, &opened, media_type)? {
         Some(bytes) => bytes,
         None => {
             let found = plugins::inventory_of(&tree, &client, &opened.image, (&opened.repository, &platform))?;
-            match flags.kind {
-                SbomType::Cyclonedx => cyclonedx::document(&found.inventory, env!("CARGO_PKG_VERSION")),
-                SbomType::Spdx => spdx::document(&found.inventory, env!("CARGO_PKG_VERSION")),
-            }
+            plugins::document(&found.inventory, format).1
         }
     };
     super::print(&(String::from_utf8_lossy(&bytes).into_owned() + "\n"))
+}
+
+/// Writes the file with the licences of the program's crates.
+fn write_licences(tree: &Tree) -> Result<(), Fault> {
+    let setting = steps::settings_of(&tree.policy, SBOM.name).and_then(|settings| settings.text(plugins::LICENCES));
+    let path = setting.ok_or_else(|| {
+        Fault::usage("`images.toml` names no file for the licences of crates")
+            .hint("add `crate-licences = \"crates.licences\"` to the step with `uses = \"sbom\"`")
+    })?;
+    let crates = plugins::crates(tree);
+    if crates.is_empty() {
+        return Err(Fault::usage("the app has no program of crates").hint("`[app] binary` in `images.toml` names one"));
+    }
+    let mut licences = binary::licences(&tree.root, &crates)?;
+    // What a person wrote for a manifest without a licence stays.
+    let before = std::fs::read_to_string(tree.root.join(path)).ok();
+    let before = before.and_then(|text| CrateLicences::read(&text).ok()).unwrap_or_default();
+    for one in &crates {
+        if let (None, Some(written)) = (licences.get(&one.name, &one.version), before.get(&one.name, &one.version)) {
+            licences.insert(&one.name, &one.version, written.to_owned());
+        }
+    }
+    let without: Vec<&str> = crates
+        .iter()
+        .filter(|one| licences.get(&one.name, &one.version).is_none())
+        .map(|one| one.name.as_str())
+        .collect();
+    if !without.is_empty() {
+        terminal::warn(&format!("the manifests of these crates state no licence: {}", without.join(", ")));
+    }
+    let wrote = file::write(&tree.root.join(path), &licences.text())?;
+    let what = if wrote { "wrote" } else { "unchanged" };
+    terminal::step(what, &format!("`{path}`: {} crates", crates.len() - without.len()));
+    Ok(())
 }
 
 /// An image with the repository that it belongs to.

@@ -8,6 +8,7 @@ use serde_json::json;
 use xtask_model::fault::Fault;
 use xtask_model::image::plugin::SCAN;
 use xtask_model::spec::reference::Platform;
+use xtask_model::supply::inventory::image_purl;
 use xtask_model::supply::scan::Subject;
 
 /// Prints what is known against an image; fails at the gate.
@@ -36,7 +37,7 @@ pub fn run(global: &Global, flags: &ScanFlags) -> anyhow::Result<()> {
     let found = search.scan(
         Subject {
             reference: &opened.repository.digest(opened.image.digest).to_string(),
-            purl: &scan::purl(&opened.image, &repository, &platform),
+            purl: &image_purl(&repository, &opened.image.digest, &platform),
             platform: &platform.to_string(),
             components: &components,
         },

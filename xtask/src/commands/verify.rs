@@ -18,9 +18,10 @@ use xtask_model::image::plugin::{KEYLESS, SIGN};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+use xtask_model::supply;
 use xtask_model::supply::provenance::{self, Statement};
+use xtask_model::supply::rebase;
 use xtask_model::supply::signature::{self, Envelope, SIGNATURE};
-use xtask_model::supply::{cyclonedx, rebase, spdx};
 
 #[derive(Serialize)]
 struct Check {
@@ -194,7 +195,7 @@ fn by_cosign(command: &[&str], identity: &str, issuer: &str, what: &Reference) -
 /// Checks that each SBOM is the one that the provenance names; returns how many there are.
 fn sboms(client: &Client, repository: &Repository, digest: Digest, statement: &Statement) -> Result<usize, Fault> {
     let mut count = 0;
-    for media_type in [cyclonedx::MEDIA_TYPE, spdx::MEDIA_TYPE] {
+    for media_type in supply::SBOMS {
         let uri = format!("urn:media-type:{media_type}");
         let wanted: Vec<&String> = statement
             .byproducts

@@ -1,21 +1,23 @@
-//! The plugin `sbom`: everything in an image, as SPDX and CycloneDX.
+//! The plugin `sbom`: everything in an image, as SPDX 2.3, SPDX 3.0 and CycloneDX.
 //!
 //! The configuration of the artifact holds the contents of each layer. An app's SBOM is put together from them on a machine that has none of
 //! the base's layers.
 
-use super::{Artifact, Blob, Call, Description, Outcome, Plugin};
-use crate::pipeline;
+use super::{Artifact, Blob, Call, Description, Outcome, Plugin, Settings};
+use crate::{pipeline, steps};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use xtask_host::registry::{Answer, Client, attach, publish};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::{SBOM, SBOM_FORMATS};
+use xtask_model::image::plugin::{DEFAULT_SBOM_FORMATS, SBOM};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
-use xtask_model::supply::inventory::{self, Inventory, Layer, LayerContents};
-use xtask_model::supply::{cyclonedx, rebase, spdx};
+use xtask_model::supply::inventory::{self, Crate, Inventory, Layer, LayerContents};
+use xtask_model::supply::licence::CrateLicences;
+use xtask_model::supply::{self, cyclonedx, rebase, spdx};
 use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Described, Search, layers};
 
@@ -34,6 +36,11 @@ impl Plugin for Sbom {
         &SBOM
     }
 
+    fn prepare(&self, root: &Path, settings: &Settings) -> Result<(), Fault> {
+        let Some(path) = settings.text(LICENCES) else { return Ok(()) };
+        licences(settings, path, std::fs::read(root.join(path)).map_err(|error| error.to_string())).map(drop)
+    }
+
     fn run(&self, call: &Call<'_>) -> Result<Outcome, Fault> {
         let subject = call.subject;
         let Some(place) = subject.place.clone() else {
@@ -46,7 +53,7 @@ impl Plugin for Sbom {
         let image = Image::open(call.client, place, subject.digest, subject.platform)?;
         let found = inventory_of(call.tree, call.client, &image, (&subject.reference.repository, subject.platform))?;
         let mut outcome = Outcome::default();
-        let formats = call.settings.texts("formats").unwrap_or_else(|| SBOM_FORMATS.to_vec());
+        let formats = call.settings.texts("formats").unwrap_or_else(|| DEFAULT_SBOM_FORMATS.to_vec());
         for format in formats {
             let (media_type, bytes, file) = document(&found.inventory, format);
             outcome.files.push(call.write(&format!("{}-{}.{file}", subject.kind, subject.platform.dashed()), &bytes)?);
@@ -62,10 +69,11 @@ impl Plugin for Sbom {
 }
 
 /// A document of a format, with its media type and the end of its file's name.
-pub(super) fn document(inventory: &Inventory, format: &str) -> (&'static str, Vec<u8>, &'static str) {
+pub fn document(inventory: &Inventory, format: &str) -> (&'static str, Vec<u8>, &'static str) {
     let version = env!("CARGO_PKG_VERSION");
     match format {
         "spdx" => (spdx::MEDIA_TYPE, spdx::document(inventory, version), "spdx.json"),
+        "spdx3" => (spdx::v3::MEDIA_TYPE, spdx::v3::document(inventory, version), "spdx3.json"),
         _ => (cyclonedx::MEDIA_TYPE, cyclonedx::document(inventory, version), "cdx.json"),
     }
 }
@@ -89,8 +97,22 @@ pub fn inventory_of(
     let contents = layers(image, &search)?;
     // A lock that cannot be read has failed the build, or is of another commit than the image.
     let lock = facts::unchecked_lock(tree).ok();
+    let mut crates = crates(tree);
+    if let Some(settings) = steps::settings_of(&tree.policy, SBOM.name)
+        && let Some(path) = settings.text(LICENCES)
+        && !crates.is_empty()
+    {
+        let file = tree.files.read(Path::new(path))?.ok_or_else(|| "there is no such file".to_owned());
+        let licences = licences(settings, path, file)?;
+        for one in &mut crates {
+            one.licence = licences.get(&one.name, &one.version).map(str::to_owned);
+        }
+        let without = crates.iter().filter(|one| one.licence.is_none()).count();
+        if without > 0 {
+            terminal::detail(&format!("{without} crates have no licence in `{path}`; `{WRITE}` updates it"));
+        }
+    }
     let program = tree.policy.app.binary.as_ref();
-    let crates = program.and_then(|program| binary::crates(&*tree.files, &program.package).ok()).unwrap_or_default();
     let program = program.map(|program| (program.name.as_str(), crates.as_slice()));
     let list = image.layers().map(|(layer, diff_id)| Layer { digest: layer.digest, diff_id, size: layer.size });
     let inventory = Inventory {
@@ -102,6 +124,28 @@ pub fn inventory_of(
         components: inventory::components(&contents, lock.as_ref(), program),
     };
     Ok(Found { inventory, contents: Contents { layers: contents } })
+}
+
+/// The crates of the app's program; none without a program.
+pub fn crates(tree: &Tree) -> Vec<Crate> {
+    let program = tree.policy.app.binary.as_ref();
+    program.and_then(|program| binary::crates(&*tree.files, &program.package).ok()).unwrap_or_default()
+}
+
+/// The setting with the file of the crates' licences.
+pub const LICENCES: &str = "crate-licences";
+
+const WRITE: &str = "cargo xtask sbom --write-licences";
+
+/// Licences come from a file of the tree, never from this machine's cache of crates: the same commit gives the same SBOM anywhere.
+fn licences(settings: &Settings, path: &str, file: Result<Vec<u8>, String>) -> Result<CrateLicences, Fault> {
+    let text = file.and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()));
+    text.and_then(|text| CrateLicences::read(&text)).map_err(|why| {
+        Fault::usage(format!("cannot read the licences of crates in `{path}`"))
+            .cause(why)
+            .needed_by(format!("`{LICENCES}` in {}", settings.place(LICENCES).unwrap_or("`images.toml`")))
+            .hint(format!("write it: `{WRITE}`"))
+    })
 }
 
 /// The contents of layers that are attached to the base of an image, to the image itself, or to the one that it was rebased from.
@@ -138,7 +182,7 @@ fn attached(
 ) -> Result<Vec<(Digest, LayerContents)>, Fault> {
     let Answer::Present(image) = publish::read(client, repository, digest)? else { return Ok(Vec::new()) };
     let digest = image.platforms.get(platform).map_or(digest, |manifest| manifest.digest);
-    for media_type in [cyclonedx::MEDIA_TYPE, spdx::MEDIA_TYPE] {
+    for media_type in supply::SBOMS {
         for artifact in attach::find(client, repository, &digest, media_type)? {
             if artifact.config.media_type == CONTENTS
                 && let Ok(contents) = serde_json::from_slice::<Contents>(&artifact.config.bytes)

@@ -11,10 +11,12 @@ use xtask_host::{clock, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::plugin::SCAN;
 use xtask_model::image::policy;
-use xtask_model::supply::inventory::{Component, image_purl};
+use xtask_model::supply::inventory::Component;
 use xtask_model::supply::scan::{self, Gate, Records, Subject, Vulnerability};
 use xtask_model::supply::vex::{self, Statement};
 use xtask_native::image::Image;
+
+const CRATES: &str = "Cargo.lock";
 
 pub(super) struct Scan;
 
@@ -88,10 +90,8 @@ impl Search {
         let key = settings.text("public-key").map(|path| PublicKey::read(&root.join(path))).transpose()?;
         let only_fixed = settings.get("only-fixed").is_some_and(|value| value == true);
         let gate = Gate::new(settings.text("fail-on").unwrap_or("high"), only_fixed).map_err(Fault::usage)?;
-        let single = settings.text("vex").map(|path| vec![path]);
-        let paths = single.or_else(|| settings.texts("vex")).unwrap_or_default();
         let (mut statements, mut wrong) = (Vec::new(), Vec::new());
-        for path in paths {
+        for path in settings.one_or_more("vex") {
             let bytes = std::fs::read(root.join(path)).map_err(|error| error.to_string());
             match bytes.and_then(|bytes| vex::read(path, &bytes)) {
                 Ok(read) => statements.extend(read),
@@ -126,7 +126,7 @@ pub fn sarif(scan: &scan::Scan, gate: &Gate, tree: &Tree) -> String {
         String::from_utf8_lossy(&bytes).into_owned()
     };
     let lock = tree.policy.base.lock.as_str();
-    let (packages, crates) = (read(lock), read("Cargo.lock"));
+    let (packages, crates) = (read(lock), read(CRATES));
     let place = |one: &Vulnerability| {
         let (path, text, start) = match one.purl.split('/').next() {
             Some("pkg:pypi") => (lock, &packages, format!("{}==", one.name)),
@@ -137,11 +137,4 @@ pub fn sarif(scan: &scan::Scan, gate: &Gate, tree: &Tree) -> String {
         (path.to_owned(), at)
     };
     scan.sarif(gate, env!("CARGO_PKG_VERSION"), &place)
-}
-
-const CRATES: &str = "Cargo.lock";
-
-/// Package URL of an image, by which statements name it.
-pub fn purl(image: &Image, repository: &str, platform: &xtask_model::spec::reference::Platform) -> String {
-    image_purl(repository, &image.digest, platform)
 }

@@ -7,9 +7,11 @@ use super::{Artifact, Blob, Call, Description, Outcome, Plugin, Settings};
 use std::path::Path;
 use xtask_host::process::{self, Command};
 use xtask_host::scratch::{self, Scratch};
+use xtask_host::signing::identity::{self, Identity};
 use xtask_host::signing::{self, PrivateKey, PublicKey};
+use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::plugin::{KEYLESS, SIGN};
+use xtask_model::image::plugin::{KEYLESS, SIGN, is_reference};
 use xtask_model::spec::reference::{Digest, Repository};
 use xtask_model::supply::provenance;
 use xtask_model::supply::signature::{
@@ -29,7 +31,14 @@ impl Plugin for Sign {
     }
 
     fn prepare(&self, root: &Path, settings: &Settings) -> Result<(), Fault> {
-        Signer::new(root, settings).map(drop)
+        let signer = Signer::new(root, settings)?;
+        // A branch may sign as itself; only what the policy's identity signed is verified.
+        if let (Signer::Keyless(identity), Some(wanted)) = (&signer, settings.text("identity"))
+            && let Some(name) = identity.name().filter(|name| name != wanted)
+        {
+            terminal::warn(&format!("images are signed by `{name}`; `verify` accepts `{wanted}` alone"));
+        }
+        Ok(())
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Outcome, Fault> {
@@ -68,8 +77,10 @@ impl Plugin for Sign {
 
 enum Signer {
     Key(Box<PrivateKey>),
-    /// The cosign program with this key; none is keyless.
-    Cosign(Option<String>),
+    /// The cosign program with this key, whose public key may be known.
+    Cosign(String, Option<PublicKey>),
+    /// The cosign program with the identity of this job.
+    Keyless(Identity),
 }
 
 struct Signed {
@@ -82,7 +93,15 @@ impl Signer {
     fn new(root: &Path, settings: &Settings) -> Result<Self, Fault> {
         if let Some(key) = settings.text("cosign") {
             process::find("cosign", "a `sign` step with `cosign`", "install cosign 2.2 or later")?;
-            return Ok(Self::Cosign((key != KEYLESS).then(|| key.to_owned())));
+            if key == KEYLESS {
+                return identity(settings).map(Self::Keyless);
+            }
+            if !is_reference(key) {
+                signing::check_encrypted(&root.join(key))?;
+            }
+            // A path is one of the repository, wherever this is called.
+            let key = if is_reference(key) { key.to_owned() } else { root.join(key).display().to_string() };
+            return Ok(Self::Cosign(key, public_key(root, settings)?));
         }
         let key = PrivateKey::of_environment(root, &|name| std::env::var(name).ok())
             .map_err(|fault| fault.needed_by("the `sign` step of `images.toml`"))?;
@@ -99,7 +118,16 @@ impl Signer {
     fn sign(&self, message: &[u8]) -> Result<Signed, Fault> {
         match self {
             Self::Key(key) => Ok(Signed { signature: key.sign(message)?, certificate: None, bundle: None }),
-            Self::Cosign(key) => by_cosign(key.as_deref(), message),
+            Self::Cosign(key, public) => {
+                let signed = by_cosign(&With::Key(key), message)?;
+                if public.as_ref().is_some_and(|public| !public.verifies(message, &signed.signature)) {
+                    return Err(Fault::usage("the key of cosign is not the one of the policy")
+                        .cause("its signature is not by the key that `public-key` names")
+                        .hint(format!("write the file again: `cosign public-key --key {}`", process::quoted(key))));
+                }
+                Ok(signed)
+            }
+            Self::Keyless(identity) => by_cosign(&With::Identity(identity), message),
         }
     }
 
@@ -135,21 +163,43 @@ impl Signer {
     }
 }
 
-/// Has the cosign program sign. Passwords and tokens reach it by its own variables.
-fn by_cosign(key: Option<&str>, message: &[u8]) -> Result<Signed, Fault> {
+/// The identity of this job, by the issuer that `verify` asks for.
+fn identity(settings: &Settings) -> Result<Identity, Fault> {
+    let identity = Identity::of_environment(&|name| std::env::var(name).ok())
+        .map_err(|fault| fault.needed_by("the `sign` step of `images.toml` with `cosign = \"keyless\"`"))?;
+    match settings.text("issuer").filter(|wanted| *wanted != identity.issuer()) {
+        None => Ok(identity),
+        Some(wanted) => Err(Fault::usage("the identity of this job is by another issuer than the policy's")
+            .cause(format!("`issuer` is `{wanted}`, the token says `{}`", identity.issuer()))
+            .hint(format!("set `issuer` in {}", settings.place("issuer").unwrap_or("`images.toml`")))),
+    }
+}
+
+/// What cosign signs with.
+enum With<'a> {
+    Key(&'a str),
+    Identity(&'a Identity),
+}
+
+/// Has the cosign program sign. Passwords and tokens reach it by variables, never as arguments.
+fn by_cosign(with: &With<'_>, message: &[u8]) -> Result<Signed, Fault> {
     let cannot = |error: std::io::Error| Fault::build("cannot sign by cosign").cause(error);
     let folder = Scratch::new_in(&std::env::temp_dir(), scratch::SHARED).map_err(cannot)?;
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("message"), message).map_err(cannot)?;
     let call = Command::new("cosign").arg("sign-blob").arg("--yes").arg("--output-signature").arg(at("signature"));
-    let call = match key {
-        Some(key) => call.arg("--key").arg(key).arg("--tlog-upload=false"),
-        None => call.arg("--output-certificate").arg(at("certificate")).arg("--bundle").arg(at("bundle")),
+    let call = match with {
+        With::Key(key) => call.arg("--key").arg(key).arg("--tlog-upload=false"),
+        With::Identity(identity) => {
+            let call = call.arg("--output-certificate").arg(at("certificate")).arg("--bundle").arg(at("bundle"));
+            // The token that was checked, and no other.
+            identity::REQUEST.into_iter().fold(call, Command::env_remove).env(identity::TOKEN, identity.token())
+        }
     };
     call.arg(at("message")).read(Exit::Build)?;
     let read = |name: &str| std::fs::read_to_string(at(name)).map(|text| text.trim().to_owned());
     let signature = read("signature").map_err(cannot)?;
-    if key.is_some() {
+    if let With::Key(_) = with {
         return Ok(Signed { signature, certificate: None, bundle: None });
     }
     let certificate = read("certificate").map_err(cannot)?;

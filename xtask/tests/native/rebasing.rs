@@ -2,7 +2,8 @@
 
 use crate::fault_proxy::{Answer, Mishap};
 use crate::fixture::{GATE, Outcome, actions, client, until};
-use crate::supply::{Signed, program, runs};
+use crate::supply::tools::program;
+use crate::supply::{Signed, runs};
 use crate::world::World;
 use rustix::process::Signal;
 use serde_json::Value;

@@ -45,6 +45,11 @@ impl World {
         Some(world)
     }
 
+    /// The folder of the registry.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
+    }
+
     /// Where the root stands.
     pub(crate) fn root(&self) -> Repository {
         self.repo.repository("root")

@@ -3,6 +3,7 @@
 //! Never touches the host's apt state: lists, caches, preferences and hooks are ours, and nothing is installed.
 
 use crate::process::{self, Command};
+use crate::scratch::{self, Scratch};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -265,6 +266,28 @@ impl Archive {
             fs::rename(&from, &to).map_err(|error| cannot_write(&to, &error))?;
         }
         Ok(())
+    }
+}
+
+/// The program of a package, unpacked in a folder of `tools`: fetched once, and there whole or not at all. Debian releases before 13,
+/// whose archives may lack it, take that of 13: for programs that need no newer C library.
+pub fn program(cache: &Path, tools: &Path, package: &str) -> Result<PathBuf, Fault> {
+    let folder = tools.join(format!("{package}-debian"));
+    let program = folder.join("usr/bin").join(package);
+    if program.is_file() {
+        return Ok(program);
+    }
+    let host = Host::read()?;
+    let suite = if host.version.is_some_and(|version| version < 13) { "trixie" } else { &host.suite };
+    let packages = Archive::open(cache, suite)?.fetch(&[package])?;
+    fs::create_dir_all(tools).map_err(|error| cannot_write(tools, &error))?;
+    let made = Scratch::new_in(tools, scratch::SHARED).map_err(|error| cannot_write(tools, &error))?;
+    let new = made.path().join("packages");
+    unpack(&packages, &new)?;
+    match fs::rename(&new, &folder) {
+        // Another process may have been first.
+        Err(error) if !program.is_file() => Err(cannot_write(&folder, &error)),
+        _ => Ok(program),
     }
 }
 

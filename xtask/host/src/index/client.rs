@@ -7,16 +7,16 @@ use super::Failure;
 use super::netrc::Netrc;
 use super::settings::Settings;
 use crate::http::Limits;
+use crate::http::answer::{followed, until_answered};
 use crate::http::deadline::Deadline;
 use crate::http::download::{BodyEnd, Download};
-use crate::http::retry::{Retry, is_retryable};
-use crate::http::transport::{
-    ExchangeError, HttpRequest, HttpResponse, Payload, Reach, Transport, Trust, redirected, status,
-};
+use crate::http::retry::Retry;
+use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, Reach, Transport, Trust, status};
 use crate::http::url::Url;
-use crate::process;
 use base64::Engine as _;
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::Indexes;
@@ -133,32 +133,15 @@ impl Client {
                 .hint("run this again without `UV_OFFLINE`")
                 .into());
         }
-        let (mut url, mut redirects) = (of.url.clone(), 0);
-        loop {
-            process::interrupted()?;
+        Ok(followed(of.url.clone(), |url| {
             let mut headers = headers.to_vec();
-            headers.extend(self.authorization(&url, of).map(|value| ("authorization", value)));
-            let outgoing = HttpRequest { method: Method::GET, url: &url, headers, payload: Payload::None };
-            let reply = match self.transport(&url).exchange(&outgoing, deadline) {
-                Ok(reply) => reply,
-                Err(broken) => {
-                    process::interrupted()?;
-                    return Ok(Err(if broken.plain {
-                        broken.hint("write the index's URL with `http://`")
-                    } else {
-                        broken
-                    }));
-                }
-            };
-            if !reply.is_redirect() {
-                return Ok(Ok(reply));
-            }
-            redirects += 1;
-            match redirected(&reply, redirects) {
-                Ok(target) => url = target,
-                Err(broken) => return Ok(Err(broken)),
-            }
-        }
+            headers.extend(self.authorization(url, of).map(|value| ("authorization", value)));
+            let outgoing = HttpRequest { method: Method::GET, url, headers, payload: Payload::None };
+            self.transport(url).exchange(&outgoing, deadline).map_err(|broken| match broken.plain {
+                true => broken.hint("write the index's URL with `http://`"),
+                false => broken,
+            })
+        }))
     }
 
     /// Reads a page; `None` where the index says that there is none.
@@ -167,74 +150,53 @@ impl Client {
             "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
         let what = format!("cannot read the package index `{}`", of.url);
         let deadline = Deadline::of_download(&self.limits, LONGEST_PAGE);
-        let mut retry = Retry::until(&self.limits, deadline);
-        loop {
-            let reply = self.once(of, &[("accept", ACCEPT.to_owned())], &retry.deadline)?;
-            let broken = match reply {
-                Ok(reply) if matches!(reply.status, 404 | 410) => return Ok(None),
-                Ok(reply) if is_retryable(reply.status) => {
-                    self.again(&what, &reply, &mut retry)?;
-                    continue;
-                }
-                Ok(reply) if reply.status == 200 => {
-                    let media_type = reply.media_type().unwrap_or_default();
-                    let (url, mut bytes) = (reply.url.clone(), Vec::new());
-                    match Download::new(&mut bytes, LONGEST_PAGE).take(&what, reply, &mut retry.deadline)? {
-                        BodyEnd::Whole => return Ok(Some(RawPage { bytes, media_type, url })),
-                        BodyEnd::Cut(broken) => broken,
-                    }
-                }
-                Ok(reply) => return Err(self.refused(&what, &reply)),
-                Err(broken) => broken,
-            };
-            retry.pause_or_fail(&what, broken, None)?;
-        }
+        let send = |deadline: &Deadline| self.once(of, &[("accept", ACCEPT.to_owned())], deadline);
+        until_answered(&what, Retry::until(&self.limits, deadline), busy, send, |reply, retry| match reply.status {
+            404 | 410 => Ok(ControlFlow::Break(None)),
+            200 => {
+                let media_type = reply.media_type().unwrap_or_default();
+                let (url, mut bytes) = (reply.url.clone(), Vec::new());
+                let end = Download::new(&mut bytes, LONGEST_PAGE).take(&what, reply, &mut retry.deadline)?;
+                Ok(match end {
+                    BodyEnd::Whole => ControlFlow::Break(Some(RawPage { bytes, media_type, url })),
+                    BodyEnd::Cut(broken) => ControlFlow::Continue(broken),
+                })
+            }
+            _ => Err(self.refused(&what, &reply)),
+        })
     }
 
     /// Brings the bytes that a download lacks.
     pub(super) fn download(&self, what: &str, of: &Location, download: &mut Download<'_>) -> Result<(), Failure> {
-        let mut retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, LONGEST_WHEEL));
-        loop {
-            let had = download.have;
-            let range = (had > 0).then(|| ("range", format!("bytes={had}-")));
-            let headers: Vec<_> = range.into_iter().collect();
-            let broken = match self.once(of, &headers, &retry.deadline)? {
-                Ok(reply) if is_retryable(reply.status) => {
-                    self.again(what, &reply, &mut retry)?;
-                    continue;
-                }
-                Ok(reply) if matches!(reply.status, 200 | 206) => {
-                    match download.take(what, reply, &mut retry.deadline)? {
-                        BodyEnd::Whole => return Ok(()),
-                        BodyEnd::Cut(broken) => broken,
+        let retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, LONGEST_WHEEL));
+        let have = Cell::new(download.have);
+        let send = |deadline: &Deadline| {
+            let range = (have.get() > 0).then(|| ("range", format!("bytes={}-", have.get())));
+            self.once(of, &range.into_iter().collect::<Vec<_>>(), deadline)
+        };
+        until_answered(what, retry, busy, send, |reply, retry| {
+            match reply.status {
+            200 | 206 => {
+                let end = download.take(what, reply, &mut retry.deadline)?;
+                let had = have.replace(download.have);
+                Ok(match end {
+                    BodyEnd::Whole => ControlFlow::Break(()),
+                    BodyEnd::Cut(broken) => {
+                        if download.have > had && !broken.slow {
+                            retry.progress();
+                        }
+                        ControlFlow::Continue(broken)
                     }
-                }
-                // Nothing follows the bytes that came before; their digest says whether they are the whole file.
-                Ok(reply) if reply.status == 416 && had > 0 => return Ok(()),
-                Ok(reply) if matches!(reply.status, 404 | 410) => {
-                    return Err(Fault::network(what)
-                        .cause(format!("it is on the index's page, but {}", status(&reply)))
-                        .hint("try again later or with another index; a deleted release needs another version: `cargo xtask lock --upgrade`")
-                        .into());
-                }
-                Ok(reply) => return Err(self.refused(what, &reply)),
-                Err(broken) => broken,
-            };
-            if download.have > had && !broken.slow {
-                retry.progress();
+                })
             }
-            retry.pause_or_fail(what, broken, None)?;
+            // Nothing follows the bytes that came before; their digest says whether they are the whole file.
+            416 if have.get() > 0 => Ok(ControlFlow::Break(())),
+            404 | 410 => Err(Fault::network(what)
+                .cause(format!("it is on the index's page, but {}", status(&reply)))
+                .hint("try again later or with another index; a deleted release needs another version: `cargo xtask lock --upgrade`")
+                .into()),
+            _ => Err(self.refused(what, &reply)),
         }
-    }
-
-    /// Waits as an answer that may pass asks for.
-    fn again(&self, what: &str, reply: &HttpResponse, retry: &mut Retry) -> Result<(), Failure> {
-        let limited = reply.status == 429;
-        let waited = retry.pause_or_fail(what, ExchangeError::passing(status(reply)), reply.retry_after());
-        waited.map_err(|fault| {
-            let hint =
-                if limited { "the index limits requests: try again later" } else { "the index fails: try again later" };
-            Failure::Fault(fault.hint(hint))
         })
     }
 
@@ -250,6 +212,14 @@ impl Client {
         let fault = if self.stored { fault.cause(stored) } else { fault };
         fault.hint("give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`").into()
     }
+}
+
+/// The hint for an answer that may pass.
+fn busy(status: u16) -> Option<&'static str> {
+    Some(match status {
+        429 => "the index limits requests: try again later",
+        _ => "the index fails: try again later",
+    })
 }
 
 fn origin(url: &Url) -> String {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::{Descriptor, Index, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Repository, Tag};
-use xtask_model::supply::signature;
+use xtask_model::supply::{self, signature};
 
 /// Media type of a configuration that says nothing, `{}`.
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
@@ -213,15 +213,12 @@ pub(super) fn list(
         if missing.is_empty() {
             return Ok(());
         }
-        // A signature of the same image that was added to has a new manifest; the old one has lost its tag.
-        let kind = |one: &Descriptor| one.other.get("artifactType").and_then(|kind| kind.as_str()).map(str::to_owned);
-        let grown = |had: &Descriptor| {
-            let kind = kind(had);
-            let cosign = [signature::SIGNATURES, signature::ATTESTATIONS];
-            kind.as_deref().is_some_and(|kind| cosign.contains(&kind))
-                && missing.iter().any(|one| self::same_kind(one, had))
+        // An older one of the same kind is replaced: a signature that was added to has lost its tag, an SBOM was made again.
+        let replaced = |had: &Descriptor| {
+            let ours = unlisted.iter().any(|one| one.digest == had.digest);
+            !ours && is_single(had) && missing.iter().any(|one| same_kind(one, had))
         };
-        index.manifests.retain(|had| !grown(had));
+        index.manifests.retain(|had| !replaced(had));
         index.manifests.extend(missing.into_iter().cloned());
         let bytes = serde_json::to_vec(&index).expect("an index is valid JSON");
         client.put_manifest(repository, &tag, media_type::INDEX, &bytes)?;
@@ -238,6 +235,12 @@ pub(super) fn list(
     }
     Err(Fault::network(format!("cannot list referrers under `{}`", repository.tag(&tag)))
         .cause("other jobs kept moving the same tag"))
+}
+
+/// True for artifacts of which an image has one.
+fn is_single(artifact: &Descriptor) -> bool {
+    let kind = artifact.other.get("artifactType").and_then(|kind| kind.as_str()).unwrap_or_default();
+    [signature::SIGNATURES, signature::ATTESTATIONS].contains(&kind) || supply::SBOMS.contains(&kind)
 }
 
 fn same_kind(one: &Descriptor, other: &Descriptor) -> bool {

@@ -6,6 +6,7 @@ mod compile;
 pub use compile::{building, cargo, compile, keep};
 
 use crate::file::cannot_read;
+use crate::process;
 use crate::tree::context::Files;
 use crate::tree::{context, toolchain};
 use serde::Deserialize;
@@ -14,12 +15,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use xtask_model::fault::Fault;
+use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::{ContextPath, FileKind, ObjectId};
 use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{Binary, RelPath};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::supply::inventory::Crate;
+use xtask_model::supply::licence::{self, CrateLicences};
 
 /// Where a staged binary stands, within the repository and so within the build context.
 pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
@@ -177,9 +179,37 @@ pub fn crates<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Vec<Cr
         name: one.name.clone(),
         version: one.version.clone(),
         checksum: one.checksum.clone(),
+        licence: None,
         dependencies: one.dependencies.iter().filter_map(of).collect(),
     };
     Ok(reached.iter().map(one).collect())
+}
+
+/// The licences that the manifests of these crates state. Cargo reads the manifests, and downloads those that this machine lacks.
+pub fn licences(root: &Path, crates: &[Crate]) -> Result<CrateLicences, Fault> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+        version: String,
+        license: Option<String>,
+    }
+    process::find("cargo", "reading the licences of crates", "install Rust: https://rustup.rs")?;
+    let call = cargo(root).args(["metadata", "--locked", "--format-version", "1"]);
+    let text = call.read(Exit::Network)?;
+    let metadata: Metadata = serde_json::from_str(&text)
+        .map_err(|error| Fault::build("cannot read the answer of `cargo metadata`").cause(error))?;
+    let wanted: BTreeSet<(&str, &str)> = crates.iter().map(|one| (&*one.name, &*one.version)).collect();
+    let mut found = CrateLicences::default();
+    for package in metadata.packages.iter().filter(|one| wanted.contains(&(&*one.name, &*one.version))) {
+        if let Some(licence) = package.license.as_deref().and_then(licence::of_crate) {
+            found.insert(&package.name, &package.version, licence);
+        }
+    }
+    Ok(found)
 }
 
 const LOCK: &str = "Cargo.lock";
@@ -296,6 +326,36 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         root
+    }
+
+    #[test]
+    fn licences_are_those_of_the_manifests() {
+        let lock = "version = 4\n[[package]]\nname = \"app\"\nversion = \"0.1.0\"\ndependencies = [\"own\"]\n\
+                    [[package]]\nname = \"other\"\nversion = \"0.1.0\"\n[[package]]\nname = \"own\"\nversion = \"2.0.0\"\n";
+        let package = |name: &str, version: &str, more: &str| {
+            format!("[package]\nname = \"{name}\"\nversion = \"{version}\"\nedition = \"2021\"\n{more}")
+        };
+        let app =
+            package("app", "0.1.0", "license = \"MIT/Apache-2.0\"\n[dependencies]\nown = { path = \"../own\" }\n");
+        let (own, other) = (package("own", "2.0.0", ""), package("other", "0.1.0", "license = \"MIT\"\n"));
+        let root = workspace(&[
+            ("Cargo.toml", "[workspace]\nresolver = \"2\"\nmembers = [\"app\", \"own\", \"other\"]\n"),
+            ("Cargo.lock", lock),
+            ("app/Cargo.toml", &app),
+            ("own/Cargo.toml", &own),
+            ("other/Cargo.toml", &other),
+            ("app/src/main.rs", "fn main() {}"),
+            ("own/src/lib.rs", ""),
+            ("other/src/lib.rs", ""),
+        ]);
+        let reached = super::crates(root.path(), "app").unwrap();
+        let found = licences(root.path(), &reached).unwrap();
+        assert_eq!(found.get("app", "0.1.0"), Some("MIT OR Apache-2.0"));
+        assert_eq!(
+            (found.get("own", "2.0.0"), found.get("other", "0.1.0")),
+            (None, None),
+            "unstated, and not in the program"
+        );
     }
 
     const FILES: [(&str, &str); 8] = [

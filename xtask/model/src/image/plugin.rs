@@ -99,6 +99,11 @@ impl Settings {
         Some(self.get(name)?.as_array()?.iter().filter_map(Value::as_str).collect())
     }
 
+    /// The strings of a setting that is one or a list; none if it is missing.
+    pub fn one_or_more(&self, name: &str) -> Vec<&str> {
+        self.text(name).map_or_else(|| self.texts(name).unwrap_or_default(), |one| vec![one])
+    }
+
     /// Place of a setting in the policy, `images.toml:12:1`.
     pub fn place(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|setting| setting.place.as_str())
@@ -230,21 +235,36 @@ pub const SIZE_BUDGET: Description = Description {
     attaches: false,
 };
 
-/// Formats of an SBOM.
-pub const SBOM_FORMATS: &[&str] = &["spdx", "cyclonedx"];
+/// Formats of an SBOM: SPDX 2.3, CycloneDX 1.6 and SPDX 3.0.
+pub const SBOM_FORMATS: &[&str] = &["spdx", "cyclonedx", "spdx3"];
+
+/// The formats of a step that names none.
+pub const DEFAULT_SBOM_FORMATS: [&str; 2] = ["spdx", "cyclonedx"];
 
 /// Lists what is in the image.
 pub const SBOM: Description = Description {
     name: "sbom",
     about: "attaches a list of every Python package, Debian package and crate in the image",
     tools: &[],
-    settings: &[Key::plugin(
-        "formats",
-        Kind::Choices(SBOM_FORMATS),
-        Default::Toml("[\"spdx\", \"cyclonedx\"]"),
-        "formats to write: SPDX 2.3 and CycloneDX 1.6",
-    )],
-    check: unchecked,
+    settings: &[
+        Key::plugin(
+            "formats",
+            Kind::Choices(SBOM_FORMATS),
+            Default::Toml("[\"spdx\", \"cyclonedx\"]"),
+            "formats to write: SPDX 2.3, CycloneDX 1.6, and SPDX 3.0 as `spdx3`",
+        ),
+        Key::plugin(
+            "crate-licences",
+            Kind::Text,
+            Default::None,
+            "file of the repository with the licences of crates, which `Cargo.lock` does not have; `cargo xtask sbom --write-licences` writes it",
+        ),
+    ],
+    check: |settings| {
+        let path = settings.text("crate-licences").map(str::parse::<RelPath>);
+        let wrong = |why| SettingProblem::new("crate-licences", format!("`step.crate-licences`: {why}"));
+        path.and_then(Result::err).map(wrong).into_iter().collect()
+    },
     waits: Waits::Nothing,
     attaches: true,
 };
@@ -262,6 +282,33 @@ pub const PROVENANCE: Description = Description {
 
 /// The word of `cosign` for signatures without a key.
 pub const KEYLESS: &str = "keyless";
+
+/// Where cosign finds keys, besides files: services, hardware, a cluster, a variable.
+const KEY_PLACES: [&str; 8] =
+    ["awskms://", "azurekms://", "env://", "gcpkms://", "gitlab://", "hashivault://", "k8s://", "pkcs11:"];
+
+/// True if the setting `cosign` names a key by a reference, and not by the path of a file.
+pub fn is_reference(key: &str) -> bool {
+    KEY_PLACES.iter().any(|place| key.starts_with(place))
+}
+
+/// Problems of a key for the cosign program.
+fn key_problem(key: &str) -> Option<SettingProblem> {
+    // The reference is an argument, which every process of the machine can read.
+    let (_, rest) = key.split_once(':')?;
+    let authority = rest.trim_start_matches('/').split('/').next().unwrap_or_default();
+    if key.contains("pin-value=") || (key.contains("://") && authority.contains('@')) {
+        return Some(
+            SettingProblem::new("cosign", "`step.cosign` has a password in it")
+                .hint("give it by a variable of cosign: `COSIGN_PKCS11_PIN`, `COSIGN_PASSWORD`, `VAULT_TOKEN`"),
+        );
+    }
+    let unknown = key.contains("://") && !is_reference(key);
+    unknown.then(|| {
+        SettingProblem::new("cosign", format!("`step.cosign` `{key}` is not a key that cosign can use"))
+            .hint(format!("write a path, `{KEYLESS}`, or a reference: `{}`", KEY_PLACES.join("`, `")))
+    })
+}
 
 /// Signs.
 pub const SIGN: Description = Description {
@@ -286,7 +333,7 @@ pub const SIGN: Description = Description {
     ],
     check: |settings| {
         let keyless = settings.text("cosign") == Some(KEYLESS);
-        let mut found = Vec::new();
+        let mut found: Vec<SettingProblem> = settings.text("cosign").and_then(key_problem).into_iter().collect();
         if !keyless && settings.text("public-key").is_none() {
             let what = "a `sign` step needs `public-key`".to_owned();
             let hint = "name the public key that verifies the signatures, or set `cosign = \"keyless\"`".to_owned();
@@ -371,3 +418,28 @@ pub const SCAN: Description = Description {
 
 /// The plugins that every xtask has, in the order of the reference.
 pub const BUILT_IN: [&Description; 6] = [&SMOKE, &SIZE_BUDGET, &SBOM, &SCAN, &PROVENANCE, &SIGN];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn key(key: &str, problem: Option<&str>) {
+        let found = key_problem(key).map(|problem| problem.what);
+        assert!(found.as_deref().unwrap_or_default().contains(problem.unwrap_or_default()), "{found:?}");
+        assert_eq!(found.is_some(), problem.is_some(), "{key}: {found:?}");
+        assert!(!found.unwrap_or_default().contains("1234"), "a secret is repeated");
+    }
+
+    #[test]
+    fn keys_of_services_and_tokens_are_known_and_have_no_password() {
+        for good in
+            ["keys/cosign.key", "keyless", "awskms:///alias/sign", "pkcs11:token=a;slot-id=1", "k8s://ns/secret"]
+        {
+            key(good, None);
+        }
+        key("pkcs11:token=a?pin-value=1234", Some("has a password"));
+        key("hashivault://user:1234@vault/key", Some("has a password"));
+        key("ftp://host/key", Some("is not a key"));
+    }
+}

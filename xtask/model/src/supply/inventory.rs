@@ -10,6 +10,7 @@ use crate::spec::lock::closure::PackageMetadata;
 use crate::spec::lock::{Lock, LockedPackage};
 use crate::spec::reference::{Digest, Platform};
 use crate::spec::requirements::{Environment, normalised};
+use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,6 +138,8 @@ pub struct Crate {
     pub version: String,
     /// SHA-256 in hex, of crates from a registry.
     pub checksum: Option<String>,
+    /// SPDX expression.
+    pub licence: Option<String>,
     /// Names and versions of its dependencies.
     pub dependencies: BTreeSet<(String, String)>,
 }
@@ -185,6 +188,13 @@ impl Inventory {
     /// Package URL of the image itself.
     pub fn purl(&self) -> String {
         image_purl(&self.repository, &self.digest, &self.platform)
+    }
+
+    /// `created` in UTC and in whole seconds, as SPDX requires it; 1970 if it cannot be read.
+    pub fn second(&self) -> String {
+        let moment: Option<Timestamp> = self.created.parse().ok();
+        let second = moment.and_then(|moment| Timestamp::from_second(moment.as_second()));
+        second.map_or_else(|| "1970-01-01T00:00:00Z".to_owned(), |second| second.to_string())
     }
 }
 
@@ -316,7 +326,7 @@ fn crate_component(one: &Crate, layer: Digest) -> Component {
         purl: purl(&one.name, &one.version),
         name: one.name.clone(),
         version: one.version.clone(),
-        licence: None,
+        licence: one.licence.clone(),
         hashes: one.checksum.iter().map(|hex| format!("sha256:{hex}")).collect(),
         layer: Some(layer),
         requires: one.dependencies.iter().map(|(name, version)| purl(name, version)).collect(),
@@ -467,6 +477,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
             checksum: checksum.map(str::to_owned),
+            licence: checksum.map(|_| "MIT OR Apache-2.0".to_owned()),
             dependencies: dependencies.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
         };
         vec![one("app", None, &[("serde", "1.0.0")]), one("serde", Some(&"ab".repeat(32)), &[])]
@@ -512,6 +523,7 @@ pub(super) mod tests {
         assert_eq!(libc.licence.as_deref(), Some("LGPL-2.1-or-later"), "by its source package");
         assert_eq!(libc.requires.len(), 1, "{libc:?}");
         assert_eq!(one("pkg:cargo/app@1.0.0").layer, Some(Digest::of(b"program")));
+        assert_eq!(one("pkg:cargo/serde@1.0.0").licence.as_deref(), Some("MIT OR Apache-2.0"));
     }
 
     #[test]
@@ -548,6 +560,14 @@ pub(super) mod tests {
             ]
         );
         assert!(diff(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn a_document_has_whole_seconds() {
+        let second = |created: &str| Inventory { created: created.to_owned(), ..inventory() }.second();
+        assert_eq!(second("2026-01-02T03:04:05Z"), "2026-01-02T03:04:05Z");
+        assert_eq!(second("2026-01-02T03:04:05.678Z"), "2026-01-02T03:04:05Z");
+        assert_eq!(second("yesterday"), "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! A name that is not known becomes a `LicenseRef-`, never a guess.
 
+use std::collections::BTreeMap;
+
 /// Names of Python's classifiers and of Debian's copyright files, in lower case, with the SPDX identifier.
 const NAMES: &[(&str, &str)] = &[
     ("0bsd", "0BSD"),
@@ -156,6 +158,44 @@ pub fn of_copyright(text: &str) -> Option<String> {
     (!ids.is_empty()).then(|| ids.join(" AND "))
 }
 
+/// The licence in a crate's manifest: an expression, in which older ones write `/` for `OR`.
+pub fn of_crate(stated: &str) -> Option<String> {
+    expression(&stated.replace('/', " OR ")).or_else(|| named(stated))
+}
+
+/// Licences of crates by name and version, as a file of a repository has them: `"serde 1.0.228" = "MIT OR Apache-2.0"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CrateLicences(BTreeMap<String, String>);
+
+impl CrateLicences {
+    const HEAD: &str =
+        "# Licences of the crates in `Cargo.lock`, for SBOMs. Written by `cargo xtask sbom --write-licences`.\n";
+
+    /// # Errors
+    /// It is not TOML, or has values that are not SPDX expressions.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let licences: BTreeMap<String, String> = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        match licences.iter().find(|(_, licence)| expression(licence).is_none()) {
+            Some((name, licence)) => Err(format!("the licence of `{name}`, `{licence}`, is not an SPDX expression")),
+            None => Ok(Self(licences)),
+        }
+    }
+
+    pub fn insert(&mut self, name: &str, version: &str, licence: String) {
+        self.0.insert(format!("{name} {version}"), licence);
+    }
+
+    pub fn get(&self, name: &str, version: &str) -> Option<&str> {
+        self.0.get(&format!("{name} {version}")).map(String::as_str)
+    }
+
+    /// The file; the same licences give the same text.
+    pub fn text(&self) -> String {
+        let line = |(name, licence): (&String, &String)| format!("\"{name}\" = \"{licence}\"\n");
+        self.0.iter().fold(Self::HEAD.to_owned(), |text, entry| text + &line(entry))
+    }
+}
+
 /// The `LicenseRef-`s of an expression.
 pub fn references(expression: &str) -> impl Iterator<Item = &str> {
     expression.split([' ', '(', ')']).filter(|word| word.starts_with(REFERENCE))
@@ -209,5 +249,26 @@ mod tests {
             references("MIT AND (LicenseRef-a OR LicenseRef-b)").collect::<Vec<_>>(),
             ["LicenseRef-a", "LicenseRef-b"]
         );
+    }
+
+    #[test]
+    fn licences_of_crates_survive_their_file() {
+        assert_eq!(of_crate("MIT/Apache-2.0").as_deref(), Some("MIT OR Apache-2.0"));
+        assert_eq!(
+            of_crate("(MIT OR Apache-2.0) AND Unicode-3.0").as_deref(),
+            Some("(MIT OR Apache-2.0) AND Unicode-3.0")
+        );
+        assert_eq!(of_crate("our \"own\"").as_deref(), Some("LicenseRef-our-own"));
+        let mut licences = CrateLicences::default();
+        licences.insert("serde", "1.0.228", "MIT OR Apache-2.0".to_owned());
+        licences.insert("a", "0.1.0+build", "ISC".to_owned());
+        assert_eq!(CrateLicences::read(&licences.text()).unwrap(), licences);
+        assert_eq!(
+            (licences.get("serde", "1.0.228"), licences.get("serde", "1.0.0")),
+            (Some("MIT OR Apache-2.0"), None)
+        );
+        for wrong in ["\"a 1\" = 1", "a", "[a]\nb = \"MIT\"", "\"a 1\" = \"our own\""] {
+            assert!(CrateLicences::read(wrong).is_err(), "{wrong}");
+        }
     }
 }

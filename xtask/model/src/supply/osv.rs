@@ -124,7 +124,7 @@ impl Record {
 
     fn severity(&self, affected: &Affected) -> (Severity, Option<f64>) {
         let scores = affected.severity.iter().chain(&self.severity);
-        let score = scores.filter_map(|one| severity::base_score(&one.score)).reduce(f64::max);
+        let score = scores.filter_map(|one| severity::score(&one.score)).reduce(f64::max);
         let word = |value: &Value, name: &str| Severity::of_word(value[name].as_str().unwrap_or_default());
         let words = [
             word(&affected.database_specific, "severity"),
@@ -304,6 +304,8 @@ mod tests {
         assert_eq!(of(&vector("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H")), (Severity::Critical, Some(9.8)));
         let both = format!(r#"{}, "database_specific": {{"severity": "MODERATE"}}"#, vector("CVSS:4.0/AV:N"));
         assert_eq!(of(&both), (Severity::Medium, None));
+        let fourth = "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N";
+        assert_eq!(of(&vector(fourth).replace("V3", "V4")), (Severity::Critical, Some(9.3)));
         assert_eq!(of(r#", "ecosystem_specific": {"urgency": "unimportant"}"#), (Severity::Low, None));
         assert_eq!(of(""), (Severity::Unknown, None));
     }

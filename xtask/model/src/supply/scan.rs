@@ -22,7 +22,7 @@ pub struct Vulnerability {
     pub aliases: BTreeSet<String>,
     pub summary: String,
     pub severity: Severity,
-    /// Base score of CVSS 3.
+    /// Score of CVSS 3 or 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// Package URL of the component.

@@ -1,10 +1,10 @@
-//! How bad a vulnerability is: the base score of CVSS 3, and the words of databases.
+//! Severity of a vulnerability: the scores of CVSS 3 and 4, and the words of databases.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The rating of CVSS 3.1, section 5.
+/// The rating of CVSS 3.1, section 5, which that of CVSS 4.0 equals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -59,8 +59,16 @@ impl FromStr for Severity {
     }
 }
 
-/// The base score of a vector of CVSS 3.0 or 3.1; `None` for any other text.
-pub fn base_score(vector: &str) -> Option<f64> {
+/// The score of a vector: the base score of CVSS 3.0 and 3.1, in CVSS 4.0 the one of all its metrics; `None` for any other text.
+pub fn score(vector: &str) -> Option<f64> {
+    match vector.starts_with("CVSS:4.0/") {
+        true => vector.parse::<cvss::v4::Vector>().ok().map(|vector| vector.score().value()),
+        false => base_score(vector),
+    }
+}
+
+/// The base score of CVSS 3. Metrics that follow those of the base are allowed, and have no effect.
+fn base_score(vector: &str) -> Option<f64> {
     let metrics = vector.strip_prefix("CVSS:3.1/").or_else(|| vector.strip_prefix("CVSS:3.0/"))?;
     let metric = |name: &str| metrics.split('/').find_map(|metric| metric.strip_prefix(name)?.strip_prefix(':'));
     let changed = match metric("S")? {
@@ -118,15 +126,34 @@ mod tests {
             ("CVSS:3.1/AV:L/AC:L/PR:L/UI:N/S:C/C:N/I:N/A:N", 0.0),
             ("CVSS:3.0/AV:N/AC:L/PR:L/UI:N/S:C/C:L/I:L/A:N/E:F/RL:X", 6.4),
         ] {
-            assert_eq!(base_score(vector), Some(score), "{vector}");
+            assert_eq!(super::score(vector), Some(score), "{vector}");
         }
         for wrong in ["", "CVSS:4.0/AV:N/AC:L", "CVSS:3.1/AV:N", "CVSS:3.1/AV:X/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"] {
-            assert_eq!(base_score(wrong), None, "{wrong}");
+            assert_eq!(score(wrong), None, "{wrong}");
         }
         let ratings = [3.9, 4.0, 6.9, 7.0, 8.9, 9.0].map(|score| Severity::of_score(score).to_string());
         assert_eq!(ratings, ["low", "medium", "medium", "high", "high", "critical"]);
         for (at, word) in Severity::WORDS.iter().enumerate() {
             assert_eq!(word.parse::<Severity>().unwrap() as usize, at);
+        }
+    }
+
+    /// Vectors with base, threat, environmental and supplemental metrics, each with its score by `cvss` 3.6 of PyPI.
+    #[test]
+    fn scores_of_version_4_are_those_of_another_library() {
+        let table = include_str!("scan/cvss4.txt");
+        let mut scores = std::collections::BTreeSet::new();
+        for line in table.lines() {
+            let (expected, vector) = line.split_once(' ').unwrap();
+            assert_eq!(score(vector).map(|score| format!("{score:.1}")).as_deref(), Some(expected), "{vector}");
+            scores.insert(expected);
+        }
+        assert!(table.lines().count() >= 200 && scores.len() > 60, "{scores:?}");
+        let wrong = "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:X";
+        for wrong in
+            [wrong, &format!("{wrong}/SA:N"), "CVSS:4.1/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N"]
+        {
+            assert_eq!(score(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,4 +1,6 @@
-//! An inventory as SPDX 2.3 (ISO/IEC 5962) in JSON.
+//! An inventory as SPDX 2.3 (ISO/IEC 5962) in JSON; `v3` writes SPDX 3.0.
+
+pub mod v3;
 
 use super::inventory::{Component, Inventory};
 use super::{licence, uuid};
@@ -12,11 +14,11 @@ const IMAGE: &str = "SPDXRef-Image";
 /// The document. The same inventory gives the same bytes.
 pub fn document(inventory: &Inventory, tool_version: &str) -> Vec<u8> {
     let image = inventory.purl();
-    let layer_id = |index: usize| format!("SPDXRef-Layer-{}", index + 1);
+    let layer_id = |index: usize| reference(&layer_id(index));
     let of_layer: BTreeMap<_, _> =
         inventory.layers.iter().enumerate().map(|(index, layer)| (layer.diff_id, layer_id(index))).collect();
     let ids: BTreeMap<&str, String> =
-        inventory.components.iter().map(|component| (component.purl.as_str(), id(component))).collect();
+        inventory.components.iter().map(|component| (component.purl.as_str(), reference(&id(component)))).collect();
     let mut packages = vec![json!({
         "SPDXID": IMAGE,
         "name": inventory.repository,
@@ -59,7 +61,7 @@ pub fn document(inventory: &Inventory, tool_version: &str) -> Vec<u8> {
         "SPDXID": "SPDXRef-DOCUMENT",
         "name": format!("{}@{}", inventory.repository, inventory.digest),
         "documentNamespace": format!("https://spdx.org/spdxdocs/xtask-{}", uuid(&image)),
-        "creationInfo": {"created": inventory.created, "creators": [format!("Tool: xtask-{tool_version}")]},
+        "creationInfo": {"created": inventory.second(), "creators": [format!("Tool: xtask-{tool_version}")]},
         "packages": packages,
         "hasExtractedLicensingInfos": extracted.collect::<Vec<_>>(),
         "relationships": relationships,
@@ -74,7 +76,17 @@ fn id(component: &Component) -> String {
         text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
     };
     let digest = crate::spec::reference::Digest::of(component.purl.as_bytes()).hex();
-    format!("SPDXRef-{}-{}-{}", plain(kind), plain(&component.name), &digest[..8])
+    format!("{}-{}-{}", plain(kind), plain(&component.name), &digest[..8])
+}
+
+/// Name of a layer within the document, by its place from the bottom.
+fn layer_id(index: usize) -> String {
+    format!("Layer-{}", index + 1)
+}
+
+/// A name as SPDX 2.3 writes it.
+fn reference(name: &str) -> String {
+    format!("SPDXRef-{name}")
 }
 
 fn purl(purl: &str) -> Value {

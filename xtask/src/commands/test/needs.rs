@@ -6,6 +6,7 @@ use super::prepared;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use xtask_host::docker::debian;
 use xtask_host::docker::engine::{self, EngineOptions, State, Status};
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
@@ -79,8 +80,9 @@ impl Needs {
             ("XTASK_TEST_DOCKER", state.docker.clone().into()),
             ("XTASK_TEST_REGISTRY_BIN", state.folder.join("packages/usr/bin/docker-registry").into()),
             ("XTASK_TEST_UV", uv.program().into()),
+            ("XTASK_TEST_COSIGN", cosign(root)?.into()),
             ("XTASK_TEST_ENGINE_ROOT", root.into()),
-            ("XTASK_DEBIAN_CACHE", cache(root)),
+            ("XTASK_DEBIAN_CACHE", debian::cache(&root.join("target")).into()),
             ("AUTOSCALER_PYTHON", python.clone().into()),
         ]);
         // The clients are named by their places: a PATH of its own would make cargo run build scripts again.
@@ -125,9 +127,15 @@ fn packages() -> Result<(), Fault> {
     Ok(())
 }
 
-fn cache(root: &Path) -> OsString {
-    let chosen = std::env::var_os("XTASK_DEBIAN_CACHE").filter(|value| !value.is_empty());
-    chosen.unwrap_or_else(|| root.join("target/debian").into())
+/// The cosign that signs and verifies in the tests: this machine's, or that of Debian's package (15 MB) under `target/tools`. No
+/// engine of an adopter has it.
+fn cosign(root: &Path) -> Result<PathBuf, Fault> {
+    if let Some(found) = process::found("cosign") {
+        return Ok(found);
+    }
+    let target = root.join("target");
+    let found = debian::program(&debian::cache(&target), &target.join("tools"), "cosign");
+    found.map_err(|fault| fault.needed_by("the tests of signatures").hint("install cosign 2.2 or later on `PATH`"))
 }
 
 /// A virtual environment with the worker's packages and pytest under `target/tools`, made again when a lock has changed.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use xtask_host::advisories::Server;
+use xtask_host::advisories::{self, Server};
 use xtask_host::signing::PublicKey;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
@@ -51,6 +51,9 @@ impl fmt::Display for Database {
 
 impl Database {
     pub(super) fn new(root: &Path, name: &str, key: Option<PublicKey>) -> Result<Self, Fault> {
+        if name.contains("://") {
+            advisories::check_address(name)?;
+        }
         let place = match name.contains("://") {
             false => Place::Files(root.join(name)),
             true if name.trim_end_matches('/').ends_with("/v1") => Place::Service,
@@ -67,8 +70,7 @@ impl Database {
         match &self.place {
             Place::Files(path) if !path.exists() => Err(Fault::usage(format!("there is no database `{}`", self.name))
                 .hint("`database` of the `scan` step names a folder or a file of OSV records, or a URL")),
-            Place::Files(_) => Ok(()),
-            Place::Mirror(_) | Place::Service => Server::new(&self.name).map(drop),
+            Place::Files(_) | Place::Mirror(_) | Place::Service => Ok(()),
         }
     }
 
@@ -416,8 +418,8 @@ mod tests {
             }
         });
         assert_eq!(asked, ["/osv/PyPI/all.zip"]);
-        let secret = Database::new(root.path(), "https://user:secret@example.com/osv", None).unwrap();
-        let said = secret.check().unwrap_err().to_string();
+        let secret = Database::new(root.path(), "https://user:secret@example.com/osv", None);
+        let said = secret.unwrap_err().to_string();
         assert!(said.contains("without a user name") && !said.contains("secret"), "{said}");
         server(&[], 1, |address| {
             let database = Database::new(root.path(), address, None).unwrap();

@@ -331,7 +331,7 @@ fn the_settings_of_plugins_are_checked_with_everything_else() {
         "[[step]]\nname = \"a\"\nuses = \"sbom\"\nformats = [\"spdx\", \"swid\"]\nafter = \"push\"\n[[step]]\nname = \"b\"\nuses = \"sign\"",
         &[
             "3 problems",
-            "`step.formats` holds `swid`, not one of `spdx`, `cyclonedx`",
+            "`step.formats` holds `swid`, not one of `spdx`, `cyclonedx`, `spdx3`",
             "`sbom` attaches to the image, which is done before a tag moves",
             "a `sign` step needs `public-key`",
         ],
