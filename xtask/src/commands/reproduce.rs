@@ -19,6 +19,7 @@ use xtask_model::image::presence::{Presence, Published, REVISION};
 use xtask_model::image::shadow;
 use xtask_model::spec::oci::{Descriptor, annotation};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
+use xtask_model::supply::rebase;
 use xtask_native::difference::{Comparison, Difference, Promise};
 use xtask_native::image::{Image, Place};
 use xtask_native::push::published::RECIPE;
@@ -306,6 +307,10 @@ impl Origin {
         let Some(fingerprint) = labels.get(FINGERPRINT_LABEL).and_then(|text| text.parse().ok()) else {
             return no(impossible("it was not built by xtask: it has no fingerprint"));
         };
+        if let Some(before) = found.notes.get(rebase::FROM).or_else(|| labels.get(rebase::FROM)) {
+            return no(impossible("`rebase` put it on a newer root, which no build did")
+                .hint(format!("reproduce the image before: `cargo xtask reproduce {before}`")));
+        }
         let Some(commit) = label(REVISION) else { return no(impossible("it names no commit")) };
         if let Some(commit) = commit.strip_suffix("-dirty") {
             return no(impossible(&format!("it was built from changes on top of commit `{commit}`, which nobody has"))

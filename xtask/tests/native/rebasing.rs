@@ -132,9 +132,12 @@ fn a_fix_of_the_root_reaches_base_and_app_without_a_build() {
     assert!(config.history[0].created_by.as_deref() == Some("busybox") && config.history.len() > 4);
 
     // It runs, with the new root's file.
-    let marker = repo.run(&format!("{}@{}", repo.repository("app"), published.digest), &["/etc/marker"]);
+    let rebased = repo.repository("app").digest(published.digest).to_string();
+    let marker = repo.run(&rebased, &["/etc/marker"]);
     assert!(marker.contains("zlib 1:1.3.1-2"), "{marker}");
     read_by_others(&world);
+    let before_it = format!("cargo xtask reproduce {}@{}", repo.repository("app"), before[1].1);
+    repo.xtask(&["reproduce", &rebased]).without_engine().run().ends(2).says(&before_it);
 
     // A second call has nothing to do; neither has a build on the new root, for which these are the images of its keys.
     let (_, traffic) = world.traffic(|| world.rebase(&[]).ok().says("the images are on the newest root"));

@@ -6,7 +6,7 @@
 use super::publish;
 use super::survey::some_at_once;
 use super::{Answer, Client, Referrer};
-use crate::process;
+use crate::{process, terminal};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::{Descriptor, Index, Manifest, media_type};
@@ -128,10 +128,12 @@ fn put(
     let write = |artifact: &&Artifact| write(client, repository, &subject, artifact);
     let written =
         some_at_once(AT_ONCE, &groups, |group| group.iter().map(write).collect::<Result<Vec<_>, Fault>>())?.concat();
-    let unlisted: Vec<Descriptor> =
-        written.iter().filter(|(_, listed)| !listed).map(|(descriptor, _)| descriptor.clone()).collect();
+    let (listed, unlisted): (Vec<_>, Vec<_>) = written.iter().cloned().partition(|(_, listed)| *listed);
+    let descriptors = |some: Vec<(Descriptor, bool)>| some.into_iter().map(|(descriptor, _)| descriptor).collect();
+    let (listed, unlisted): (Vec<Descriptor>, Vec<Descriptor>) = (descriptors(listed), descriptors(unlisted));
     list(client, repository, &subject.digest, &unlisted)?;
-    Ok(written.into_iter().map(|(descriptor, _)| descriptor).collect())
+    replace(client, repository, &subject.digest, &listed)?;
+    Ok(descriptors(written))
 }
 
 /// Writes the manifest of an artifact. True if the registry lists it by itself.
@@ -189,6 +191,31 @@ fn manifest(
     Ok(manifest)
 }
 
+/// Deletes what these take the place of, in a registry that lists referrers itself. Where it refuses to delete, that is said: the image
+/// then has two of a kind.
+fn replace(client: &Client, repository: &Repository, subject: &Digest, listed: &[Descriptor]) -> Result<(), Fault> {
+    let single: Vec<&Descriptor> = listed.iter().filter(|one| is_single(one)).collect();
+    if single.is_empty() {
+        return Ok(());
+    }
+    for had in client.referrers(repository, subject, None)? {
+        let kind = had.artifact_type.as_deref();
+        let is_ours = listed.iter().any(|one| one.digest == had.digest);
+        if is_ours || !single.iter().any(|one| artifact_type(one) == kind) {
+            continue;
+        }
+        process::interrupted()?;
+        if let Err(fault) = client.delete_manifest(repository, had.digest) {
+            let what = repository.digest(had.digest);
+            terminal::warn(&format!(
+                "`{what}` was replaced and stays attached: `verify` refuses the image until it is deleted"
+            ));
+            fault.causes.iter().for_each(|cause| terminal::detail(cause));
+        }
+    }
+    Ok(())
+}
+
 /// Adds manifests to the index of the fallback tag, where the registry does not list them itself.
 pub(super) fn list(
     client: &Client,
@@ -216,7 +243,7 @@ pub(super) fn list(
         // An older one of the same kind is replaced: a signature that was added to has lost its tag, an SBOM was made again.
         let replaced = |had: &Descriptor| {
             let ours = unlisted.iter().any(|one| one.digest == had.digest);
-            !ours && is_single(had) && missing.iter().any(|one| same_kind(one, had))
+            !ours && is_single(had) && missing.iter().any(|one| artifact_type(one) == artifact_type(had))
         };
         index.manifests.retain(|had| !replaced(had));
         index.manifests.extend(missing.into_iter().cloned());
@@ -239,12 +266,12 @@ pub(super) fn list(
 
 /// True for artifacts of which an image has one.
 fn is_single(artifact: &Descriptor) -> bool {
-    let kind = artifact.other.get("artifactType").and_then(|kind| kind.as_str()).unwrap_or_default();
+    let kind = artifact_type(artifact).unwrap_or_default();
     [signature::SIGNATURES, signature::ATTESTATIONS].contains(&kind) || supply::SBOMS.contains(&kind)
 }
 
-fn same_kind(one: &Descriptor, other: &Descriptor) -> bool {
-    one.other.get("artifactType") == other.other.get("artifactType")
+fn artifact_type(artifact: &Descriptor) -> Option<&str> {
+    artifact.other.get("artifactType")?.as_str()
 }
 
 /// An artifact as it was read: every document is the one that its digest names.

@@ -67,10 +67,23 @@ fn a_registry_with_the_referrers_api_lists_what_is_attached_by_itself() {
         let attached = attach::find(&client(), &repository, &manifest.digest, media_type).unwrap();
         assert_eq!(attached.len(), 1, "{kind}");
     }
-    // An SBOM that the build did not make.
+    // An SBOM that the build did not make takes the place of its own, and the next build's the place of that.
     let lie = Artifact::of(KINDS[1].1, b"{\"packages\": []}".to_vec());
-    let lie = attach::attach(&client(), &repository, &manifest, &[lie]).unwrap();
+    attach::attach(&client(), &repository, &manifest, &[lie]).unwrap();
+    signed.refuses(&app, "its SBOM is not the one in its provenance");
+    let own = attach::find(&client(), &repository, &manifest.digest, KINDS[1].1).unwrap();
+    assert_eq!(own.len(), 1, "the older one was not deleted");
+    signed.call(&["build", "--push", "--force"]).ok();
+    signed.call(&["verify", &app.to_string()]).ok();
+    // Where nothing may be deleted, both stay, and the image is refused until one is removed.
+    let refusal = Answer::new(405).body("{\"errors\": [{\"code\": \"UNSUPPORTED\"}]}");
+    signed.world.proxy.on("DELETE", "/manifests/", usize::MAX, Mishap::Answer(refusal));
+    let lie = Artifact::of(KINDS[1].1, b"{\"packages\": []}".to_vec());
+    let through = signed.world.repo.repository("app");
+    let lie = attach::attach(&client(), &through, &manifest, &[lie]).unwrap();
     signed.refuses(&app, "an SBOM is attached that is not in its provenance");
+    signed.world.proxy.clear();
+    with_api(&signed);
     client().delete_manifest(&repository, lie[0].digest).unwrap();
     signed.call(&["verify", &app.to_string()]).ok();
     // An edit after it: the base's SBOM is found by the API, and nothing of it is read again.
