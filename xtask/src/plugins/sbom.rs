@@ -161,6 +161,9 @@ fn described(client: &Client, image: &Image, platform: &Platform) -> Described {
         Place::Registry(repository) => Some((repository.clone(), image.digest)),
         Place::Layout(_) => None,
     };
+    // A root of another registry has none of our documents, and may be unreachable.
+    let is_near = |one: &(Repository, Digest)| own.as_ref().is_some_and(|(own, _)| own.registry() == one.0.registry());
+    let base = base.filter(is_near);
     // A rebased image has the layers of the one before above its root.
     let before = labels.get(rebase::FROM).and_then(|name| name.parse::<Reference>().ok());
     let before = before.and_then(|name| Some((name.repository, name.digest?)));
