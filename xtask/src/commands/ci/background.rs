@@ -2,7 +2,8 @@
 //! as they compute.
 
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use xtask_host::process::{self, Command};
 use xtask_host::{terminal, tree::binary};
@@ -55,7 +56,7 @@ pub(super) fn run<T>(
     tests: impl FnOnce(&mut dyn FnMut()) -> anyhow::Result<T>,
 ) -> (anyhow::Result<T>, Checked) {
     let (begin, begun) = mpsc::channel::<()>();
-    let (end, ended) = mpsc::channel::<()>();
+    let ended = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let background = scope.spawn(move || {
             let mut checked = Checked::default();
@@ -63,7 +64,7 @@ pub(super) fn run<T>(
                 return checked;
             }
             for check in checks {
-                if matches!(ended.recv_timeout(Duration::ZERO), Ok(()) | Err(RecvTimeoutError::Disconnected)) {
+                if ended.load(Ordering::SeqCst) {
                     break;
                 }
                 terminal::step("background", check.name);
@@ -86,7 +87,7 @@ pub(super) fn run<T>(
         });
         drop(first);
         if tested.is_err() {
-            drop(end);
+            ended.store(true, Ordering::SeqCst);
             process::end_children();
             return (tested, background.join().unwrap_or_default());
         }
