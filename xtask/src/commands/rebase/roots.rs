@@ -21,6 +21,7 @@ use xtask_model::supply::rebase::{self, Documents};
 use xtask_model::supply::scan::Subject;
 use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Search, root as reading};
+use xtask_native::store::Store;
 
 /// What the roots mean for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,13 +164,7 @@ impl Roots {
                 }
             };
             let opened = opened(own, image.repository.clone(), image.published.platforms[platform].digest);
-            let search = Search {
-                client: context.client,
-                store: &store,
-                root: &context.tree.root,
-                platform,
-                described: &Default::default,
-            };
+            let search = search(context, &store, platform);
             for (layer, by) in opened.layers().skip(below).zip(rebase::made_by(&own.config, below)) {
                 let download = Upper { by, paths: None }.is_opaque();
                 let paths = reading::paths(&opened, layer, &search, download)?;
@@ -258,19 +253,18 @@ fn swap(context: &Context<'_>, (name, platform, old): &Key, new: Digest) -> Resu
     Ok(Swap { old, new, facts: (old_facts, new_facts), fixes })
 }
 
+/// Reads layers themselves, and asks for no description of them.
+fn search<'a>(context: &'a Context<'_>, store: &'a Store, platform: &'a Platform) -> Search<'a> {
+    Search { client: context.client, store, root: &context.tree.root, platform, described: &Default::default }
+}
+
 type Contents = Vec<(Digest, LayerContents)>;
 
 /// What a root is: as it was found before, or from its layers.
 fn known(context: &Context<'_>, image: &Image, platform: &Platform) -> Result<(RootFacts, Contents), Fault> {
     let path = folder(context.tree).join(format!("{}.json", image.digest.hex()));
     let store = pipeline::store(&context.tree.root)?;
-    let search = Search {
-        client: context.client,
-        store: &store,
-        root: &context.tree.root,
-        platform,
-        described: &Default::default,
-    };
+    let search = search(context, &store, platform);
     let before = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<RootFacts>(&text).ok());
     if let Some(facts) = before.filter(|facts| facts.schema == root::SCHEMA) {
         let contents = xtask_native::inventory::layers(image, &search)?;
