@@ -381,9 +381,15 @@ impl Call {
     pub fn start(&self) -> Running {
         let folder = tempfile::tempdir().unwrap();
         let said = folder.path().join("stderr");
-        let child = self.command().stderr(std::fs::File::create(&said).unwrap()).spawn().unwrap();
+        let child = self.command().stderr(log(&said)).spawn().unwrap();
         Running { child, said, _folder: folder }
     }
+}
+
+/// A file that several processes write to at once. Opened for appending: `cat` copies between files inside the kernel, at an
+/// offset read before, and would overwrite what another process wrote meanwhile.
+fn log(path: &Path) -> std::fs::File {
+    std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
 
 /// A call that has not ended.
