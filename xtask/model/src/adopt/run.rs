@@ -82,6 +82,8 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
         ),
         // `set` and `export` are for the commands after them in the same shell.
         "set" | "export" | "true" | ":" | "ldconfig" | "which" => Effect::Nothing,
+        // What it sets is for the commands after it, and the environment is on `PATH`.
+        "." | "source" if one.args().len() == 1 && one.args()[0].ends_with("/bin/activate") => Effect::Nothing,
         "echo" | "printf" if !one.text.contains(['>', '|']) => Effect::Nothing,
         "rm" if one.args().iter().filter(|arg| !arg.starts_with('-')).all(|path| is_cache(path)) => Effect::Nothing,
         "find" if one.text.contains("-delete") && (one.text.contains("pyc") || one.text.contains("__pycache__")) => {
@@ -116,7 +118,7 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
 }
 
 fn is_cache(path: &str) -> bool {
-    let places = ["/var/lib/apt", "/var/cache", "/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
+    let places = ["/var/lib/apt", "/var/apt", "/var/cache", "/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
     places.iter().any(|place| path.starts_with(place))
         || path.contains("/.cache")
         || path.contains("/.npm")
@@ -298,6 +300,7 @@ fn user(one: &Simple) -> Effect {
     let adduser = one.program() == "adduser";
     let mut user = NewUser { adduser, ..NewUser::default() };
     let mut names: Vec<String> = Vec::new();
+    let mut homes = None;
     let mut words = one.args().iter().flat_map(|word| match word.split_once('=') {
         Some((name, value)) if word.starts_with("--") => vec![name.to_owned(), value.to_owned()],
         _ => vec![word.clone()],
@@ -317,6 +320,7 @@ fn user(one: &Simple) -> Effect {
             "-G" if adduser => user.group = words.next(),
             "-d" | "--home" | "--home-dir" => user.home = words.next(),
             "-h" if adduser => user.home = words.next(),
+            "-b" | "--base-dir" => homes = words.next(),
             "-g" | "-G" | "--groups" | "-s" | "--shell" | "-c" | "--comment" | "--gecos" | "-k" | "-K" | "-e"
             | "-f" | "-p" | "--password" => drop(words.next()),
             _ if flag.starts_with('-') => {}
@@ -324,7 +328,10 @@ fn user(one: &Simple) -> Effect {
         }
     }
     match names.into_iter().next() {
-        Some(name) => Effect::User(NewUser { name, ..user }),
+        Some(name) => {
+            let home = user.home.or_else(|| Some(format!("{}/{name}", homes?.trim_end_matches('/'))));
+            Effect::User(NewUser { name, home, ..user })
+        }
         None => Effect::Other,
     }
 }
@@ -418,6 +425,8 @@ mod tests {
         assert_eq!((two.name.as_str(), two.id, two.system), ("web", Some(1500), false));
         let three = user("adduser -D -u 1000 -h /data -G users app");
         assert_eq!((three.name.as_str(), three.id, three.group.as_deref()), ("app", Some(1000), Some("users")));
+        let four = user("useradd -u 5 -M -b /opt -c 'A user' app");
+        assert_eq!((four.name.as_str(), four.home.as_deref()), ("app", Some("/opt/app")));
         assert_eq!(of("groupadd -r -g 900 app"), Effect::Group { name: "app".to_owned(), id: Some(900) });
         assert_eq!(of("mkdir -p /a b"), Effect::Folders(vec!["/a".to_owned(), "b".to_owned()]));
         assert_eq!(of("mkdir -p -m 755 /a"), Effect::Other);

@@ -31,10 +31,24 @@ const CONTROL: [&str; 14] =
 
 /// The commands of a shell text; `None` where control flow, a subshell, `||` or `cd` gives their order another meaning.
 pub(super) fn commands(text: &str) -> Option<Vec<Simple>> {
-    let parts = split(text)?;
+    let parts = split(&without_comments(text))?;
     let found: Vec<Simple> = parts.iter().map(|part| simple(part)).filter(|one| !one.text.is_empty()).collect();
     let controls = |one: &Simple| one.words.first().is_some_and(|word| CONTROL.contains(&word.as_str()));
     (!found.iter().any(controls)).then_some(found)
+}
+
+/// The text without comments in backquotes, which stand between the words of a long command.
+fn without_comments(text: &str) -> String {
+    let mut done = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("`#") {
+        let Some(end) = rest[at + 2..].find('`').filter(|end| !rest[at + 2..at + 2 + end].contains('\n')) else {
+            break;
+        };
+        done += &rest[..at];
+        rest = &rest[at + 2 + end + 1..];
+    }
+    done + rest
 }
 
 fn split(text: &str) -> Option<Vec<String>> {
@@ -154,6 +168,7 @@ mod tests {
         splits("# a comment\npip install 'flask>=3' \"x;y\"\n", &[&["pip", "install", "flask>=3", "x;y"]]);
         splits("DEBIAN_FRONTEND=noninteractive sudo apt-get update", &[&["apt-get", "update"]]);
         splits("rm -rf /x || true\nls", &[&["rm", "-rf", "/x"], &["ls"]]);
+        splits("apt-get install -y a `# why` \\\n  b `#x`", &[&["apt-get", "install", "-y", "a", "b"]]);
         splits("rm a || :", &[&["rm", "a"]]);
     }
 

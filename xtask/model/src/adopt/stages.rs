@@ -7,7 +7,9 @@ use super::run::{self, Effect, NewUser};
 use super::system::{self, Purpose};
 use super::{Input, Note, NoteKind, Request, shell};
 use crate::fault::Fault;
-use crate::spec::dockerfile::{Command, Healthcheck, Heredoc, Instruction, Kind, Run, Stage, StageBase, Transfer};
+use crate::spec::dockerfile::{
+    Command, Healthcheck, Heredoc, Instruction, Kind, Mount, Run, Stage, StageBase, Transfer,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The environment of the new images.
@@ -35,7 +37,7 @@ pub(super) struct Translation {
     pub entrypoint: Option<Command>,
     pub cmd: Option<Command>,
     /// `RUN`s that need no file of the app.
-    pub base_runs: Vec<String>,
+    pub base_runs: Vec<Kept>,
     /// The app's files and the `RUN`s between them.
     pub steps: Vec<Step>,
     /// Folders with owner and mode.
@@ -59,7 +61,19 @@ pub(super) struct Account {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Copy(Placed),
-    Run { text: String, user: String, workdir: String },
+    Run(Kept),
+}
+
+/// A `RUN` that stays, with what it finds around it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub text: String,
+    pub user: String,
+    pub workdir: String,
+    pub shell: Option<Vec<String>>,
+    /// Names and values of `ARG`, then those of `ENV`, which hide an `ARG` of the same name.
+    pub args: Vec<(String, String)>,
+    pub env: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +112,7 @@ pub(super) enum From {
 #[derive(Clone, Debug)]
 enum Item {
     Copy(Placed),
-    Run { line: usize, text: String, shown: String, user: String, workdir: String },
+    Run { line: usize, shown: String, kept: Kept, mounts: Vec<Mount> },
     Owner { line: usize, owner: String, paths: Vec<String> },
     Mode { line: usize, mode: String, paths: Vec<String>, shown: String },
     Folders(Vec<String>),
@@ -120,7 +134,10 @@ struct Image {
     groups: BTreeMap<String, Option<u32>>,
     workdir: String,
     user: String,
+    args: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    /// Stages whose wheels a `RUN` installs from where it mounts them.
+    mounted: BTreeSet<usize>,
     labels: Vec<(String, String)>,
     expose: Vec<String>,
     volumes: Vec<String>,
@@ -208,7 +225,7 @@ impl Reader<'_> {
             Kind::Label(pairs) => pairs.iter().for_each(|pair| set(&mut image.labels, pair)),
             Kind::Copy(transfer) => self.copy(stage, line, transfer, false, image),
             Kind::Add(transfer) => self.copy(stage, line, transfer, true, image),
-            Kind::Run(run) => self.run(line, run, image),
+            Kind::Run(run) => self.run(stage, line, run, image),
             Kind::Workdir(path) => image.workdir = absolute(&image.workdir, path),
             Kind::User(user) => image.user.clone_from(user),
             Kind::Expose(ports) => image.expose.extend(ports.iter().cloned()),
@@ -228,7 +245,14 @@ impl Reader<'_> {
             Kind::Onbuild(_) => {
                 image.notes.push(self.note(NoteKind::Missing, line, "no image is built on the app", "remove it"))
             }
-            Kind::Arg(_) | Kind::Maintainer(_) => {}
+            Kind::Arg(pairs) => {
+                for (name, value) in pairs {
+                    if let Some(value) = value {
+                        set(&mut image.args, &(name.clone(), value.clone()));
+                    }
+                }
+            }
+            Kind::Maintainer(_) => {}
         }
     }
 
@@ -263,7 +287,7 @@ impl Reader<'_> {
         }));
     }
 
-    fn run(&self, line: usize, run: &Run, image: &mut Image) {
+    fn run(&self, stage: &Stage, line: usize, run: &Run, image: &mut Image) {
         let whole = self.request.dockerfile.instruction_text(line).unwrap_or_default().to_owned();
         let text = match (&run.command, run.heredocs.as_slice()) {
             (Command::Shell(text), [heredoc]) if text.trim_start().starts_with("<<") && !text.trim().contains(' ') => {
@@ -275,12 +299,20 @@ impl Reader<'_> {
         };
         let run_of = |text: String, shown: &str, image: &Image| Item::Run {
             line,
-            text,
             shown: shown.to_owned(),
-            user: image.user.clone(),
-            workdir: image.workdir.clone(),
+            kept: Kept {
+                text,
+                user: image.user.clone(),
+                workdir: image.workdir.clone(),
+                shell: image.shell.clone(),
+                args: image.args.clone(),
+                env: image.env.clone(),
+            },
+            mounts: run.mounts.clone(),
         };
-        let text = with_values(&text, &image.env);
+        let variables: BTreeMap<&String, &String> =
+            image.args.iter().chain(&image.env).map(|(name, value)| (name, value)).collect();
+        let text = with_values(&text, &variables);
         let Some(commands) = shell::commands(&text) else {
             let installs = ["pip install", "pip3 install", "poetry install", "uv sync", "uv pip", "pipenv install"];
             if installs.iter().any(|words| text.contains(words)) {
@@ -312,8 +344,14 @@ impl Reader<'_> {
                 }
             }
         }
+        if text.contains("install.python-poetry.org") {
+            let home = image.env.iter().find(|(name, _)| name == "POETRY_HOME");
+            image.intermediate.insert(home.map_or_else(|| "/root/.local".to_owned(), |(_, home)| home.clone()));
+        }
         let alone = others.iter().all(|text| text.starts_with("set ") || text.starts_with("export "));
         if alone {
+            let stages = run.mounts.iter().filter_map(|mount| mount.from.as_ref());
+            image.mounted.extend(stages.filter_map(|name| self.request.dockerfile.find_stage(name, stage.index)));
             return;
         }
         let flags: Vec<&str> = whole.split(' ').skip(1).take_while(|word| word.starts_with("--")).collect();
@@ -425,10 +463,11 @@ impl Reader<'_> {
     }
 }
 
-/// A shell text with the values of `ENV` in place. `PATH` is the shell's to expand.
-fn with_values(text: &str, env: &[(String, String)]) -> String {
+/// A shell text with the values of `ARG` and `ENV` in place. `PATH` is the shell's to expand.
+fn with_values(text: &str, variables: &BTreeMap<&String, &String>) -> String {
     let mut text = text.to_owned();
-    for (name, value) in env.iter().filter(|(name, value)| name != "PATH" && !value.contains(['$', '\'', '"'])) {
+    let simple = |name: &str, value: &str| name != "PATH" && !value.contains(['$', '\'', '"']);
+    for (name, value) in variables.iter().filter(|(name, value)| simple(name, value)) {
         text = text.replace(&format!("${{{name}}}"), value);
         let mut done = String::new();
         let mut rest = text.as_str();
@@ -443,6 +482,11 @@ fn with_values(text: &str, env: &[(String, String)]) -> String {
         text = done + rest;
     }
     text
+}
+
+/// True if a shell text names a variable.
+fn mentions(text: &str, name: &String) -> bool {
+    with_values(text, &BTreeMap::from([(name, &String::from("\0"))])) != text
 }
 
 fn note(kind: NoteKind, line: usize, text: &str, reason: &str, replacement: &str) -> Note {
@@ -535,7 +579,7 @@ impl Translator<'_> {
         let mut environments = image.environments.clone();
         let mut input = image.input.clone();
         let mut system = image.system.clone();
-        let mut builders = BTreeSet::new();
+        let mut builders = image.mounted.clone();
         for item in &image.items {
             self.item(item, &mut environments, &mut builders);
         }
@@ -767,21 +811,34 @@ impl Translator<'_> {
     fn item(&mut self, item: &Item, environments: &mut BTreeSet<String>, builders: &mut BTreeSet<usize>) {
         match item {
             Item::Copy(placed) => self.copy(placed, environments, builders),
-            Item::Run { line, text, shown, user, workdir } => {
+            Item::Run { line, shown, kept, mounts } => {
                 let first = !self.done.steps.iter().any(|step| matches!(step, Step::Copy(_)));
                 let reason = "it runs a program";
-                let account = self.account(user, *line);
+                let account = self.account(&kept.user, *line);
                 let user = format!("{}:{}", account.user, account.group);
-                let first = first && user == "0:0";
+                // The base has neither the app's files nor other stages.
+                let first = first && user == "0:0" && !mounts.iter().any(|mount| mount.kind == "bind");
                 let (stage, place) = if first { ("steps", "base") } else { ("app", "app") };
                 let stage = format!(
                     "it stays a `RUN` in the stage `{stage}` of the {place}'s Dockerfile, which only docker builds"
                 );
                 self.add(NoteKind::Docker, *line, shown, reason, &stage);
+                for (name, value) in kept.args.iter().filter(|(name, _)| mentions(&kept.text, name)) {
+                    let reason = format!("builds give no build arguments; its value is `{value}`");
+                    let place = format!("edit it in the {place}'s Dockerfile");
+                    self.add(NoteKind::Changed, *line, &format!("ARG {name}"), &reason, &place);
+                }
+                let target = self.request.dockerfile.target().index;
+                for name in mounts.iter().filter_map(|mount| mount.from.as_ref()) {
+                    if let Some(index) = self.request.dockerfile.find_stage(name, target) {
+                        self.keep(index);
+                    }
+                }
+                let kept = Kept { user, ..kept.clone() };
                 if first {
-                    self.done.base_runs.push(text.clone());
+                    self.done.base_runs.push(kept);
                 } else {
-                    self.done.steps.push(Step::Run { text: text.clone(), user, workdir: workdir.clone() });
+                    self.done.steps.push(Step::Run(kept));
                 }
             }
             Item::Folders(paths) => {
@@ -794,14 +851,10 @@ impl Translator<'_> {
                 for path in paths {
                     self.own(path, owner.as_ref());
                 }
-                if self.done.steps.iter().any(|step| matches!(step, Step::Run { .. })) {
+                if self.done.steps.iter().any(|step| matches!(step, Step::Run(_))) {
                     // For what the programs before it wrote.
                     let text = format!("RUN chown -R {} {}", owner.as_deref().unwrap_or("0:0"), paths.join(" "));
-                    self.done.steps.push(Step::Run {
-                        text,
-                        user: "0:0".to_owned(),
-                        workdir: self.done.workdir.clone(),
-                    });
+                    self.done.steps.push(self.of_root(text));
                 }
             }
             Item::Mode { line, mode, paths, shown } => {
@@ -810,6 +863,11 @@ impl Translator<'_> {
                 }
             }
         }
+    }
+
+    /// A `RUN` that needs nothing but root's rights.
+    fn of_root(&self, text: String) -> Step {
+        Step::Run(Kept { text, user: "0:0".to_owned(), workdir: self.done.workdir.clone(), ..Kept::default() })
     }
 
     fn own(&mut self, path: &str, owner: Option<&String>) {
@@ -859,7 +917,7 @@ impl Translator<'_> {
                     ..placed.clone()
                 })
             }
-            Step::Run { .. } => None,
+            Step::Run(_) => None,
         });
         match found {
             Some(placed) => {
@@ -873,9 +931,7 @@ impl Translator<'_> {
             None => {
                 let stage = "it stays a `RUN` of the app's Dockerfile, which only docker builds";
                 self.add(NoteKind::Docker, line, shown, "it changes files that no COPY of the Dockerfile names", stage);
-                let text = format!("RUN chmod {mode} {path}");
-                let workdir = self.done.workdir.clone();
-                self.done.steps.push(Step::Run { text, user: "0:0".to_owned(), workdir });
+                self.done.steps.push(self.of_root(format!("RUN chmod {mode} {path}")));
             }
         }
     }
@@ -945,7 +1001,12 @@ impl Translator<'_> {
             return;
         }
         let has_environment = image.environments.iter().any(|one| below(one, &path).is_some());
-        let runs = image.items.iter().any(|item| matches!(item, Item::Run { .. }));
+        // What a stage below both has run, the app has run too.
+        let shared = |line: &usize| {
+            let same = |item: &Item| matches!(item, Item::Run { line: other, .. } if other == line);
+            self.images[&self.request.dockerfile.target().index].items.iter().any(same)
+        };
+        let runs = image.items.iter().any(|item| matches!(item, Item::Run { line, .. } if !shared(line)));
         let mut found = Vec::new();
         if !runs {
             self.files_of(index, &path, &placed.destination, &mut found);
@@ -1149,7 +1210,7 @@ impl Translator<'_> {
             Some(Command::Shell(text)) => says(text),
             None => false,
         };
-        let runs = image.items.iter().any(|item| matches!(item, Item::Run { text, .. } if says(text)));
+        let runs = image.items.iter().any(|item| matches!(item, Item::Run { kept, .. } if says(&kept.text)));
         let scripts = self.request.files.iter().filter(|path| path.ends_with(".sh"));
         let scripts = scripts.filter_map(|path| (self.request.read)(path)).any(|text| says(&text));
         command(&image.entrypoint) || command(&image.cmd) || runs || scripts

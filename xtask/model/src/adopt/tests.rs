@@ -284,3 +284,116 @@ fn every_file_that_is_written_can_be_read() {
     assert_eq!(policy.smoke.serve.unwrap().url, "http://127.0.0.1:80/up");
     assert!(is_written(texts["images.toml"]) && is_written(fast) && !is_written(text));
 }
+
+#[test]
+fn a_run_that_stays_finds_what_was_around_it() {
+    let text = "\
+ARG RELEASE=7
+FROM python:3.12-slim
+SHELL [\"/bin/bash\", \"-c\"]
+ARG RELEASE
+ARG NOTHING
+ENV MODE=prod LIST=\"a b\"
+WORKDIR /opt/tool
+RUN fetch.sh tool-$RELEASE
+RUN again.sh
+WORKDIR /app
+RUN pip install flask
+COPY main.py .
+ARG VERSION=dev
+RUN sed -i s/x/${VERSION}/ main.py
+CMD [\"python\", \"main.py\"]
+";
+    case(text, &[("main.py", "")]).gives(
+        &[
+            (
+                BASE,
+                &[
+                    "WORKDIR /opt/tool",
+                    "SHELL [\"/bin/bash\", \"-c\"]",
+                    "ARG RELEASE=7",
+                    "ARG MODE=prod",
+                    "ARG LIST=\"a b\"",
+                    "RUN again.sh",
+                ],
+            ),
+            (
+                FAST,
+                &[
+                    "SHELL [\"/bin/bash\", \"-c\"]",
+                    "ARG VERSION=dev",
+                    "!ARG MODE=prod",
+                    "RUN sed -i s/x/${VERSION}/ main.py",
+                ],
+            ),
+        ],
+        &[
+            "docker 8 RUN fetch.sh tool-7",
+            "docker 9 RUN again.sh",
+            "docker 14 RUN sed -i s/x/dev/ main.py",
+            "changed 8 ARG RELEASE",
+            "changed 14 ARG VERSION",
+        ],
+    );
+    let dockerfile = case(text, &[("main.py", "")]).adopt();
+    let base = &dockerfile.files.iter().find(|file| file.path == BASE).unwrap().text;
+    assert_eq!(base.matches("ARG RELEASE=7").count(), 1, "{base}");
+}
+
+#[test]
+fn wheels_and_programs_of_mounted_stages_stay() {
+    let text = "\
+FROM python:3.12-slim AS builder
+COPY requirements.txt /tmp
+RUN pip wheel --wheel-dir /wheels gunicorn -r /tmp/requirements.txt
+FROM node:24 AS web
+RUN npm ci
+FROM python:3.12-slim
+RUN apt-get update && apt-get install -y libpq5 `# the driver of the database` && rm -rf /var/apt/cache
+RUN --mount=type=bind,target=/wheels,source=/wheels,from=builder pip install --upgrade pip && pip install /wheels/*
+RUN --mount=type=bind,target=/web,from=web install-pages /web
+";
+    case(text, &[("requirements.txt", "flask")]).gives(
+        &[
+            ("requirements-image.txt", &["-r requirements.txt", "gunicorn"]),
+            (
+                FAST,
+                &["FROM node:24 AS web", "RUN npm ci", "RUN --mount=type=bind,target=/web,from=web install-pages /web"],
+            ),
+            ("images.toml", &["SYSTEM_PACKAGES = \"libpq5\""]),
+        ],
+        &["docker 7 install libpq5", "docker 9 RUN install-pages /web"],
+    );
+}
+
+#[test]
+fn an_environment_in_the_project_of_poetry_is_the_environment() {
+    let text = "\
+FROM python:3.12-slim AS python-base
+ENV POETRY_HOME=/opt/poetry SETUP=/opt/setup VENV=/opt/setup/.venv
+RUN useradd -u 911 -b /srv abc && usermod -G users abc
+FROM python-base AS builder
+RUN curl -sSL https://install.python-poetry.org | python3 -
+WORKDIR $SETUP
+COPY poetry.lock pyproject.toml ./
+RUN poetry install --only main
+FROM python-base
+COPY --from=builder $POETRY_HOME $POETRY_HOME
+COPY --from=builder $SETUP $SETUP
+COPY main.py /app/
+RUN . /opt/setup/.venv/bin/activate
+USER abc
+CMD [\"/opt/setup/.venv/bin/python\", \"/app/main.py\"]
+";
+    let lock = "[metadata]\npython-versions = \"~3.12\"\n";
+    let files = [("poetry.lock", lock), ("pyproject.toml", ""), ("main.py", "")];
+    case(text, Box::leak(Box::new(files))).gives(
+        &[
+            (FAST, &["COPY --link main.py /app/", "CMD [\"/opt/venv/bin/python\", \"/app/main.py\"]"]),
+            (BASE, &["RUN usermod -G users abc", "ARG USER_HOME=/srv/abc"]),
+            // Debian's Python is another one.
+            ("images.toml", &["lock = \"poetry.lock\"", "!fallback = \"debian\""]),
+        ],
+        &["docker 3 RUN usermod -G users abc"],
+    );
+}

@@ -2,11 +2,12 @@
 //!
 //! Pure. The stages of the base's Dockerfile are the texts that the native engine's recipes implement, so that they cannot differ.
 
-use super::stages::{ENVIRONMENT, Folder, From, Placed, Step, Translation, below, in_context, is_input};
+use super::stages::{ENVIRONMENT, Folder, From, Kept, Placed, Step, Translation, below, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
 use crate::image::policy::{self, RelPath};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
+use crate::spec::lock::formats::Format;
 use crate::spec::reference::Reference;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -94,6 +95,16 @@ impl Writer<'_> {
     /// True if the native engine can build the base.
     fn base_is_native(&self) -> bool {
         self.done.system.is_empty() && self.done.base_runs.is_empty()
+    }
+
+    /// False if the project, or its lock, says that it is not for a Python.
+    fn allows_python(&self, python: &str) -> bool {
+        let lock = self.done.input.lock.map(|lock| in_context(self.request.context, lock.name()));
+        let project = lock.as_ref().and_then(|lock| Format::of(lock).source(lock));
+        let files = lock.into_iter().chain(project).chain(self.done.input.requirements.iter().cloned());
+        files
+            .filter_map(|path| Some((Format::of(&path), (self.request.read)(&path)?)))
+            .all(|(format, text)| format.allows(&text, python))
     }
 
     fn write(&mut self) {
@@ -238,7 +249,7 @@ impl Writer<'_> {
         } else {
             format!(
                 "\n# Commands of the former Dockerfile that need none of the app's files.\nFROM assembled AS steps\n{}\n\nFROM steps AS base\n",
-                base_runs.join("\n")
+                self.commands(base_runs)
             )
         };
         let switch = match (made, user.user, user.group) {
@@ -288,7 +299,7 @@ impl Writer<'_> {
             text.push('\n');
         }
         text += "FROM ${BASE_IMAGE} AS app\n";
-        let runs = steps.iter().any(|step| matches!(step, Step::Run { .. }));
+        let runs = steps.iter().any(|step| matches!(step, Step::Run(_)));
         let env = self.env();
         if runs {
             text += &env;
@@ -303,36 +314,50 @@ impl Writer<'_> {
             let _ = writeln!(text, " {path} {path}");
         }
         let account = format!("{}:{}", user.user, user.group);
-        let (mut now, mut at) = (account.clone(), self.done.workdir.clone());
+        let mut around = Kept {
+            user: account.clone(),
+            workdir: self.done.workdir.clone(),
+            env: self.done.env.clone(),
+            ..Kept::default()
+        };
         for step in steps {
             match step {
                 Step::Copy(placed) => {
                     let _ = writeln!(text, "{}", self.copy(placed, &mut sources));
                 }
-                Step::Run { text: run, user, workdir } => {
-                    if now != *user {
-                        let _ = writeln!(text, "USER {user}");
-                        now.clone_from(user);
-                    }
-                    if at != *workdir {
-                        let _ = writeln!(text, "WORKDIR {workdir}");
-                        at.clone_from(workdir);
-                    }
-                    let _ = writeln!(text, "{run}");
-                }
+                Step::Run(kept) => text += &command(&mut around, kept),
             }
         }
-        if at != self.done.workdir {
+        if around.workdir != self.done.workdir {
             let _ = writeln!(text, "WORKDIR {}", self.done.workdir);
         }
         if !runs {
             text += &env;
         }
-        if now != account || user.made {
+        if around.user != account || user.made {
             let _ = writeln!(text, "USER {account}");
         }
         text += &self.metadata();
         (text, sources)
+    }
+
+    /// Commands of the stage `steps`. Variables are arguments there: the app's Dockerfile sets those that stay.
+    fn commands(&self, all: &[Kept]) -> String {
+        let mut around = Kept { user: "0:0".to_owned(), ..Kept::default() };
+        let with_args = |kept: &Kept| {
+            let mut kept = kept.clone();
+            let env = kept.env.iter().filter(|(name, _)| name != "PATH").cloned();
+            kept.args = kept
+                .args
+                .iter()
+                .filter(|(name, _)| !kept.env.iter().any(|(other, _)| other == name))
+                .cloned()
+                .chain(env)
+                .collect();
+            kept
+        };
+        let text: String = all.iter().map(|kept| command(&mut around, &with_args(kept))).collect();
+        text.trim_end().to_owned()
     }
 
     fn env(&self) -> String {
@@ -558,7 +583,7 @@ impl Writer<'_> {
             quoted(&done.python)
         );
         let minor = done.python.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-        if minor.is_some_and(|minor| minor <= 13) {
+        if minor.is_some_and(|minor| minor <= 13) && self.allows_python("3.13") {
             let plain = |name: &&String| {
                 name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
             };
@@ -816,6 +841,26 @@ fn is_outside(name: &str, is_file: bool) -> bool {
 }
 
 /// A value of `ENV` or `LABEL`, quoted where it needs quotes.
+/// A `RUN`, after the instructions that make its surroundings what they were.
+fn command(around: &mut Kept, kept: &Kept) -> String {
+    let mut text = String::new();
+    if around.user != kept.user {
+        let _ = writeln!(text, "USER {}", kept.user);
+    }
+    if around.workdir != kept.workdir {
+        let _ = writeln!(text, "WORKDIR {}", kept.workdir);
+    }
+    if let Some(shell) = kept.shell.as_ref().filter(|_| around.shell != kept.shell) {
+        let _ = writeln!(text, "SHELL {}", list(shell));
+    }
+    for pair in kept.args.iter().filter(|pair| !around.args.contains(pair) && !around.env.contains(pair)) {
+        let _ = writeln!(text, "ARG {}={}", pair.0, word(&pair.1));
+    }
+    let _ = writeln!(text, "{}", kept.text);
+    *around = Kept { env: std::mem::take(&mut around.env), ..kept.clone() };
+    text
+}
+
 fn word(text: &str) -> String {
     let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._:-+,=@%$".contains(c));
     if plain { text.to_owned() } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }

@@ -291,10 +291,16 @@ fn outdated(requirements: &Requirements, causes: Vec<String>) -> Result<(), Faul
     Err(causes.into_iter().fold(fault, Fault::cause))
 }
 
-fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
-    // A bound may be about releases of one minor version.
+/// True if a specifier (`>=3.12`) allows some release of a Python (`3.12`).
+fn allowed(specifier: &str, python: &str) -> bool {
+    let bounds = closure::specifiers(specifier);
     let releases = [python.to_owned(), format!("{python}.99")];
-    if releases.iter().any(|release| release.parse::<Version>().is_ok_and(|version| lock.serves(&version))) {
+    let mut versions = releases.iter().filter_map(|release| release.parse::<Version>().ok());
+    versions.any(|version| bounds.iter().all(|bound| bound.contains(&version)))
+}
+
+fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
+    if allowed(&lock.python, python) {
         return Vec::new();
     }
     vec![format!("it was resolved for Python {}, not for {python}", lock.python)]

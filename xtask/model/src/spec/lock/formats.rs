@@ -58,6 +58,19 @@ impl Format {
         Some(format!("{folder}{name}"))
     }
 
+    /// False if a file of this format, a lock or a `pyproject.toml`, says that it is not for a Python (`3.12`).
+    pub(crate) fn allows(self, text: &str, python: &str) -> bool {
+        let Ok(document) = text.parse::<toml::Table>() else { return true };
+        let at = |keys: &[&str]| {
+            let (first, rest) = keys.split_first()?;
+            rest.iter().try_fold(document.get(*first)?, |value, key| value.get(key))?.as_str()
+        };
+        let poetry = at(&["metadata", "python-versions"]).or(at(&["tool", "poetry", "dependencies", "python"]));
+        let bound = at(&["requires-python"]).or(at(&["project", "requires-python"])).map(str::to_owned);
+        let bound = bound.or_else(|| poetry.map(poetry::python_bounds)).unwrap_or_default();
+        super::allowed(&bound, python)
+    }
+
     pub fn has_extras(self) -> bool {
         matches!(self, Self::Uv | Self::Pylock | Self::Poetry)
     }

@@ -315,7 +315,7 @@ fn satisfies(version: &str, constraint: &str) -> bool {
 }
 
 /// Poetry's constraint as bounds of PEP 440; nothing for alternatives, which these cannot express.
-fn python_bounds(text: &str) -> String {
+pub(super) fn python_bounds(text: &str) -> String {
     if text.contains("||") {
         return String::new();
     }
