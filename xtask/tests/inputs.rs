@@ -117,6 +117,38 @@ fn a_change_of_the_lock_that_people_edit_plans_a_new_base() {
 }
 
 #[test]
+fn metadata_of_installed_projects_follows_the_project() {
+    let project = "[project]\nname = \"shop\"\nversion = \"1\"\n[project.scripts]\nshop = \"shop:main\"\n";
+    let repo = with_members("lock = \"uv.lock\"");
+    let text = fs::read_to_string(repo.path().join("images.toml")).unwrap();
+    let text = text.replace("[root]", "installed = [\"shop/pyproject.toml\"]\n[root]");
+    repo.write("images.toml", &text);
+    repo.write("shop/pyproject.toml", project);
+    let policy = repo.policy();
+    let refused = |why: &str| {
+        let fault = inputs::projects::check(repo.path(), &policy).unwrap_err();
+        assert!(fault.causes.iter().any(|cause| cause.contains(why)), "{why}: {fault}");
+    };
+    refused("`dockerfiles/projects/bin/shop` is missing");
+    let plan = repo.xtask(&["--offline", "plan", "--base", "HEAD"]);
+    let said = String::from_utf8(plan.stderr).unwrap();
+    assert_eq!(plan.status.code(), Some(2), "{said}");
+    assert!(said.contains("the metadata of installed projects is out of date"), "{said}");
+    assert_eq!(inputs::projects::write(repo.path(), &policy).unwrap().len(), 4);
+    inputs::projects::check(repo.path(), &policy).unwrap();
+    repo.edit("shop/pyproject.toml", "version = \"1\"", "version = \"2\"");
+    refused("no project has `dockerfiles/projects/metadata/shop-1.dist-info`");
+    inputs::projects::write(repo.path(), &policy).unwrap();
+    inputs::projects::check(repo.path(), &policy).unwrap();
+    // Python itself reads what is written.
+    let read = "import importlib.metadata as m; print(m.version('shop'), m.entry_points(group='console_scripts')['shop'].value)";
+    let mut python = Command::new("python3");
+    python.args(["-S", "-c", read]).env("PYTHONPATH", repo.path().join("dockerfiles/projects/metadata"));
+    let python = python.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&python.stdout), "2 shop:main\n");
+}
+
+#[test]
 fn an_edit_of_several_requirement_files_is_drift_until_the_lock_is_written() {
     let project = "[project]\nname = \"shop\"\nversion = \"1\"\ndependencies = [\"flask\"]\n\
                    [dependency-groups]\nweb = [\"gunicorn\"]\n";

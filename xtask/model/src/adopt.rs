@@ -150,6 +150,8 @@ pub(crate) struct Input {
     pub groups: Vec<String>,
     /// Members of a workspace.
     pub packages: Vec<String>,
+    /// The project itself is installed too, and those of the repository that it requires.
+    pub projects: bool,
     /// Where they are installed, if it is not an environment.
     pub place: Option<String>,
     /// Where their wheels are written.
@@ -177,6 +179,7 @@ impl Input {
         append(&mut self.groups, other.groups);
         append(&mut self.packages, other.packages);
         self.lock = self.lock.or(other.lock);
+        self.projects |= other.projects;
     }
 }
 

@@ -66,6 +66,9 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
         None => uv.installer_lock(uv.version(), python)?,
     };
     write(&tree.root, base.installer.as_ref(), &installer)?;
+    for path in inputs::projects::write(&tree.root, &tree.policy)? {
+        terminal::step("wrote", &format!("`{path}`"));
+    }
     pin_root(tree, global)
 }
 
@@ -211,6 +214,7 @@ pub fn check(global: &Global) -> Result<(), Fault> {
     let tree = global.tree()?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
     known(&tree, &lock)?;
+    inputs::projects::check(&*tree.files, &tree.policy)?;
     let pinned = facts::images_lock(&tree)?.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
-use xtask_model::fault::Fault;
+use xtask_host::tree::inputs::projects;
+use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{FALLBACK_ROOT, Inputs, PINNED_BASE};
 use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, Fingerprint};
 use xtask_model::image::plan::Target;
@@ -60,6 +61,7 @@ impl From<Fault> for Unreadable {
 
 impl AppSources {
     fn read(tree: &Tree, kind: ImageKind) -> Result<Self, Fault> {
+        projects::check(&*tree.files, &tree.policy).map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
         let parsed = facts::parse(tree, kind, &tree.policy.app.args)?;
         let own = AppKey { base: None, ..facts::app_key(tree, any_fingerprint(), &parsed)? };
         Ok(Self { kind, parsed, own })

@@ -4,6 +4,8 @@
 //! is translated in memory each time: there is no second lock to keep up to date. Engines that install from a file get the
 //! translation as [`policy::TRANSLATED`], which [`write_translated`] writes.
 
+pub mod projects;
+
 use super::context::Files;
 use super::uv;
 use crate::file;

@@ -56,7 +56,7 @@ pub(super) struct NewUser {
 }
 
 /// Home of the user that runs commands by default.
-const HOME: &str = "/root";
+pub(super) const HOME: &str = "/root";
 
 /// Tools that install packages; an image has no use for them.
 const INSTALLERS: [&str; 9] =
@@ -165,7 +165,7 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
         ("uv", Some("venv"), folder) => {
             Effect::Environment(absolute(folder.filter(|word| !word.starts_with('-')).unwrap_or(".venv")))
         }
-        ("uv", Some("sync"), _) => Effect::Python(locked(LockFile::Uv, &words[2..])),
+        ("uv", Some("sync"), _) => Effect::Python(synced(LockFile::Uv, &words[2..])),
         ("uv", Some("export"), _) | ("poetry", Some("export"), _) | ("pipenv", Some("requirements" | "lock"), _) => {
             let lock = match program.as_str() {
                 "uv" => LockFile::Uv,
@@ -174,7 +174,7 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
             };
             Effect::Python(locked(lock, &words[2..]))
         }
-        ("poetry", Some("install" | "sync"), _) => Effect::Python(locked(LockFile::Poetry, &words[2..])),
+        ("poetry", Some("install" | "sync"), _) => Effect::Python(synced(LockFile::Poetry, &words[2..])),
         ("pipenv", Some("install" | "sync"), _) => Effect::Python(locked(LockFile::Pipenv, &words[2..])),
         ("pdm", Some("install" | "sync"), _) => {
             Effect::Unknown("`pdm.lock` cannot be read", "export it: `pdm export --prod -o requirements.txt`")
@@ -191,7 +191,14 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
     })
 }
 
-/// The call of a tool that installs from a lock.
+/// The call of a tool that installs from a lock, and then the project, unless a flag says not to.
+fn synced(file: LockFile, words: &[&str]) -> Input {
+    let without = ["--no-install-project", "--no-install-workspace", "--no-install-local", "--no-root"];
+    let projects = !words.iter().any(|word| without.contains(word));
+    Input { projects, ..locked(file, words) }
+}
+
+/// The call of a tool that reads a lock.
 fn locked(file: LockFile, words: &[&str]) -> Input {
     let mut input = Input { lock: Some(file), ..Input::default() };
     let mut words = words.iter().copied().flat_map(|word| match word.split_once('=') {

@@ -10,10 +10,12 @@ use crate::fault::Fault;
 use crate::spec::dockerfile::{
     Command, Healthcheck, Heredoc, Instruction, Kind, Mount, Run, Stage, StageBase, Transfer,
 };
+use crate::spec::project::Project;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// The environment of the new images.
-pub(super) const ENVIRONMENT: &str = "/opt/venv";
+pub(super) use crate::spec::project::installed::ENVIRONMENT;
 
 /// What the images are made of.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,10 @@ pub(super) struct Translation {
     pub steps: Vec<Step>,
     /// Folders with owner and mode.
     pub folders: BTreeMap<String, Folder>,
+    /// Projects whose metadata and programs the app has.
+    pub installed: Vec<String>,
+    /// After which step their metadata is copied, where to, and its owner.
+    pub metadata: Option<(usize, Placed)>,
     /// Stages that are kept as they are.
     pub kept: BTreeSet<usize>,
     pub notes: Vec<Note>,
@@ -83,7 +89,7 @@ pub(super) struct Folder {
 }
 
 /// Files that a `COPY` or `ADD` puts into an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Placed {
     pub line: usize,
     pub add: bool,
@@ -101,8 +107,9 @@ pub(super) struct Placed {
     pub checksum: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum From {
+    #[default]
     Context,
     Stage(usize),
     Image(String),
@@ -346,7 +353,7 @@ impl Reader<'_> {
         }
         if text.contains("install.python-poetry.org") {
             let home = image.env.iter().find(|(name, _)| name == "POETRY_HOME");
-            image.intermediate.insert(home.map_or_else(|| "/root/.local".to_owned(), |(_, home)| home.clone()));
+            image.intermediate.insert(home.map_or_else(|| format!("{}/.local", run::HOME), |(_, home)| home.clone()));
         }
         let alone = others.iter().all(|text| text.starts_with("set ") || text.starts_with("export "));
         if alone {
@@ -600,56 +607,86 @@ impl Translator<'_> {
         self.python_path();
     }
 
-    /// Where Python finds projects that the former image installed, in place of their metadata.
+    /// Where Python finds projects of the repository, and which of them are installed.
     fn python_path(&mut self) {
         let locked = self.done.input.lock.is_some()
             || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
-        if !locked || self.done.env.iter().any(|(name, _)| name == "PYTHONPATH") {
+        let installs = self.done.input.projects;
+        let before = self.done.env.iter().position(|(name, _)| name == "PYTHONPATH");
+        if !locked || before.is_some() && !installs {
             return;
         }
         let manifests = self.request.files.iter().filter(|path| path.rsplit('/').next() == Some("pyproject.toml"));
-        let mut found: Vec<String> = Vec::new();
+        let mut places: Vec<String> = Vec::new();
         for manifest in manifests {
-            let folder = manifest.trim_end_matches("pyproject.toml").trim_end_matches('/');
-            let source = if folder.is_empty() { "src".to_owned() } else { format!("{folder}/src") };
-            let has = |path: &str| {
-                self.request
-                    .files
-                    .iter()
-                    .any(|file| file.ends_with(".py") && below(file, path).is_some_and(|rest| !rest.is_empty()))
-            };
-            let builds = (self.request.read)(manifest).is_some_and(|text| text.contains("[build-system]"));
-            let place = if has(&source) {
-                source
-            } else if builds && !folder.is_empty() {
-                folder.to_owned()
-            } else {
-                continue;
-            };
-            let copied = self.done.steps.iter().find_map(|step| {
-                let Step::Copy(placed) = step else { return None };
-                let within = placed.sources.iter().filter(|_| placed.from == From::Context).find_map(|one| {
-                    below(&place, &in_context(self.request.context, one)).map(str::to_owned).or((in_context(
-                        self.request.context,
-                        one,
-                    )
-                    .is_empty())
-                    .then(|| place.clone()))
-                })?;
-                Some(absolute(&placed.destination, &within))
-            });
-            found.extend(copied);
+            let Some((at, place)) = self.place_of_code(manifest) else { continue };
+            if installs {
+                self.install(manifest, at, &place);
+            }
+            places.push(place);
         }
-        if !found.is_empty() {
-            let reason = "the project itself is not installed, only its packages";
-            self.add(
-                NoteKind::Changed,
-                0,
-                "PYTHONPATH",
-                reason,
-                &format!("Python finds its code in {}", found.join(" and ")),
-            );
-            self.done.env.push(("PYTHONPATH".to_owned(), found.join(":")));
+        if let Some(at) = before {
+            let (_, known) = self.done.env.remove(at);
+            let missing = places.iter().filter(|place| !known.split(':').any(|one| one == *place));
+            let all: Vec<&str> = [known.as_str()].into_iter().chain(missing.map(String::as_str)).collect();
+            self.done.env.insert(at, ("PYTHONPATH".to_owned(), all.join(":")));
+        } else if !places.is_empty() {
+            let code = format!("Python finds its code in {}", places.join(" and "));
+            self.add(NoteKind::Changed, 0, "PYTHONPATH", "the code of the project is not in the environment", &code);
+            self.done.env.push(("PYTHONPATH".to_owned(), places.join(":")));
+        }
+    }
+
+    /// The folder of the image that has a project's packages, and the step that copies them.
+    fn place_of_code(&self, manifest: &str) -> Option<(usize, String)> {
+        let folder = manifest.trim_end_matches("pyproject.toml").trim_end_matches('/');
+        let inner = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        let has = |path: &str| {
+            let mut files = self.request.files.iter().filter(|file| file.ends_with(".py"));
+            files.any(|file| below(file, path).is_some_and(|rest| !rest.is_empty()))
+        };
+        let project = Project::parse(Path::new(manifest), &(self.request.read)(manifest)?).ok()?;
+        let package = project.name().map(|name| name.replace('-', "_")).unwrap_or_default();
+        let (source, within) = if has(&inner("src")) {
+            (inner("src"), "")
+        } else if project.is_package() && has(&inner(&package)) {
+            (inner(&package), package.as_str())
+        } else if project.is_package() && !folder.is_empty() {
+            (folder.to_owned(), "")
+        } else {
+            return None;
+        };
+        self.done.steps.iter().enumerate().find_map(|(at, step)| {
+            let Step::Copy(placed) = step else { return None };
+            let sources = placed.sources.iter().filter(|_| placed.from == From::Context);
+            let rest = sources.map(|one| in_context(self.request.context, one)).find_map(|one| {
+                if one.is_empty() { Some(source.clone()) } else { below(&source, &one).map(str::to_owned) }
+            })?;
+            let place = absolute(&placed.destination, &rest);
+            let parent = place.strip_suffix(within).filter(|_| !within.is_empty()).map(|path| absolute("/", path));
+            (within.is_empty() || parent.is_some()).then(|| (at, parent.unwrap_or(place)))
+        })
+    }
+
+    /// Gives the app the metadata and programs of a project.
+    fn install(&mut self, manifest: &str, at: usize, place: &str) {
+        let text = (self.request.read)(manifest).unwrap_or_default();
+        let project = Project::parse(Path::new(manifest), &text);
+        let named = project.as_ref().is_ok_and(|project| project.name().is_some());
+        match project.and_then(|project| Ok((project.is_package(), project.installed(ENVIRONMENT)?))) {
+            Ok((true, _)) => {
+                self.done.installed.push(manifest.to_owned());
+                let Step::Copy(copied) = &self.done.steps[at] else { return };
+                let placed = Placed { destination: place.to_owned(), owner: copied.owner.clone(), ..Placed::default() };
+                self.done.metadata.get_or_insert((at, placed));
+            }
+            Ok((false, _)) => {}
+            // No project, but the settings of one.
+            Err(_) if !named => {}
+            Err(fault) => {
+                let hint = fault.hints.first().cloned().unwrap_or_default();
+                self.add(NoteKind::Changed, 0, &format!("install {manifest}"), &fault.what, &hint);
+            }
         }
     }
 
@@ -1127,8 +1164,15 @@ impl Translator<'_> {
             self.add(NoteKind::Missing, 0, &what, reason, "list them in a file, and name it: `--requirements FILE`");
             return;
         }
-        let reason = format!("the packages of `{path}` are in the base, and the project is not installed");
-        self.add(NoteKind::Changed, 0, &what, &reason, "its code is copied: set `PYTHONPATH` if it is in `src`");
+        let reason = format!("the packages of `{path}` are in the base, and the project's code is the app's");
+        self.add(
+            NoteKind::Changed,
+            0,
+            &what,
+            &reason,
+            "its code is copied: set `PYTHONPATH` if Python does not find it",
+        );
+        input.projects = true;
         for project in projects {
             let listed = project.split_once('[').map(|(_, rest)| rest.trim_end_matches(']'));
             input

@@ -397,3 +397,48 @@ CMD [\"/opt/setup/.venv/bin/python\", \"/app/main.py\"]
         &["docker 3 RUN usermod -G users abc"],
     );
 }
+
+#[test]
+fn an_installed_project_has_its_metadata_and_programs() {
+    let project = "[project]\nname = \"my-shop\"\nversion = \"2\"\n[project.scripts]\nshop = \"my_shop.cli:main\"\n[build-system]\n";
+    let installs = |line: &str| {
+        format!("FROM python:3.13-slim\nWORKDIR /app\nCOPY pyproject.toml uv.lock ./\n{line}\nCOPY --chown=7:8 my_shop /app/my_shop\nCMD [\"shop\"]\n").leak() as &str
+    };
+    let files: &[(&str, &str)] =
+        Box::leak(Box::new([("pyproject.toml", project), ("uv.lock", ""), ("my_shop/cli.py", "")]));
+    let copies = [
+        "COPY --link --chown=7:8 dockerfiles/projects/metadata /app/",
+        "COPY --chmod=0755 dockerfiles/projects/bin /opt/venv/bin/",
+    ];
+    for line in ["RUN uv sync --frozen", "RUN pip install ."] {
+        case(installs(line), files).gives(
+            &[
+                (FAST, &[copies[0], copies[1], "ENV PYTHONPATH=/app"]),
+                ("dockerfiles/Dockerfile.fast.dockerignore", &["!dockerfiles/projects"]),
+                ("images.toml", &["installed = [\"pyproject.toml\"]"]),
+                ("dockerfiles/projects/bin/shop", &["from my_shop.cli import main"]),
+                ("dockerfiles/projects/metadata/my_shop-2.dist-info/METADATA", &["Version: 2"]),
+            ],
+            if line.contains("uv") {
+                &["changed 0 PYTHONPATH"]
+            } else {
+                &["changed 0 PYTHONPATH", "changed 0 pip install ."]
+            },
+        );
+    }
+    let not = installs("RUN uv sync --frozen --no-install-project");
+    case(not, files).gives(
+        &[
+            (FAST, &["!COPY --chmod=0755 dockerfiles/projects/bin /opt/venv/bin/"]),
+            ("images.toml", &["![\"pyproject.toml\"]"]),
+        ],
+        &["changed 0 PYTHONPATH"],
+    );
+    let unknown: &[(&str, &str)] = Box::leak(Box::new([
+        ("pyproject.toml", "[project]\nname = \"my-shop\"\ndynamic = [\"version\"]\n[build-system]\n"),
+        ("uv.lock", ""),
+        ("my_shop/cli.py", ""),
+    ]));
+    case(installs("RUN uv sync --frozen"), unknown)
+        .gives(&[], &["changed 0 PYTHONPATH", "changed 0 install pyproject.toml"]);
+}

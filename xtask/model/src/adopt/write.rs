@@ -8,9 +8,12 @@ use crate::image::policy::{self, RelPath};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
+use crate::spec::project::Project;
+use crate::spec::project::installed::{METADATA, PROGRAMS};
 use crate::spec::reference::Reference;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// The first line of every file that only this translation writes.
 pub const MARK: &str = "# Written by `cargo xtask init`";
@@ -120,6 +123,13 @@ impl Writer<'_> {
         self.add(&format!("{folder}/Dockerfile.base.dockerignore"), ignore);
         for (name, text) in SCRIPTS {
             self.add(&format!("{folder}/{name}"), text.to_owned());
+        }
+        for manifest in self.done.installed.clone() {
+            let text = (self.request.read)(&manifest).unwrap_or_default();
+            let project = Project::parse(Path::new(&manifest), &text);
+            for (path, text) in project.and_then(|project| project.installed(ENVIRONMENT)).unwrap_or_default() {
+                self.add(&format!("{folder}/projects/{path}"), text);
+            }
         }
         let (app, sources) = self.app();
         self.add(&format!("{folder}/Dockerfile.fast"), app);
@@ -320,12 +330,15 @@ impl Writer<'_> {
             env: self.done.env.clone(),
             ..Kept::default()
         };
-        for step in steps {
+        for (at, step) in steps.iter().enumerate() {
             match step {
                 Step::Copy(placed) => {
                     let _ = writeln!(text, "{}", self.copy(placed, &mut sources));
                 }
                 Step::Run(kept) => text += &command(&mut around, kept),
+            }
+            if let Some((_, placed)) = self.done.metadata.as_ref().filter(|(after, _)| *after == at) {
+                text += &self.installed(placed, &mut sources);
             }
         }
         if around.workdir != self.done.workdir {
@@ -339,6 +352,19 @@ impl Writer<'_> {
         }
         text += &self.metadata();
         (text, sources)
+    }
+
+    /// Copies of the metadata and programs of installed projects.
+    fn installed(&self, placed: &Placed, sources: &mut BTreeSet<String>) -> String {
+        let folder = format!("{}/projects", self.folder);
+        let owner = placed.owner.as_ref().map(|owner| format!(" --chown={owner}")).unwrap_or_default();
+        let mut text = format!("COPY --link{owner} {folder}/{METADATA} {}/\n", placed.destination);
+        if self.files.iter().any(|file| file.path.starts_with(&format!("{folder}/{PROGRAMS}/"))) {
+            // BuildKit links no layer with a mode.
+            let _ = writeln!(text, "COPY --chmod=0755 {folder}/{PROGRAMS} {ENVIRONMENT}/bin/");
+        }
+        sources.insert(folder);
+        text
     }
 
     /// Commands of the stage `steps`. Variables are arguments there: the app's Dockerfile sets those that stay.
@@ -573,6 +599,14 @@ impl Writer<'_> {
         let _ = writeln!(text, "default-branch = {}\nplatforms = {}", quoted(request.branch), list(&platforms));
         if !native {
             text += "# Some stages run programs, which only docker does.\nengine = \"docker\"\n";
+        }
+        if !done.installed.is_empty() {
+            let _ = writeln!(
+                text,
+                "# Their metadata and programs are in `{}/projects`; `cargo xtask lock` writes them.\ninstalled = {}",
+                self.folder,
+                list(&done.installed)
+            );
         }
         let root =
             done.root_image.parse::<Reference>().map_or_else(|_| done.root_image.clone(), |image| image.to_string());

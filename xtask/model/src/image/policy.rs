@@ -71,6 +71,8 @@ pub struct Project {
     pub shared_tags: SharedTags,
     /// Files that images may have although git ignores them: patterns as in an ignore file.
     pub allow_ignored: Vec<String>,
+    /// Each the `pyproject.toml` of a project whose metadata and programs the apps copy.
+    pub installed: Vec<RelPath>,
 }
 
 /// Who puts the tags that other people rely on. A registry of this machine has no other people: there everybody puts them.
@@ -152,6 +154,14 @@ impl FallbackPublishes {
             Self::Loopback => "loopback",
             Self::Always => "always",
         }
+    }
+}
+
+impl Policy {
+    /// Where the files of `[project] installed` are: next to the base's Dockerfile.
+    pub fn installed_folder(&self) -> String {
+        let folder = self.base.dockerfile.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder.is_empty() { "projects".to_owned() } else { format!("{folder}/projects") }
     }
 }
 
@@ -726,6 +736,9 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
             problems.add(&pattern.at, format!("`project.allow-ignored`: {why}"), None);
         }
     }
+    let named = section.text_or_texts("installed", problems).unwrap_or_default();
+    let installed =
+        named.into_iter().filter_map(|text| Some(section.parse("installed", text, problems)?.value)).collect();
     let at = section.at().clone();
     let platforms = section.list::<Platform>("platforms", problems);
     if platforms.as_ref().is_some_and(Vec::is_empty) {
@@ -742,6 +755,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         moving_tags,
         shared_tags,
         allow_ignored: allow_ignored.into_iter().map(|pattern| pattern.value).collect(),
+        installed,
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
 }

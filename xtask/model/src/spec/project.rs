@@ -2,6 +2,8 @@
 //!
 //! Pure.
 
+pub mod installed;
+
 use crate::fault::Fault;
 use crate::spec::lock::formats::Selection;
 use crate::spec::requirements::{
@@ -73,7 +75,16 @@ impl Project {
 
     /// The name of the distribution.
     pub fn name(&self) -> Option<String> {
-        self.at(&["project", "name"])?.as_str().map(normalised)
+        let name = self.at(&["project", "name"]).or_else(|| self.at(&["tool", "poetry", "name"]));
+        name?.as_str().map(normalised)
+    }
+
+    /// True if installers build and install the project itself.
+    pub fn is_package(&self) -> bool {
+        let off = |way: &[&str]| self.at(way).and_then(Value::as_bool) == Some(false);
+        let on = self.at(&["tool", "uv", "package"]).and_then(Value::as_bool) == Some(true);
+        let not = off(&["tool", "uv", "package"]) || off(&["tool", "poetry", "package-mode"]);
+        !not && (on || self.at(&["build-system"]).is_some())
     }
 
     fn dependencies(&self) -> Result<Vec<String>, Fault> {

@@ -200,6 +200,12 @@ pub const TABLES: &[Table] = &[
                 "who sets `latest` and the tags of commits and versions: `ci`, after the tests, or every `--push`. A registry on this machine takes them from everybody",
             ),
             key(
+                "installed",
+                Kind::Paths,
+                Default::None,
+                "`pyproject.toml` files of projects that apps have as if they were installed: `cargo xtask lock` writes their metadata and programs next to the base's Dockerfile, in `projects/metadata` and `projects/bin`, and the app's Dockerfile copies them",
+            ),
+            key(
                 "allow-ignored",
                 Kind::Texts,
                 Default::None,
