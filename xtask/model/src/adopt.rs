@@ -156,6 +156,8 @@ pub(crate) struct Input {
     pub place: Option<String>,
     /// Where their wheels are written.
     pub wheels: Option<String>,
+    /// Archives and wheels that an earlier command made.
+    pub made: bool,
 }
 
 impl Input {

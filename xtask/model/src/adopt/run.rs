@@ -19,8 +19,6 @@ pub(super) enum Effect {
     Python(Input),
     /// An environment is created in this folder.
     Environment(String),
-    /// Wheels or a requirements file are written here, for a later `pip install`.
-    Intermediate(String),
     User(NewUser),
     Group {
         name: String,
@@ -182,7 +180,10 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
         ("uv" | "poetry" | "pipenv", Some("config" | "cache" | "lock" | "self" | "check" | "env" | "python"), _) => {
             Effect::Nothing
         }
-        ("uv", Some("build"), _) => Effect::Intermediate(absolute("dist")),
+        ("uv", Some("build"), _) => {
+            let (names, wheels) = (vec![".".to_owned()], Some(absolute("dist")));
+            Effect::Python(Input { names, wheels, ..Input::default() })
+        }
         ("pipx", _, _) => Effect::Nothing,
         (pip_like, ..) if pip_like == "pip" || pip_like.starts_with("pip3") || pip_like.starts_with("pip2") => {
             pip(&words[1..], workdir)
@@ -283,7 +284,7 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
             | "--default-timeout" | "--index-strategy" | "--platform" => drop(value()),
             _ if word.starts_with('-') => {}
             // Wheels of an earlier stage.
-            _ if word.contains("/*") || word.ends_with(".whl") && !word.contains("://") => {}
+            _ if word.contains('*') || word.ends_with(".whl") && !word.contains("://") => input.made = true,
             name if verb == &"sync" => input.requirements.push(name.to_owned()),
             name => input.names.push(name.to_owned()),
         }
@@ -293,7 +294,7 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
         INSTALLERS.contains(&name[..end].to_ascii_lowercase().as_str())
     };
     input.names.retain(|name| !bare(name));
-    if input.is_empty() && written.is_none() {
+    if input.is_empty() && written.is_none() && !input.made {
         return match input.place {
             Some(place) => Effect::Environment(place),
             None => Effect::Nothing,

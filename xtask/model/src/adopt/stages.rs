@@ -378,6 +378,11 @@ impl Reader<'_> {
             Effect::Python(mut input) => {
                 input.requirements = self.context_paths(&input.requirements, run, image, (line, text));
                 input.constraints = self.context_paths(&input.constraints, run, image, (line, text));
+                let earlier = self.images.values().chain([&*image]).any(|image| !image.intermediate.is_empty());
+                if std::mem::take(&mut input.made) && !earlier {
+                    // Nothing else in a repository makes archives of packages.
+                    input.names.push(".".to_owned());
+                }
                 image.intermediate.extend(input.wheels.take());
                 if let Some(place) = input.place.take() {
                     image.environments.insert(place);
@@ -391,9 +396,6 @@ impl Reader<'_> {
             }
             Effect::Environment(path) => {
                 image.environments.insert(path);
-            }
-            Effect::Intermediate(path) => {
-                image.intermediate.insert(path);
             }
             Effect::User(user) => image.users.push((line, user)),
             Effect::Group { name, id } => drop(image.groups.insert(name, id)),
@@ -1109,7 +1111,13 @@ impl Translator<'_> {
     fn input(&mut self, mut input: Input) {
         if !self.request.requirements.is_empty() {
             let requirements = self.request.requirements.to_vec();
-            self.done.input = Input { requirements, ..Input::default() };
+            let project = in_context(self.request.context, "pyproject.toml");
+            let projects = input.names.iter().any(|name| is_project(name));
+            if projects && !self.request.files.contains(&project) {
+                let reason = "only running `setup.py` says which programs the project has, and they are not in the app";
+                self.add(NoteKind::Missing, 0, "pip install .", reason, "describe the project in `pyproject.toml`");
+            }
+            self.done.input = Input { requirements, projects: input.projects || projects, ..Input::default() };
             return;
         }
         let projects: Vec<String> = input.names.iter().filter(|name| is_project(name)).cloned().collect();

@@ -442,3 +442,19 @@ fn an_installed_project_has_its_metadata_and_programs() {
     case(installs("RUN uv sync --frozen"), unknown)
         .gives(&[], &["changed 0 PYTHONPATH", "changed 0 install pyproject.toml"]);
 }
+
+#[test]
+fn an_archive_that_no_command_is_known_to_make_is_the_project() {
+    let text = "FROM python:3.12-slim AS b\nCOPY . /src\nRUN cd /src && python setup.py sdist\nFROM python:3.12-slim\n\
+                COPY --from=b /src/dist/*.tar.gz /tmp/\nRUN pip install /tmp/*.tar.gz\nCOPY main.py /app/\n";
+    let old = case(text, &[("setup.py", ""), ("main.py", "")]).adopt();
+    assert!(old.missing().any(|note| note.reason.contains("only running `setup.py`")), "{:#?}", old.notes);
+    let text = "FROM python:3.12-slim AS b\nCOPY . /src\nRUN uv build\nFROM python:3.12-slim\nCOPY --from=b /dist /dist\n\
+                RUN pip install /dist/*.whl\nCOPY src /app/src\n";
+    let project = "[project]\nname = \"a\"\nversion = \"1\"\n[build-system]\n";
+    let files: &[(&str, &str)] = Box::leak(Box::new([("pyproject.toml", project), ("src/a/__init__.py", "")]));
+    case(text, files).gives(
+        &[("images.toml", &["requirements = \"pyproject.toml\"", "installed = [\"pyproject.toml\"]"])],
+        &["changed 0 PYTHONPATH", "changed 0 pip install ."],
+    );
+}
