@@ -84,6 +84,9 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
         "." | "source" if one.args().len() == 1 && one.args()[0].ends_with("/bin/activate") => Effect::Nothing,
         "echo" | "printf" if !one.text.contains(['>', '|']) => Effect::Nothing,
         "rm" if one.args().iter().filter(|arg| !arg.starts_with('-')).all(|path| is_cache(path)) => Effect::Nothing,
+        "truncate" if one.args().iter().rfind(|arg| arg.starts_with('/')).is_some_and(|path| is_cache(path)) => {
+            Effect::Nothing
+        }
         "find" if one.text.contains("-delete") && (one.text.contains("pyc") || one.text.contains("__pycache__")) => {
             Effect::Nothing
         }
@@ -116,7 +119,8 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
 }
 
 fn is_cache(path: &str) -> bool {
-    let places = ["/var/lib/apt", "/var/apt", "/var/cache", "/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
+    let places =
+        ["/var/lib/apt", "/var/apt", "/var/cache", "/tmp", "/var/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
     places.iter().any(|place| path.starts_with(place))
         || path.contains("/.cache")
         || path.contains("/.npm")

@@ -606,11 +606,11 @@ impl Translator<'_> {
         let asks = self.healthcheck(image, &environments);
         self.packages(&mut system, &build, asks && !self.calls_a_downloader(image));
         self.configuration(image, &environments);
-        self.python_path();
+        self.python_path(image, &builders);
     }
 
     /// Where Python finds projects of the repository, and which of them are installed.
-    fn python_path(&mut self) {
+    fn python_path(&mut self, image: &Image, builders: &BTreeSet<usize>) {
         let locked = self.done.input.lock.is_some()
             || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
         let installs = self.done.input.projects;
@@ -621,7 +621,8 @@ impl Translator<'_> {
         let manifests = self.request.files.iter().filter(|path| path.rsplit('/').next() == Some("pyproject.toml"));
         let mut places: Vec<String> = Vec::new();
         for manifest in manifests {
-            let Some((at, place)) = self.place_of_code(manifest) else { continue };
+            let place = self.place_of_code(manifest).or_else(|| self.code(manifest, image, builders));
+            let Some((at, place)) = place else { continue };
             if installs {
                 self.install(manifest, at, &place);
             }
@@ -668,6 +669,50 @@ impl Translator<'_> {
             let parent = place.strip_suffix(within).filter(|_| !within.is_empty()).map(|path| absolute("/", path));
             (within.is_empty() || parent.is_some()).then(|| (at, parent.unwrap_or(place)))
         })
+    }
+
+    /// The code of the project, which only its installation brings into the former image: a copy.
+    fn code(&mut self, manifest: &str, image: &Image, builders: &BTreeSet<usize>) -> Option<(usize, String)> {
+        if !self.done.input.projects || manifest != in_context(self.request.context, "pyproject.toml") {
+            return None;
+        }
+        let project = Project::parse(Path::new(manifest), &(self.request.read)(manifest)?).ok()?;
+        if !project.is_package() {
+            return None;
+        }
+        let name = project.name().unwrap_or_default().replace('-', "_");
+        let folder = ["src", name.as_str()].into_iter().find(|folder| {
+            let path = in_context(self.request.context, folder);
+            self.request
+                .files
+                .iter()
+                .any(|file| file.ends_with(".py") && below(file, &path).is_some_and(|rest| !rest.is_empty()))
+        });
+        let changes = |item: &Item| match item {
+            Item::Run { .. } => true,
+            Item::Copy(placed) => placed.from != From::Context,
+            Item::Owner { .. } | Item::Mode { .. } | Item::Folders(_) => false,
+        };
+        let changed = builders.iter().flat_map(|index| &self.images[index].items).any(changes);
+        let Some(folder) = folder.filter(|_| !changed) else {
+            let reason = "its installation brings the project's code into the image, and no line copies it";
+            let replacement =
+                "copy its packages, with what programs add to them, and set `PYTHONPATH`; or accept that: `--partial`";
+            self.add(NoteKind::Missing, 0, &format!("install {manifest}"), reason, replacement);
+            return None;
+        };
+        let place = absolute(if image.workdir == "/" { "/app" } else { &image.workdir }, folder);
+        let reason = "its installation brought the project's code into the image";
+        self.add(
+            NoteKind::Changed,
+            0,
+            &format!("install {manifest}"),
+            reason,
+            &format!("`{folder}` is copied to `{place}`"),
+        );
+        let (sources, destination) = (vec![folder.to_owned()], place);
+        self.done.steps.push(Step::Copy(Placed { sources, destination, ..Placed::default() }));
+        self.place_of_code(manifest)
     }
 
     /// Gives the app the metadata and programs of a project.
@@ -938,8 +983,11 @@ impl Translator<'_> {
             "+x" | "a+x" | "ugo+x" | "u+x" => "0755",
             mode => mode,
         };
-        if let Some(folder) = self.done.folders.get_mut(path) {
-            folder.mode = Some(octal.to_owned());
+        // A folder, or one that was made on the way to one.
+        let copied = |step: &Step| matches!(step, Step::Copy(placed) if below(&placed.destination, path).is_some());
+        let made = self.done.folders.keys().any(|folder| below(folder, path).is_some());
+        if made && !self.done.steps.iter().any(copied) {
+            self.done.folders.entry(path.to_owned()).or_default().mode = Some(octal.to_owned());
             return;
         }
         let found = self.done.steps.iter().rev().find_map(|step| match step {
@@ -1272,7 +1320,8 @@ impl Translator<'_> {
     fn healthcheck(&mut self, image: &Image, environments: &BTreeSet<String>) -> bool {
         let Some(Some(check)) = &image.healthcheck else {
             self.done.healthcheck.clone_from(&image.healthcheck);
-            return true;
+            // Then nothing says what a downloader is for.
+            return false;
         };
         let text = match &check.command {
             Command::Exec(words) => words.join(" "),

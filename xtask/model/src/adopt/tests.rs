@@ -458,3 +458,30 @@ fn an_archive_that_no_command_is_known_to_make_is_the_project() {
         &["changed 0 PYTHONPATH", "changed 0 pip install ."],
     );
 }
+
+#[test]
+fn code_that_only_an_installation_brings_is_copied_or_missing() {
+    let project = "[project]\nname = \"shop\"\nversion = \"1\"\n[build-system]\n";
+    let text = "FROM python:3.12-slim AS b\nWORKDIR /app\nCOPY . .\nRUN uv sync --frozen --no-editable\nFROM python:3.12-slim\n\
+                COPY --from=b /app/.venv /app/.venv\nWORKDIR /app\nRUN apt-get update && apt-get install -y curl\n\
+                RUN mkdir -p /config/store && chmod 1777 /config\n";
+    let files: &[(&str, &str)] =
+        Box::leak(Box::new([("pyproject.toml", project), ("uv.lock", ""), ("shop/__init__.py", "")]));
+    case(text, files).gives(
+        &[(
+            FAST,
+            &[
+                "COPY --link shop /app/shop",
+                "COPY --link dockerfiles/projects/metadata /app/",
+                "COPY --link --from=folders --chmod=1777 /config /config",
+                "ENV PYTHONPATH=/app",
+            ],
+        )],
+        // Without a health check nobody knows what curl is for.
+        &["docker 8 install curl", "changed 0 PYTHONPATH", "changed 0 install pyproject.toml"],
+    );
+    let text = "FROM python:3.12-slim AS b\nWORKDIR /app\nCOPY . .\nRUN make translations\nRUN uv sync --frozen --no-editable\n\
+                FROM python:3.12-slim\nCOPY --from=b /app/.venv /app/.venv\n";
+    let made = case(text, files).adopt();
+    assert!(made.missing().any(|note| note.reason.contains("no line copies it")), "{:#?}", made.notes);
+}
