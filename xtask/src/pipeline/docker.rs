@@ -62,14 +62,13 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
         contexts.insert(toolchain::CONTEXT.to_owned(), folder.display().to_string());
     }
     let builder = context.request.builder.clone();
-    let runs_programs = order.kind != ImageKind::App;
     Ok(Build {
         context: staged.to_owned(),
         root: context.tree.root.clone(),
         dockerfile: order.dockerfile.clone(),
         platform: order.platform.clone(),
         args: order.build_args(),
-        inherited_args: if runs_programs { Secrets::proxies() } else { Vec::new() },
+        inherited_args: if order.runs { Secrets::proxies() } else { Vec::new() },
         contexts,
         labels: order.labels.clone(),
         secrets: secrets.files().clone(),
@@ -78,7 +77,7 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
         compression: order.compression.docker,
         source_date_epoch: order.created,
         // Another builder has its own network.
-        host_network: runs_programs && builder.is_none() && context.docker()?.lacks_bridge()?,
+        host_network: order.runs && builder.is_none() && context.docker()?.lacks_bridge()?,
         builder,
         no_cache: order.rebuild,
     })

@@ -111,6 +111,7 @@ pub(super) fn order(
         compression: policy.base.compression,
         created: context.tree.commit.as_ref().map(|commit| commit.time),
         rebuild: context.request.wanted.force,
+        runs: image.parsed.meaning.iter().any(|text| text.starts_with("RUN ")),
     })
 }
 

@@ -30,6 +30,8 @@ pub struct ImageOrder {
     /// Commit time in seconds since 1970, which is the time of everything in the image.
     pub created: Option<i64>,
     pub rebuild: bool,
+    /// Its Dockerfile runs programs, which may need a network and a proxy.
+    pub runs: bool,
 }
 
 /// Digest in the place of one that a dry run does not know.
@@ -138,6 +140,7 @@ mod tests {
             compression: Compressions { docker: Compression::Gzip, native: Compression::Gzip },
             created: None,
             rebuild: false,
+            runs: false,
         }
     }
 
