@@ -56,8 +56,8 @@ fn hide_state(global: &Global) {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let global = &flags.global;
-    if global.format == Format::Github && !matches!(flags.command, Command::Plan(_)) {
-        return Err(Fault::usage("`--format github` is for `plan`").into());
+    if matches!(global.format, Format::Github | Format::Gitlab) && !matches!(flags.command, Command::Plan(_)) {
+        return Err(Fault::usage("`--format github` and `--format gitlab` are for `plan`").into());
     }
     match &flags.command {
         Command::Build(build) => images(global, build, pipeline::Target::App)?,
@@ -122,8 +122,10 @@ fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyh
     }
     match (global.format, done.images.last()) {
         (Format::Json, _) => documents::BUILD.print(&done),
-        (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
-        (Format::Text | Format::Github, None) => Ok(()),
+        (Format::Text | Format::Github | Format::Gitlab, Some(image)) => {
+            commands::print(&format!("{}\n", image.reference))
+        }
+        (Format::Text | Format::Github | Format::Gitlab, None) => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ use xtask_host::registry::publish;
 use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::tree::uv;
 use xtask_model::fault::Exit;
+use xtask_model::image::policy::Provider;
 use xtask_model::image::presence::Published;
 use xtask_model::record::workflows;
 use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
@@ -183,7 +184,7 @@ struct Expected<'e> {
 }
 
 impl World {
-    fn begin(folder: &Path) -> Self {
+    fn begin(folder: &Path, service: Provider) -> Self {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let root = folder.join("engine");
         std::fs::create_dir_all(&root).unwrap();
@@ -199,9 +200,10 @@ impl World {
         let xtask = env!("CARGO_BIN_EXE_xtask");
         shim(&folder.join("bin/cargo"), xtask);
         let origin = folder.join("origin");
-        project(&origin, &state.registry);
+        project(&origin, &state.registry, service);
         pin_root(&client, &repository("root"), &origin);
-        let runner = Runner { origin, folder: folder.to_owned(), engine: state.docker_env() };
+        let registry = state.registry.clone();
+        let runner = Runner { origin, folder: folder.to_owned(), engine: state.docker_env(), service, registry };
         runner.git(&["init", "-q", "-b", "main"]);
         Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root }
     }
@@ -349,13 +351,14 @@ fn shim(path: &Path, xtask: &str) {
 }
 
 /// A repository that copies a file onto its base, which copies the lock onto the root: nothing has to run for a platform.
-fn project(folder: &Path, registry: &str) {
+fn project(folder: &Path, registry: &str, service: Provider) {
+    let (name, _) = Provider::NAMES.iter().find(|(_, known)| *known == service).unwrap();
     let policy = format!(
         "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
          installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n\
-         [ci]\ngate-factor = 100\nengine = \"native\"\n\
+         [ci]\nprovider = \"{name}\"\ngate-factor = 100\nengine = \"native\"\n\
          [[ci.tests]]\nname = \"app\"\npaths = [\"app.txt\"]\nrun = [\"test\", \"!\", \"-e\", \"broken-app\"]\n"
     );
     let kept = |path: &str| std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
@@ -376,8 +379,8 @@ fn project(folder: &Path, registry: &str) {
         std::fs::write(folder.join(path), text).unwrap();
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
-    std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
     for file in workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap() {
+        std::fs::create_dir_all(folder.join(&file.path).parent().unwrap()).unwrap();
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
 }
@@ -401,11 +404,21 @@ const BASE_EDIT: &str = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements.l
 
 #[test]
 fn the_run_lines_do_what_each_event_needs() {
+    each_event(Provider::GitHub);
+}
+
+#[test]
+fn the_scripts_of_gitlab_do_what_each_event_needs() {
+    each_event(Provider::GitLab);
+}
+
+fn each_event(service: Provider) {
     if !rustix::process::geteuid().is_root() || xtask_host::docker::debian::Host::read().is_err() {
         return skipped("not root on a Debian host");
     }
     let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
-    let world = World::begin(folder.path());
+    let world = World::begin(folder.path(), service);
+    let plan = |call: &str| call.replace("--format gitlab", "--format github");
 
     let needs = |decision, base_present, tests, run| Expected { decision, base_present, tests, run };
     let first = world.commit(&[]);
@@ -464,9 +477,10 @@ fn the_run_lines_do_what_each_event_needs() {
     world.runner.git(&["tag", "v1.2.3"]);
     let tagged = |version: &str, commit: &str| push(&format!("refs/tags/v{version}"), &"0".repeat(40), commit);
     let outcome = world.runner.run(&tagged("1.2.3", &edited));
-    assert_eq!(outcome.results["release"], "success", "{}", outcome.log);
+    assert_eq!(outcome.results[world.version_job()], "success", "{}", outcome.log);
     let calls = ["xtask plan --locked --format github", "xtask build --engine native --push --locked --reuse-only"];
-    assert_eq!(outcome.calls, calls, "no tests again, and no build");
+    let called: Vec<String> = outcome.calls.iter().map(|call| plan(call)).collect();
+    assert_eq!(called, calls, "no tests again, and no build");
     assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
     assert_eq!(world.latest(), merged);
 
@@ -484,7 +498,8 @@ fn the_run_lines_do_what_each_event_needs() {
 
     let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
     let outcome = world.happens("weekly", &weekly, &needs("rebase", "true", "none", &[]));
-    assert_eq!(outcome.calls, ["xtask plan --locked --format github", "xtask rebase"]);
+    let called: Vec<String> = outcome.calls.iter().map(|call| plan(call)).collect();
+    assert_eq!(called, ["xtask plan --locked --format github", "xtask rebase"]);
     assert_eq!(world.latest(), merged, "the root has nothing new");
     put_root(&world.client, &world.root_repository(), "2");
     world.happens("weekly, with an update", &weekly, &needs("rebase", "true", "none", &[]));
@@ -499,6 +514,14 @@ fn the_run_lines_do_what_each_event_needs() {
 }
 
 impl World {
+    /// The job of a version's git tag: one file has the names of all jobs on GitLab.
+    fn version_job(&self) -> &'static str {
+        match self.runner.service {
+            Provider::GitHub => "release",
+            Provider::GitLab => "version",
+        }
+    }
+
     /// Failed tests, and a failed build: neither gets a tag that claims the commit.
     fn what_fails_is_not_named(&self, parent: &str) {
         let before = self.latest();
@@ -512,7 +535,7 @@ impl World {
 
         self.runner.git(&["tag", "v1.3.0"]);
         let outcome = self.runner.run(&push("refs/tags/v1.3.0", &"0".repeat(40), &red));
-        assert_eq!(outcome.results["release"], "failure", "{}", outcome.log);
+        assert_eq!(outcome.results[self.version_job()], "failure", "{}", outcome.log);
         assert!(self.published(&self.app, "1.3.0").is_none() && self.latest() == before, "an untested release");
 
         let small = self.commit(&[("app.txt", "red again\n"), ("README.md", "three\n")]);
@@ -534,7 +557,7 @@ impl World {
 #[test]
 fn check_finds_drift_and_names_the_repair() {
     let folder = tempfile::tempdir().unwrap();
-    project(folder.path(), "127.0.0.1:1");
+    project(folder.path(), "127.0.0.1:1", Provider::GitHub);
     let xtask = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
         let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();
