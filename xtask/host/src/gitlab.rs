@@ -110,7 +110,7 @@ mod tests {
         git(&copy, &["commit", "-q", "-m", "one"]);
         git(&copy, &["push", "-q", "origin", "main"]);
         let parent = [git(&copy, &["rev-parse", "HEAD"]), git(&copy, &["rev-parse", "HEAD^{tree}"])];
-        // Lines that are no text of this commit: neither is proposed.
+        // Not among the proposed texts.
         std::fs::write(copy.join("other"), "x").unwrap();
         let files =
             BTreeMap::from([("a.lock".to_owned(), "new\n".to_owned()), ("b/c.lock".to_owned(), "c\n".to_owned())]);

@@ -64,8 +64,9 @@ impl Runner {
         for leg in legs {
             let workspace = self.folder.join("workspace");
             let private = self.folder.join("workspace.tmp");
-            for folder in [&workspace, &private] {
-                let _ = std::fs::remove_dir_all(folder);
+            for folder in [&workspace, &private].into_iter().filter(|folder| folder.exists()) {
+                std::fs::remove_dir_all(folder)
+                    .unwrap_or_else(|error| panic!("{name}: `{}`: {error}", folder.display()));
             }
             git(
                 Path::new("/"),
@@ -86,6 +87,10 @@ impl Runner {
             for stream in [&done.stdout, &done.stderr] {
                 outcome.log += &String::from_utf8_lossy(stream);
             }
+            let after: Vec<&str> =
+                job["after_script"].as_vec().into_iter().flatten().filter_map(Yaml::as_str).collect();
+            let after = self.bash(&after.join("\n"), &workspace).envs(&variables).output().unwrap();
+            outcome.log += &String::from_utf8_lossy(&after.stderr);
             if private.join("docker/config.json").exists() {
                 outcome.log += "Log in\n";
             }
@@ -199,7 +204,7 @@ pub(crate) fn holds(expression: &str, variables: &Variables) -> bool {
 
 fn compares(text: &str, variables: &Variables) -> bool {
     let value = |name: &str| {
-        let name = name.trim().strip_prefix('$').unwrap_or_else(|| panic!("`{name}` is no variable"));
+        let name = name.trim().strip_prefix('$').unwrap_or_else(|| panic!("`{name}` is not a variable"));
         variables.get(name).map(String::as_str)
     };
     if let Some((name, wanted)) = text.split_once(" == ") {

@@ -92,8 +92,8 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
 
 /// The event of GitLab's pipeline, by its variables; `None` elsewhere.
 ///
-/// A job cannot tell a first attempt from a later one, and a pipeline does not say that a push was forced: a commit that nobody has any more
-/// is no revision of the clone.
+/// A job cannot tell a first attempt from a later one, and a pipeline does not say that a push was forced: a commit that was pushed over
+/// is missing from the clone.
 pub fn of_gitlab(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Event>, Fault> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     if set("GITLAB_CI").is_none() {

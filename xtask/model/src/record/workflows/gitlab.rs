@@ -95,10 +95,11 @@ impl Writer<'_> {
         text
     }
 
-    /// Schedules are settings of the project.
+    /// Schedules are not read from a file.
     fn schedules(&self) -> String {
         let (ci, branch) = (&self.policy.ci, &self.policy.project.default_branch);
-        let mut text = "#\n# Schedules are no part of this file. Once, with GitLab's `glab`:\n".to_owned();
+        let mut text =
+            "#\n# Schedules are settings of the project. Create them once, with GitLab's `glab`:\n".to_owned();
         let create = |when: &str, what: &str, more: &str| {
             format!("#   glab schedule create --ref {branch} --cron \"{when}\" --description \"{what}\"{more}\n")
         };
@@ -191,7 +192,7 @@ impl Writer<'_> {
         }
         text += "  script:\n";
         if !self.place.folder.is_empty() {
-            let _ = writeln!(text, "    - cd {}", self.place.folder);
+            let _ = writeln!(text, "    - cd {} || exit", self.place.folder);
         }
         if !job.when.is_empty() {
             let when = self.conditions(&job.when);
@@ -202,6 +203,10 @@ impl Writer<'_> {
         }
         for step in &job.steps {
             text += &self.step(step);
+        }
+        if job.steps.iter().any(|step| matches!(step.does, Does::PrepareDocker)) {
+            // On a runner that keeps its machine, nothing would end it.
+            text += &indented("  after_script:\n    - |\n", &self.stop_docker().lines().collect::<Vec<_>>(), "      ");
         }
         if !job.outputs.is_empty() {
             let _ = write!(text, "  artifacts:\n    reports:\n      dotenv: {PLAN}\n");
@@ -222,7 +227,10 @@ impl Writer<'_> {
         };
         let inside = |path: &String| path.replace("~/.cargo", CARGO_HOME);
         let paths: String = cache.paths.iter().map(|path| format!("        - {}\n", inside(path))).collect();
-        Some(format!("{key}      paths:\n{paths}"))
+        // Whoever compiles nothing sends nothing back.
+        let saves = job.steps.iter().any(|step| matches!(&step.does, Does::Save(saved) if saved.id == cache.id));
+        let policy = if saves { "" } else { "      policy: pull\n" };
+        Some(format!("{key}{policy}      paths:\n{paths}"))
     }
 
     /// The commands of a step, as an entry of `script`.
@@ -299,6 +307,13 @@ impl Writer<'_> {
                 format!("{{ {}; }}", all.join(" || "))
             }
         }
+    }
+
+    /// Ends what a job started. It begins in the top folder, with none of the job's variables.
+    fn stop_docker(&self) -> String {
+        let below = super::slashed(&self.place.folder);
+        let folder = if below.is_empty() { String::new() } else { format!("cd {below} && ") };
+        format!("if [ -e {below}target/engine/state.json ]; then {folder}cargo xtask engine down; fi")
     }
 
     /// From the folder of the policy to that of its workspace, with a slash at the end.
