@@ -325,7 +325,7 @@ jobs:
             ),
             Does::LogIn => self.log_in(),
             Does::Plan => "        run: cargo xtask plan --locked --format github\n".to_owned(),
-            Does::PrepareDocker => DOCKER_STORE.to_owned(),
+            Does::PrepareDocker(_) => DOCKER_STORE.to_owned(),
             Does::StartCluster => {
                 "        run: cargo xtask cluster up --kubeconfig \"$RUNNER_TEMP/kubeconfig\"\n".to_owned()
             }

@@ -3,11 +3,11 @@
 //! GitLab chooses jobs before any runs, by the event alone. What the plan decides is therefore asked by a job's script: the first job
 //! hands its plan over as variables, and a job with nothing to do ends at once.
 
-use super::graph::{Does, Graph, Job, Machines, Setting, Step, When};
+use super::graph::{DockerFor, Does, Graph, Job, Machines, Setting, Step, When};
 use super::{File, HEADER, PolicyLocation, quoted};
 use crate::fault::Fault;
 use crate::image::change::gitlab_variable;
-use crate::image::policy::{Ci, Policy};
+use crate::image::policy::{Ci, Engine, Policy};
 use crate::spec::reference::Platform;
 use std::fmt::Write as _;
 
@@ -202,9 +202,10 @@ impl Writer<'_> {
             );
         }
         for step in &job.steps {
-            text += &self.step(step);
+            text += &self.step(job, step);
         }
-        if job.steps.iter().any(|step| matches!(step.does, Does::PrepareDocker)) {
+        if job.steps.iter().any(|step| matches!(step.does, Does::PrepareDocker(purpose) if self.needs_docker(purpose)))
+        {
             // On a runner that keeps its machine, nothing would end it.
             text += &indented("  after_script:\n    - |\n", &self.stop_docker().lines().collect::<Vec<_>>(), "      ");
         }
@@ -234,7 +235,7 @@ impl Writer<'_> {
     }
 
     /// The commands of a step, as an entry of `script`.
-    fn step(&self, step: &Step) -> String {
+    fn step(&self, job: &Job, step: &Step) -> String {
         let (settings, commands): (&[Setting], String) = match &step.does {
             // GitLab's runner does it: the sources are there, and so is the cache; it is saved after the job.
             Does::CheckOut | Does::Restore(_) => return String::new(),
@@ -245,10 +246,11 @@ impl Writer<'_> {
                 let same = format!("[ -e {STAMP} ] && [ \"$(cat {STAMP})\" = \"$({SOURCES})\" ]");
                 (&[], self.in_workspace(&format!("if {same}; then\n  {touch}\nfi")))
             }
-            Does::AskMay => (&[], ASK_MAY.to_owned()),
+            Does::AskMay => (&[], self.ask_may(job)),
             Does::LogIn => (&[], self.log_in()),
             Does::Plan => (&[], plan_commands()),
-            Does::PrepareDocker => (&[], DOCKER.to_owned()),
+            Does::PrepareDocker(purpose) if !self.needs_docker(*purpose) => return String::new(),
+            Does::PrepareDocker(_) => (&[], DOCKER.to_owned()),
             Does::StartCluster => {
                 (&[], "cargo xtask cluster up --kubeconfig \"$CI_PROJECT_DIR.tmp/kubeconfig\"".to_owned())
             }
@@ -309,7 +311,34 @@ impl Writer<'_> {
         }
     }
 
-    /// Ends what a job started. It begins in the top folder, with none of the job's variables.
+    /// True if docker has to be there: `cargo xtask ci` starts an engine for tests that need one.
+    fn needs_docker(&self, purpose: DockerFor) -> bool {
+        purpose == DockerFor::Builds || self.policy.ci.cluster || self.policy.ci.engine != Engine::Native
+    }
+
+    /// A request to merge from a fork has another project's changes. One of a branch that is not protected has no protected variable:
+    /// it publishes nothing that it could not sign, and nothing where it cannot log in.
+    fn ask_may(&self, job: &Job) -> String {
+        let settings = job.steps.iter().filter_map(|step| match &step.does {
+            Does::Run(_, settings) => Some(settings),
+            _ => None,
+        });
+        let secret = settings.flatten().find_map(|setting| match setting {
+            Setting::Secret(name) => Some(*name),
+            _ => None,
+        });
+        let secret = secret.map(|name| format!(" || [ -z \"${{{name}:-}}\" ]")).unwrap_or_default();
+        format!(
+            "XTASK_PUBLISH=true
+if [ -n \"${{CI_MERGE_REQUEST_IID:-}}\" ]; then
+  if [ \"$CI_MERGE_REQUEST_SOURCE_PROJECT_ID\" != \"$CI_MERGE_REQUEST_PROJECT_ID\" ]{secret}; then XTASK_PUBLISH=false; fi
+  if [ '{}' != \"${{CI_REGISTRY:-}}\" ] && [ -z \"${{REGISTRY_PASSWORD:-}}\" ]; then XTASK_PUBLISH=false; fi
+fi",
+            super::registry_host(self.policy)
+        )
+    }
+
+    /// Ends what a job started. It begins in the top folder, with nothing that the script exported.
     fn stop_docker(&self) -> String {
         let below = super::slashed(&self.place.folder);
         let folder = if below.is_empty() { String::new() } else { format!("cd {below} && ") };
@@ -358,10 +387,6 @@ const STAMP: &str = "target/debug/xtask.sources";
 /// The id of the sources of xtask.
 const SOURCES: &str =
     "git ls-files -s -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | git hash-object --stdin";
-
-/// A request to merge from a fork has another project's changes.
-const ASK_MAY: &str = "XTASK_PUBLISH=true
-if [ \"${CI_MERGE_REQUEST_SOURCE_PROJECT_ID:-}\" != \"${CI_MERGE_REQUEST_PROJECT_ID:-}\" ]; then XTASK_PUBLISH=false; fi";
 
 /// Docker, where a runner has none: it needs root rights and a privileged container.
 const DOCKER: &str = "if ! docker info > /dev/null 2>&1; then

@@ -65,11 +65,18 @@ pub(super) enum Does {
     AskMay,
     LogIn,
     Plan,
-    /// Images are known by their manifests' digests only where containerd keeps them.
-    PrepareDocker,
+    /// Prepares docker for builds, or for tests, of which only some need it. Images are known by their manifests' digests only where
+    /// containerd keeps them.
+    PrepareDocker(DockerFor),
     StartCluster,
     Refuse(&'static str),
     Run(String, Vec<Setting>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum DockerFor {
+    Builds,
+    Tests,
 }
 
 /// A variable of a step.
@@ -198,7 +205,7 @@ fn run(name: &str, when: Vec<When>, command: impl Into<String>) -> Step {
 }
 
 fn prepare_docker(when: Vec<When>) -> Step {
-    step("Keep images in containerd's store", when, Does::PrepareDocker)
+    step("Keep images in containerd's store", when, Does::PrepareDocker(DockerFor::Builds))
 }
 
 fn check_out() -> Step {
@@ -256,13 +263,15 @@ fn sign<'j>(policy: &Policy, jobs: impl Iterator<Item = &'j mut Job>) {
         Action::Uses(..) | Action::Package(..) | Action::Run(_) => None,
     });
     let Some(settings) = settings else { return };
-    let cosign = settings.text("cosign");
     for job in jobs {
-        if cosign == Some(KEYLESS) {
-            job.identity = job.rights.contains(&("packages", "write"));
-            continue;
-        }
-        let secret = if cosign.is_some() { "COSIGN_PASSWORD" } else { "XTASK_SIGNING_KEY" };
+        let secret = match settings.text("cosign") {
+            Some(KEYLESS) => {
+                job.identity = job.rights.contains(&("packages", "write"));
+                continue;
+            }
+            Some(_) => "COSIGN_PASSWORD",
+            None => "XTASK_SIGNING_KEY",
+        };
         for step in &mut job.steps {
             if let Does::Run(command, settings) = &mut step.does
                 && publishes(command)
@@ -534,7 +543,8 @@ impl Writer<'_> {
     /// The steps that run every test; `when` is the condition of each.
     fn all_tests(self, when: &[When]) -> Vec<Step> {
         let cluster = self.policy.ci.cluster;
-        let mut steps = vec![prepare_docker(when.to_vec())];
+        let docker = Does::PrepareDocker(DockerFor::Tests);
+        let mut steps = vec![step("Keep images in containerd's store", when.to_vec(), docker)];
         let mut settings = vec![Setting::RequireTools];
         if cluster {
             steps.push(step("Start a cluster", when.to_vec(), Does::StartCluster));

@@ -523,6 +523,22 @@ fn a_script_of_gitlab_holds_no_text_that_a_stranger_chooses() {
 }
 
 #[test]
+fn gitlab_starts_docker_only_where_something_needs_it() {
+    let starts = |edit: &dyn Fn(String) -> String, job: &str| {
+        let document = gitlab(|text| edit(text)).1;
+        let (starts, ends) =
+            (script(&document[job]).contains("xtask engine up"), !document[job]["after_script"].is_badvalue());
+        assert_eq!(starts, ends, "{job}: what a job starts, it ends");
+        starts
+    };
+    let alone = |text: String| text.replace("cluster = \"k3d\"\n", "");
+    let docker = |text: String| alone(text).replace("engine = \"native\"", "engine = \"docker\"");
+    assert!(starts(&|text| text, "test"), "the cluster");
+    assert!(!starts(&alone, "test") && !starts(&alone, "version") && starts(&alone, "images"));
+    assert!(starts(&docker, "test") && starts(&docker, "shadow") && !starts(&docker, "release"));
+}
+
+#[test]
 fn gitlab_names_what_it_has_no_counterpart_for() {
     let with = |more: &str| policy(|text| keys(&text, &format!("provider = \"gitlab\"\n{more}")));
     let place = PolicyLocation::default();
@@ -540,5 +556,9 @@ fn gitlab_names_what_it_has_no_counterpart_for() {
         let audience = job["id_tokens"]["SIGSTORE_ID_TOKEN"]["aud"].as_str();
         assert_eq!(audience, publishes.then_some("sigstore"), "{name:?}");
     }
-    assert!(signed("public-key = \"k\"")["images"]["id_tokens"].is_badvalue());
+    let own = signed("public-key = \"k\"");
+    assert!(own["images"]["id_tokens"].is_badvalue());
+    // A merge request without the key publishes nothing, and says nothing of a key where none is needed.
+    assert!(script(&own["images"]).contains("|| [ -z \"${XTASK_SIGNING_KEY:-}\" ]; then XTASK_PUBLISH=false; fi"));
+    assert!(!gitlab(|text| text).0.contains("XTASK_SIGNING_KEY"));
 }
