@@ -56,8 +56,13 @@ fn hide_state(global: &Global) {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let global = &flags.global;
-    if matches!(global.format, Format::Github | Format::Gitlab) && !matches!(flags.command, Command::Plan(_)) {
-        return Err(Fault::usage("`--format github` and `--format gitlab` are for `plan`").into());
+    let of_plan = match global.format {
+        Format::Github => Some("github"),
+        Format::Gitlab => Some("gitlab"),
+        Format::Text | Format::Json => None,
+    };
+    if let Some(format) = of_plan.filter(|_| !matches!(flags.command, Command::Plan(_))) {
+        return Err(Fault::usage(format!("`--format {format}` is for `plan`")).into());
     }
     match &flags.command {
         Command::Build(build) => images(global, build, pipeline::Target::App)?,

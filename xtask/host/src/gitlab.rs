@@ -32,7 +32,8 @@ pub fn propose(proposal: &Proposal<'_>, variable: &dyn Fn(&str) -> Option<String
     };
     let target = format!("merge_request.target={base}");
     let title = format!("merge_request.title={title}");
-    let mut call = git.command().args(["push", "--force"]).env("GIT_TERMINAL_PROMPT", "0");
+    // With the transports and credentials of whoever calls.
+    let mut call = git.plain().args(["push", "--force"]);
     for option in ["merge_request.create", &target, &title, "merge_request.remove_source_branch"] {
         call = call.args(["-o", option]);
     }

@@ -90,7 +90,7 @@ impl Git {
         self.plain().args(front).args(settings.iter().flat_map(|setting| ["-c", setting]))
     }
 
-    fn plain(&self) -> Command {
+    pub(crate) fn plain(&self) -> Command {
         // Messages are compared, and so asked for in one language.
         Command::new("git").arg("-C").arg(&self.root).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0")
     }

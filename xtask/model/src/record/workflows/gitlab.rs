@@ -198,7 +198,7 @@ impl Writer<'_> {
             let when = self.conditions(&job.when);
             let _ = write!(
                 text,
-                "    - |\n      if ! {{ {when}; }}; then\n        echo 'the plan has no work for this job'\n        exit 0\n      fi\n"
+                "    - |\n      {GUARD}\n      if ! {{ {when}; }}; then\n        echo 'the plan has no work for this job'\n        exit 0\n      fi\n"
             );
         }
         for step in &job.steps {
@@ -380,6 +380,9 @@ auth=\"$(printf '%s:%s' \"$user\" \"$password\" | base64 | tr -d '\\n')\"
 fn indented(begin: &str, lines: &[&str], by: &str) -> String {
     lines.iter().fold(begin.to_owned(), |text, line| text + by + line + "\n")
 }
+
+/// Without the plan's report a job would take its absence for nothing to do.
+const GUARD: &str = ": \"${XTASK_DECISION:?the job of the plan left no report}\"";
 
 /// What a cached xtask was compiled from.
 const STAMP: &str = "target/debug/xtask.sources";

@@ -523,6 +523,16 @@ fn a_script_of_gitlab_holds_no_text_that_a_stranger_chooses() {
 }
 
 #[test]
+fn a_job_of_gitlab_without_the_plan_fails() {
+    let document = gitlab(|text| text).1;
+    for name in ["test", "shadow", "release"] {
+        let done = script(&document[name]);
+        let (guard, asks) = (done.find(": \"${XTASK_DECISION:?"), done.find("if ! {"));
+        assert!(guard.is_some() && guard < asks, "{name}: {done}");
+    }
+}
+
+#[test]
 fn gitlab_starts_docker_only_where_something_needs_it() {
     let starts = |edit: &dyn Fn(String) -> String, job: &str| {
         let document = gitlab(|text| edit(text)).1;
