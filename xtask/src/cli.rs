@@ -56,8 +56,13 @@ fn hide_state(global: &Global) {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let global = &flags.global;
-    if global.format == Format::Github && !matches!(flags.command, Command::Plan(_)) {
-        return Err(Fault::usage("`--format github` is for `plan`").into());
+    let of_plan = match global.format {
+        Format::Github => Some("github"),
+        Format::Gitlab => Some("gitlab"),
+        Format::Text | Format::Json => None,
+    };
+    if let Some(format) = of_plan.filter(|_| !matches!(flags.command, Command::Plan(_))) {
+        return Err(Fault::usage(format!("`--format {format}` is for `plan`")).into());
     }
     match &flags.command {
         Command::Build(build) => images(global, build, pipeline::Target::App)?,
@@ -122,8 +127,10 @@ fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyh
     }
     match (global.format, done.images.last()) {
         (Format::Json, _) => documents::BUILD.print(&done),
-        (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
-        (Format::Text | Format::Github, None) => Ok(()),
+        (Format::Text | Format::Github | Format::Gitlab, Some(image)) => {
+            commands::print(&format!("{}\n", image.reference))
+        }
+        (Format::Text | Format::Github | Format::Gitlab, None) => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plugin::FAIL_ON;
-use xtask_model::image::policy::{Engine, Registry};
+use xtask_model::image::policy::{Engine, Provider, Registry};
 use xtask_model::spec::reference::{Platform, Reference};
 
 /// Text after the help: the first commands to use, and the exit codes.
@@ -106,6 +106,12 @@ fn engine_parser() -> impl clap::builder::TypedValueParser<Value = Engine> {
     })
 }
 
+fn provider_parser() -> impl clap::builder::TypedValueParser<Value = Provider> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+    PossibleValuesParser::new(Provider::NAMES.map(|(name, _)| name))
+        .map(|chosen| Provider::NAMES.iter().find(|(name, _)| *name == chosen).expect("it is one of them").1)
+}
+
 /// Format of stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -115,6 +121,8 @@ pub enum Format {
     Json,
     /// GitHub's step outputs and job summary; only for `plan`
     Github,
+    /// Variables for GitLab's dotenv report; only for `plan`
+    Gitlab,
 }
 
 /// Flags of every build.
@@ -204,7 +212,7 @@ pub struct PlanFlags {
     /// Plan for this revision; by default the working tree with uncommitted changes
     #[arg(long, value_name = "REV")]
     pub head: Option<String>,
-    /// JSON file of a CI event; by default `$GITHUB_EVENT_PATH`
+    /// JSON file of an event of GitHub; by default `$GITHUB_EVENT_PATH`, on GitLab the pipeline's variables
     #[arg(long, value_name = "FILE")]
     pub event: Option<PathBuf>,
 }
@@ -459,7 +467,7 @@ Examples:
         #[arg(long)]
         quick: bool,
     },
-    /// Write `.github/workflows` from the policy
+    /// Write `.github/workflows` or `.gitlab-ci.yml` from the policy
     Workflows {
         /// Change nothing; fail if a file is out of date
         #[arg(long)]
@@ -808,6 +816,9 @@ pub struct InitFlags {
     /// Write no workflows
     #[arg(long)]
     pub no_workflows: bool,
+    /// Service that runs the workflows; by default `gitlab` where `.gitlab-ci.yml` exists or `origin` is on gitlab.com
+    #[arg(long, value_name = "SERVICE", value_parser = provider_parser())]
+    pub ci: Option<Provider>,
     /// Git repository that the new `xtask` package depends on; by default this program's
     #[arg(long, value_name = "URL")]
     pub xtask_git: Option<String>,

@@ -65,8 +65,10 @@ fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
         lines[lines.len().saturating_sub(15)..].join("\n")
     };
     if output.status.code() == Some(125) {
-        // Docker's own failure, not the program's.
-        return Err(Fault::build("docker cannot run the image").cause(end(&err)));
+        // The engine's own failure, not the program's.
+        return Err(Fault::build("the engine cannot run the image")
+            .cause(end(&err))
+            .hint("see what it lacks: `cargo xtask doctor`; where neither docker nor podman is on `PATH`, images run in namespaces"));
     }
     let fault = Fault::build(format!("`{what}` did not print the expected text ({})", output.status));
     let fault = fault.cause(format!("expected `{contains}` in its output"));

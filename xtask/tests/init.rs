@@ -192,6 +192,28 @@ fn files_that_exist_are_replaced_only_by_force_and_with_their_difference() {
 }
 
 #[test]
+fn gitlabs_file_is_written_and_somebody_elses_is_kept() {
+    let fresh = Example::new("flask");
+    ends(&fresh.init(&["--ci", "gitlab"]), 0);
+    assert!(fresh.read("images.toml").contains("[ci]\nprovider = \"gitlab\"\n"));
+    assert!(fresh.read(".gitlab-ci.yml").contains("cargo xtask plan --locked --format gitlab"));
+    assert!(!fresh.path().join(".github").exists());
+    ends(&fresh.xtask(&["workflows", "--check"]), 0);
+
+    let used = Example::new("flask");
+    let theirs = "test:\n  script: make test\n";
+    used.write(".gitlab-ci.yml", theirs);
+    let report = ends(&used.init(&[]), 0);
+    assert!(report.contains("add to it: `include: [{local: .gitlab/images.yml}]`"), "{report}");
+    assert_eq!(used.read(".gitlab-ci.yml"), theirs);
+    assert!(used.read(".gitlab/images.yml").contains("xtask-images:"));
+    let again = ends(&used.init(&[]), 0);
+    assert!(!again.contains("wrote"), "{again}");
+    used.write(".gitlab-ci.yml", &format!("include: [{{local: .gitlab/images.yml}}]\n{theirs}"));
+    ends(&used.xtask(&["workflows", "--check"]), 0);
+}
+
+#[test]
 fn other_peoples_dockerfiles_and_workflows_stay() {
     let example = Example::new("flask");
     example.write("dockerfiles/Dockerfile.base", "FROM scratch\n");

@@ -390,7 +390,7 @@ fn a_shallow_clone_fails_open() {
     shallow.git(&["checkout", "-q", "--detach", "FETCH_HEAD"]);
     let plan = event(&shallow, "push", &format!(r#"{{"before":"{first}","ref":"refs/heads/main"}}"#)).unwrap();
     assert_eq!(plan.decision, Work::BaseFast);
-    assert!(plan.reasons[0].contains("the clone is shallow (`fetch-depth: 0`)"), "{:?}", plan.reasons);
+    assert!(plan.reasons[0].contains("the clone is shallow (`fetch-depth: 0`;"), "{:?}", plan.reasons);
 }
 
 #[test]

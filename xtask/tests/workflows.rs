@@ -3,8 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "the runner under test starts programs as a runner does")]
 
+#[path = "support/busybox.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod busybox;
 #[path = "support/expression.rs"]
 mod expression;
+#[path = "support/real_engine.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_engine;
 #[path = "support/runner.rs"]
 mod runner;
 
@@ -12,11 +18,11 @@ use runner::{Event, Outcome, Runner};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::engine;
 use xtask_host::registry::publish;
 use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::tree::uv;
 use xtask_model::fault::Exit;
+use xtask_model::image::policy::Provider;
 use xtask_model::image::presence::Published;
 use xtask_model::record::workflows;
 use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
@@ -170,7 +176,7 @@ struct World {
     client: Client,
     base: Repository,
     app: Repository,
-    root: PathBuf,
+    root: Repository,
 }
 
 /// What has to come of an event.
@@ -183,31 +189,32 @@ struct Expected<'e> {
 }
 
 impl World {
-    fn begin(folder: &Path) -> Self {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let root = folder.join("engine");
-        std::fs::create_dir_all(&root).unwrap();
-        let options =
-            engine::EngineOptions { name: None, registry_port: Some(port), ..engine::EngineOptions::default() };
-        let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
+    /// None, said aloud, where there is no engine.
+    fn begin(folder: &Path, service: Provider) -> Option<Self> {
+        let engine = real_engine::engine()?;
         let client = Client::new(ClientOptions::default());
-        let repository = |name: &str| format!("{}/{name}", state.registry).parse::<Repository>().unwrap();
-        put_root(&client, &repository("root"), "1");
-        for name in ["bin", "home", "origin"] {
+        // The registry may have another run's images.
+        let begin = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+        let registry = format!("{}/workflows-{begin}", engine.registry());
+        let repository = |name: &str| format!("{registry}/{name}").parse::<Repository>().unwrap();
+        let root = repository("root");
+        put_root(&client, &root, "1");
+        for name in ["bin", "home", "origin", "docker"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
         }
-        let xtask = env!("CARGO_BIN_EXE_xtask");
-        shim(&folder.join("bin/cargo"), xtask);
+        shim(&folder.join("bin/cargo"), env!("CARGO_BIN_EXE_xtask"));
         let origin = folder.join("origin");
-        project(&origin, &state.registry);
-        pin_root(&client, &repository("root"), &origin);
-        let runner = Runner { origin, folder: folder.to_owned(), engine: state.docker_env() };
+        project(&origin, &registry, service);
+        pin_root(&client, &root, &origin);
+        // A login stays here.
+        let plugins = engine.folder().join("config/cli-plugins");
+        std::os::unix::fs::symlink(plugins, folder.join("docker/cli-plugins")).unwrap();
+        let mut env = engine.state.docker_env();
+        env.insert("DOCKER_CONFIG", folder.join("docker").into_os_string());
+        let host = engine.registry().to_owned();
+        let runner = Runner { origin, folder: folder.to_owned(), engine: env, service, registry: host };
         runner.git(&["init", "-q", "-b", "main"]);
-        Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root }
-    }
-
-    fn root_repository(&self) -> Repository {
-        format!("{}/root", self.base.registry()).parse().unwrap()
+        Some(Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root })
     }
 
     fn commit(&self, edits: &[(&str, &str)]) -> String {
@@ -271,12 +278,6 @@ impl World {
             let built_on = config.config.labels[annotation::BASE_DIGEST].clone();
             assert_eq!(built_on, base.platforms[&platform].digest.to_string(), "{platform}");
         }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = engine::down(&self.root, None, true);
     }
 }
 
@@ -349,13 +350,14 @@ fn shim(path: &Path, xtask: &str) {
 }
 
 /// A repository that copies a file onto its base, which copies the lock onto the root: nothing has to run for a platform.
-fn project(folder: &Path, registry: &str) {
+fn project(folder: &Path, registry: &str, service: Provider) {
+    let (name, _) = Provider::NAMES.iter().find(|(_, known)| *known == service).unwrap();
     let policy = format!(
         "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
          installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n\
-         [ci]\ngate-factor = 100\nengine = \"native\"\n\
+         [ci]\nprovider = \"{name}\"\ngate-factor = 100\nengine = \"native\"\n\
          [[ci.tests]]\nname = \"app\"\npaths = [\"app.txt\"]\nrun = [\"test\", \"!\", \"-e\", \"broken-app\"]\n"
     );
     let kept = |path: &str| std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
@@ -376,8 +378,8 @@ fn project(folder: &Path, registry: &str) {
         std::fs::write(folder.join(path), text).unwrap();
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
-    std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
     for file in workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap() {
+        std::fs::create_dir_all(folder.join(&file.path).parent().unwrap()).unwrap();
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
 }
@@ -401,11 +403,18 @@ const BASE_EDIT: &str = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements.l
 
 #[test]
 fn the_run_lines_do_what_each_event_needs() {
-    if !rustix::process::geteuid().is_root() || xtask_host::docker::debian::Host::read().is_err() {
-        return skipped("not root on a Debian host");
-    }
+    each_event(Provider::GitHub);
+}
+
+#[test]
+fn the_scripts_of_gitlab_do_what_each_event_needs() {
+    each_event(Provider::GitLab);
+}
+
+fn each_event(service: Provider) {
     let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
-    let world = World::begin(folder.path());
+    let Some(world) = World::begin(folder.path(), service) else { return };
+    let plan = |call: &str| call.replace("--format gitlab", "--format github");
 
     let needs = |decision, base_present, tests, run| Expected { decision, base_present, tests, run };
     let first = world.commit(&[]);
@@ -464,9 +473,10 @@ fn the_run_lines_do_what_each_event_needs() {
     world.runner.git(&["tag", "v1.2.3"]);
     let tagged = |version: &str, commit: &str| push(&format!("refs/tags/v{version}"), &"0".repeat(40), commit);
     let outcome = world.runner.run(&tagged("1.2.3", &edited));
-    assert_eq!(outcome.results["release"], "success", "{}", outcome.log);
+    assert_eq!(outcome.results[world.version_job()], "success", "{}", outcome.log);
     let calls = ["xtask plan --locked --format github", "xtask build --engine native --push --locked --reuse-only"];
-    assert_eq!(outcome.calls, calls, "no tests again, and no build");
+    let called: Vec<String> = outcome.calls.iter().map(|call| plan(call)).collect();
+    assert_eq!(called, calls, "no tests again, and no build");
     assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
     assert_eq!(world.latest(), merged);
 
@@ -484,9 +494,10 @@ fn the_run_lines_do_what_each_event_needs() {
 
     let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
     let outcome = world.happens("weekly", &weekly, &needs("rebase", "true", "none", &[]));
-    assert_eq!(outcome.calls, ["xtask plan --locked --format github", "xtask rebase"]);
+    let called: Vec<String> = outcome.calls.iter().map(|call| plan(call)).collect();
+    assert_eq!(called, ["xtask plan --locked --format github", "xtask rebase"]);
     assert_eq!(world.latest(), merged, "the root has nothing new");
-    put_root(&world.client, &world.root_repository(), "2");
+    put_root(&world.client, &world.root, "2");
     world.happens("weekly, with an update", &weekly, &needs("rebase", "true", "none", &[]));
     let rebased = world.latest();
     assert!(rebased.iter().zip(&merged).all(|(now, before)| now != before), "{rebased:?}");
@@ -499,6 +510,14 @@ fn the_run_lines_do_what_each_event_needs() {
 }
 
 impl World {
+    /// The job of a version's git tag: one file has the names of all jobs on GitLab.
+    fn version_job(&self) -> &'static str {
+        match self.runner.service {
+            Provider::GitHub => "release",
+            Provider::GitLab => "version",
+        }
+    }
+
     /// Failed tests, and a failed build: neither gets a tag that claims the commit.
     fn what_fails_is_not_named(&self, parent: &str) {
         let before = self.latest();
@@ -512,7 +531,7 @@ impl World {
 
         self.runner.git(&["tag", "v1.3.0"]);
         let outcome = self.runner.run(&push("refs/tags/v1.3.0", &"0".repeat(40), &red));
-        assert_eq!(outcome.results["release"], "failure", "{}", outcome.log);
+        assert_eq!(outcome.results[self.version_job()], "failure", "{}", outcome.log);
         assert!(self.published(&self.app, "1.3.0").is_none() && self.latest() == before, "an untested release");
 
         let small = self.commit(&[("app.txt", "red again\n"), ("README.md", "three\n")]);
@@ -531,10 +550,121 @@ impl World {
     }
 }
 
+// --- GitLab's schema ---
+
+/// What a value of YAML is in JSON.
+fn as_json(yaml: &yaml_rust2::Yaml) -> Value {
+    use yaml_rust2::Yaml;
+    match yaml {
+        Yaml::Hash(all) => {
+            all.iter().map(|(name, value)| (name.as_str().unwrap().to_owned(), as_json(value))).collect()
+        }
+        Yaml::Array(all) => all.iter().map(as_json).collect(),
+        Yaml::String(text) => json!(text),
+        Yaml::Integer(number) => json!(number),
+        Yaml::Boolean(value) => json!(value),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn gitlabs_file_is_valid_for_the_schema_that_gitlab_publishes() {
+    let schema = "check_jsonschema/builtin_schemas/vendor/gitlab-ci.json";
+    let (schema, libraries) = match (tool("gitlab", schema), tool("sbom", "jsonschema/__init__.py")) {
+        (Ok(schema), Ok(library)) => (schema, library.parent().unwrap().parent().unwrap().to_owned()),
+        (Err(why), _) | (_, Err(why)) => return skipped(&format!("no schema of GitLab: {why}")),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let check = |document: &Value| {
+        let file = folder.path().join("ci.json");
+        std::fs::write(&file, document.to_string()).unwrap();
+        let script = "import json, sys, jsonschema\nschema, document = [json.load(open(path)) for path in sys.argv[1:]]\n\
+                      errors = jsonschema.Draft7Validator(schema).iter_errors(document)\n\
+                      sys.exit('\\n'.join(f'{e.json_path}: {e.message}' for e in errors))";
+        let mut command = std::process::Command::new("python3");
+        let done = command.args(["-c", script]).args([&schema, &file]).env("PYTHONPATH", &libraries).output().unwrap();
+        String::from_utf8_lossy(&done.stderr).trim().to_owned()
+    };
+    let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
+    let text = text.replace("[ci]\n", "[ci]\nprovider = \"gitlab\"\n");
+    let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
+    let docker = two.replace("engine = \"native\"", "engine = \"docker\"").replace("updates", "# updates");
+    let keyless = "\n[[step]]\nname = \"sign\"\nuses = \"sign\"\ncosign = \"keyless\"\nidentity = \"https://a/\"\nissuer = \"https://b/\"\n";
+    for (text, below) in [(text.clone() + keyless, ""), (two, "services/app"), (docker, "")] {
+        let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
+        let place = workflows::PolicyLocation::new(below, "").unwrap();
+        let file = workflows::generate(&policy, &place).unwrap().remove(0);
+        let document = as_json(&yaml_rust2::YamlLoader::load_from_str(&file.text).unwrap()[0]);
+        assert_eq!(check(&document), "", "{}", file.text);
+        // It does read it: a keyword that no job has.
+        let job = document.as_object().unwrap().keys().find(|name| name.ends_with("images")).unwrap().clone();
+        let mut wrong = document.clone();
+        wrong[&job]["rules"][0]["unless"] = json!("x");
+        assert!(check(&wrong).contains("images"), "{}", check(&wrong));
+        // Every script is one that a shell reads.
+        for (name, job) in document.as_object().unwrap() {
+            let script: Vec<&str> = job["script"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let path = folder.path().join("script");
+            std::fs::write(&path, script.join("\n")).unwrap();
+            for shell in [&["bash", "-n"][..], &["sh", "-n"], &["shellcheck", "--shell=sh"]] {
+                if which::which(shell[0]).is_err() {
+                    skipped(&format!("no `{}` on the PATH", shell[0]));
+                    continue;
+                }
+                let done = std::process::Command::new(shell[0]).args(&shell[1..]).arg(&path).output().unwrap();
+                assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stdout));
+            }
+        }
+    }
+}
+
+#[test]
+fn next_to_somebody_elses_file_gitlab_gets_one_to_include() {
+    let folder = tempfile::tempdir().unwrap();
+    project(folder.path(), "127.0.0.1:1", Provider::GitLab);
+    let xtask = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let at = |path: &str| folder.path().join(path);
+    assert_eq!(xtask(&["--check"]).0, 0, "{}", xtask(&["--check"]).1);
+    let own = std::fs::read_to_string(at(".gitlab-ci.yml")).unwrap();
+    std::fs::write(at(".gitlab-ci.yml"), own.replace("GIT_DEPTH: '0'", "GIT_DEPTH: '1'")).unwrap();
+    let (code, said) = xtask(&["--check"]);
+    assert!(code == 6 && said.contains("`GIT_DEPTH: '1'` should be `GIT_DEPTH: '0'`"), "{said}");
+
+    let theirs = "test:\n  script: make test\n";
+    std::fs::write(at(".gitlab-ci.yml"), theirs).unwrap();
+    let (code, said) = xtask(&["--check"]);
+    assert!(code == 6 && said.contains("`.gitlab-ci.yml` does not include `.gitlab/images.yml`"), "{said}");
+    let (code, said) = xtask(&[]);
+    assert!(code == 0 && said.contains("add it: `include:"), "{said}");
+    let included = format!("include:\n  - local: .gitlab/images.yml\n{theirs}");
+    std::fs::write(at(".gitlab-ci.yml"), &included).unwrap();
+    assert_eq!(xtask(&["--check"]).0, 0, "{}", xtask(&["--check"]).1);
+    assert_eq!(std::fs::read_to_string(at(".gitlab-ci.yml")).unwrap(), included);
+    let text = std::fs::read_to_string(at(".gitlab/images.yml")).unwrap();
+    let document = &yaml_rust2::YamlLoader::load_from_str(&text).unwrap()[0];
+    for name in document.as_hash().unwrap().keys().map(|name| name.as_str().unwrap()) {
+        assert!(name.contains("xtask"), "`{name}` could be a job or a setting of theirs");
+    }
+
+    // The other service's file goes, and comes back.
+    let policy = std::fs::read_to_string(at("images.toml")).unwrap();
+    std::fs::write(at("images.toml"), policy.replace("provider = \"gitlab\"", "provider = \"github\"")).unwrap();
+    assert_eq!(xtask(&[]).0, 0);
+    assert!(at(".github/workflows/ci.yml").is_file() && !at(".gitlab/images.yml").exists());
+    assert_eq!(std::fs::read_to_string(at(".gitlab-ci.yml")).unwrap(), included, "somebody else's stays");
+    std::fs::write(at("images.toml"), policy).unwrap();
+    assert_eq!(xtask(&[]).0, 0);
+    assert!(!at(".github/workflows/ci.yml").exists() && at(".gitlab/images.yml").is_file());
+}
+
 #[test]
 fn check_finds_drift_and_names_the_repair() {
     let folder = tempfile::tempdir().unwrap();
-    project(folder.path(), "127.0.0.1:1");
+    project(folder.path(), "127.0.0.1:1", Provider::GitHub);
     let xtask = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
         let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();

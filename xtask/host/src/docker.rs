@@ -1,4 +1,5 @@
-//! The docker and buildx command lines: the only place that calls them.
+//! The docker and buildx command lines: the only place that calls them. Podman's takes the place of docker's for everything but
+//! builds: its command line is docker's, and where it is not, the difference is here.
 //!
 //! A [`Build`] is turned into an argument list by a pure function ([`Docker::build_command`]), so what `--dry-run` prints is
 //! what runs. Failures are read from the tool's output and reported with their cause.
@@ -18,7 +19,7 @@ use std::time::Duration;
 use xtask_model::fault::{Exit, Fault};
 pub use xtask_model::image::order::Output;
 use xtask_model::image::policy::{Compression, RelPath};
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::{Digest, Platform, Reference};
 
 /// Maximum number of calls of a build that loses a race for its name.
 const TRIES: usize = 3;
@@ -35,6 +36,8 @@ pub struct Docker {
     without_bridge: OnceLock<bool>,
     /// True if it is the private engine of `cargo xtask engine up`.
     pub private: bool,
+    /// True if it is podman, which keeps and runs images. It has no buildx.
+    pub podman: bool,
 }
 
 /// One call of `docker buildx build`, for one platform.
@@ -80,9 +83,11 @@ pub struct Steps {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct StoredImage {
-    /// The manifest's digest in the containerd store, the config's in the classic one.
     #[serde(rename = "Id")]
-    pub id: String,
+    id: String,
+    /// The manifest's digest, as podman has it.
+    #[serde(rename = "Digest")]
+    manifest: Option<String>,
     #[serde(rename = "RepoTags", default)]
     pub tags: Vec<String>,
     #[serde(rename = "Config", default)]
@@ -100,6 +105,11 @@ struct StoredConfig {
 }
 
 impl StoredImage {
+    /// The manifest's digest in podman's and in the containerd store, the config's in docker's classic one.
+    pub fn digest(&self) -> Option<Digest> {
+        self.manifest.as_ref().unwrap_or(&self.id).parse().ok()
+    }
+
     pub fn label(&self, name: &str) -> Option<&str> {
         self.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
     }
@@ -122,33 +132,41 @@ impl Docker {
     /// The docker of this machine: the one that `DOCKER_HOST` or a context names; else the private engine, while it runs;
     /// else whatever `docker` reaches. Nothing is started, and nothing asked before it is needed.
     pub fn find(root: &Path) -> Result<Self, Fault> {
-        let chosen = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if !chosen("DOCKER_HOST")
-            && !chosen("DOCKER_CONTEXT")
+        if !is_chosen()
             && let engine::Status::Running(state) = engine::status(root, None)?
         {
             return Ok(Self::of_engine(&state));
         }
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
-        let docker = process::find("docker", "building images", hint)?;
-        let call = Command::new(docker);
+        let (program, podman) = match client().filter(|(_, podman)| !podman || !is_chosen()) {
+            Some(found) => found,
+            None => (process::find("docker", "building images", hint)?, false),
+        };
+        let call = Command::new(program);
         Ok(Self {
             buildx: call.clone().arg("buildx"),
             call,
             chosen: None,
-            without_bridge: OnceLock::new(),
+            // Podman makes a network for each container, also without root rights.
+            without_bridge: if podman { OnceLock::from(false) } else { OnceLock::new() },
             private: false,
+            podman,
         })
     }
 
-    /// True if an engine seems to respond. Checked quickly, without starting anything.
+    /// True if an engine seems to respond that can build: podman cannot.
+    pub fn can_build(root: &Path) -> bool {
+        Self::is_available(root) && !Self::find(root).is_ok_and(|docker| docker.podman)
+    }
+
+    /// True if an engine seems to respond that keeps and runs images. Checked quickly, without starting anything.
     pub fn is_available(root: &Path) -> bool {
         let chosen = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let listens = |socket: &str| std::os::unix::net::UnixStream::connect(socket).is_ok();
         match (chosen("DOCKER_HOST"), chosen("DOCKER_CONTEXT")) {
             (Some(host), _) if host.starts_with("unix://") => host.strip_prefix("unix://").is_some_and(listens),
             (None, None) if matches!(engine::status(root, None), Ok(engine::Status::Running(_))) => true,
-            (None, None) if process::found("docker").is_none() => false,
+            (None, None) if client().is_none_or(|(_, podman)| podman) => client().is_some(),
             (None, None) if listens("/var/run/docker.sock") => true,
             (None, None) if !has_context() => false,
             // A context or a host elsewhere: only docker itself can say.
@@ -172,7 +190,14 @@ impl Docker {
         }
         let host = state.docker_env().remove("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
         let chosen = host.map(|host| ("DOCKER_HOST", host));
-        Self { call, buildx, chosen, without_bridge: OnceLock::from(state.network_host()), private: true }
+        Self {
+            call,
+            buildx,
+            chosen,
+            without_bridge: OnceLock::from(state.network_host()),
+            private: true,
+            podman: false,
+        }
     }
 
     /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
@@ -189,6 +214,7 @@ impl Docker {
             chosen,
             without_bridge: OnceLock::new(),
             private: false,
+            podman: false,
         })
     }
 
@@ -205,6 +231,13 @@ impl Docker {
 
     pub fn command(&self) -> Command {
         self.call.clone()
+    }
+
+    /// A call that may bring an image from its registry: podman takes no registry of this machine for one without TLS.
+    pub fn bring(&self, call: &str, image: &str) -> Command {
+        let local = || image.parse::<Reference>().is_ok_and(|image| image.repository.is_loopback());
+        let command = self.command().arg(call);
+        if self.podman && local() { command.arg("--tls-verify=false") } else { command }
     }
 
     /// A call of the buildx plugin. It does not look at git: for what it would report nobody asks, and the repository's own
@@ -343,18 +376,63 @@ impl Docker {
     /// An image of the store by name, `None` where there is none.
     pub fn stored(&self, name: &str) -> Result<Option<StoredImage>, Fault> {
         let output = self.command().args(["image", "inspect", "--format", "{{json .}}", "--", name]).output()?;
+        /// Podman answers with a list, of one.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Answer {
+            One(StoredImage),
+            All([StoredImage; 1]),
+        }
         if output.status.success() {
             return serde_json::from_slice(&output.stdout)
-                .map(Some)
+                .map(|answer| match answer {
+                    Answer::One(image) | Answer::All([image]) => Some(image),
+                })
                 .map_err(|error| Fault::build(format!("cannot read docker's answer about `{name}`")).cause(error));
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        if said.to_ascii_lowercase().contains("no such image") { Ok(None) } else { Err(unreachable_engine(&said)) }
+        let missing = if self.podman { "image not known" } else { "no such image" };
+        if said.to_ascii_lowercase().contains(missing) { Ok(None) } else { Err(unreachable_engine(&said)) }
     }
 
     pub fn tag(&self, image: &str, name: &str) -> Result<(), Fault> {
         self.command().args(["image", "tag", "--", image, name]).read(Exit::Build).map(drop)
     }
+}
+
+/// True if the caller's environment says which engine.
+fn is_chosen() -> bool {
+    ["DOCKER_HOST", "DOCKER_CONTEXT"].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// The client of this machine, and whether it is podman: where docker is missing, or is podman by another name.
+fn client() -> Option<(PathBuf, bool)> {
+    let docker = process::found("docker").map(|docker| (is_podman(&docker), docker));
+    match docker {
+        Some((false, docker)) => Some((docker, false)),
+        // What a distribution installs as `docker` warns on every call.
+        Some((true, docker)) => Some((process::found("podman").unwrap_or(docker), true)),
+        None => Some((process::found("podman")?, true)),
+    }
+}
+
+/// True if a program of docker's name is a link to podman, or a script that calls it.
+fn is_podman(docker: &Path) -> bool {
+    const LONGEST: u64 = 10_000;
+    let named = std::fs::canonicalize(docker).is_ok_and(|target| target.file_name() == Some("podman".as_ref()));
+    let small = || std::fs::metadata(docker).is_ok_and(|meta| meta.len() < LONGEST);
+    let calls = || {
+        std::fs::read(docker)
+            .is_ok_and(|text| text.starts_with(b"#!") && String::from_utf8_lossy(&text).contains("podman"))
+    };
+    named || small() && calls()
+}
+
+/// The fault of a build that only docker can do, where this machine has podman.
+pub fn podman_cannot_build() -> Fault {
+    Fault::missing("podman cannot build this: it has no buildx")
+        .hint("build without an engine, and let podman keep and run the image: `--engine native`")
+        .hint("install Docker with buildx, or start a private engine here: `cargo xtask engine up`")
 }
 
 /// True if docker's configuration names an engine other than this machine's.
@@ -589,6 +667,7 @@ mod tests {
             chosen: None,
             without_bridge: OnceLock::from(true),
             private: false,
+            podman: false,
         }
     }
 

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod docker;
 pub mod file;
 pub mod github;
+pub mod gitlab;
 mod http;
 pub mod index;
 /// Everything that only Linux has. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.

@@ -16,7 +16,7 @@ mod write;
 pub use write::{MARK, is_written};
 
 use crate::fault::Fault;
-use crate::image::policy::Registry;
+use crate::image::policy::{Provider, Registry};
 use crate::spec::dockerfile::Dockerfile;
 use crate::spec::reference::Platform;
 use std::collections::BTreeSet;
@@ -47,7 +47,8 @@ pub struct Request<'a> {
     pub requirements: &'a [String],
     /// Debian packages of the root, besides the Dockerfile's.
     pub system_packages: &'a [String],
-    pub workflows: bool,
+    /// The service that runs workflows, if any are written.
+    pub workflows: Option<Provider>,
     /// Where this program's source is, for the repository's own `xtask`.
     pub program: &'a Program,
 }

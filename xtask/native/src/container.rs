@@ -1,4 +1,4 @@
-//! Runs images: with docker if an engine is available, else in namespaces.
+//! Runs images: with docker or podman if an engine is available, else in namespaces.
 //!
 //! A [`Runner`] chooses how an image runs, a [`RunnableImage`] runs it, a [`Running`] is a started container. A container ends
 //! when its value is dropped. Nothing here builds, publishes or tags.

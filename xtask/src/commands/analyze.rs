@@ -83,8 +83,8 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
     };
     let docker = Docker::find(&tree.root)?;
     let output = docker
-        .command()
-        .args(["run", "--rm", "--network=none", "--read-only", "--entrypoint=python3"])
+        .bring("run", &repository.digest(digest).to_string())
+        .args(["--rm", "--network=none", "--read-only", "--entrypoint=python3"])
         .arg(repository.digest(digest).to_string())
         .args(["-c", MEASURE])
         .read(Exit::Build)?;

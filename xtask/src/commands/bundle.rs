@@ -79,7 +79,7 @@ fn load(global: &Global, file: &Path, key: Option<&Path>) -> anyhow::Result<()> 
     terminal::step("loaded", &sent);
     match global.format {
         Format::Json => documents::BUNDLE_LOAD.print(&loaded),
-        Format::Text | Format::Github => super::print(&(loaded.images.join("\n") + "\n")),
+        Format::Text | Format::Github | Format::Gitlab => super::print(&(loaded.images.join("\n") + "\n")),
     }
 }
 

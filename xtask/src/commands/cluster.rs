@@ -258,7 +258,7 @@ fn in_docker(folder: &Path, name: &str, k3d: &Path) -> Result<String, Fault> {
 
 /// k3d: the installed one, or the known version, downloaded under `target/tools`. It needs a Docker that has networks.
 fn k3d(root: &Path, offline: bool) -> Result<PathBuf, Fault> {
-    if !Docker::is_available(root) {
+    if !Docker::can_build(root) {
         return Err(Fault::missing("k3d cannot be used: Docker is not running"));
     }
     if Docker::find(root)?.lacks_bridge()? {

@@ -3,7 +3,7 @@
 use crate::flags::{Format, Global};
 use crate::{documents, pipeline, steps};
 use serde::Serialize;
-use xtask_host::docker::Docker;
+use xtask_host::docker::{self, Docker};
 use xtask_host::process::{self, Command};
 use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::terminal;
@@ -233,7 +233,7 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
         let what = format!("engines of the {kind} image");
         let native = match tree.policy.project.engine {
             Engine::Native => true,
-            Engine::Auto => !Docker::is_available(&tree.root),
+            Engine::Auto => !Docker::can_build(&tree.root),
             Engine::Docker => false,
         };
         let docker = match kind {
@@ -264,18 +264,32 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
 /// The engine of this machine, and what it lacks.
 fn engine(tree: &Tree) -> Vec<Finding> {
     match tree.policy.project.engine {
-        Engine::Native => vec![good("engine", "native, as the policy says: no Docker is needed")],
-        Engine::Auto if !Docker::is_available(&tree.root) => {
+        Engine::Native => {
+            let engine = good("engine", "native, as the policy says: no Docker is needed");
+            [engine].into_iter().chain(podman(tree)).collect()
+        }
+        Engine::Auto if !Docker::can_build(&tree.root) => {
             let enhanced = tree.policy.app.enhanced.is_some();
             let only = if enhanced { "; only `build-enhanced` needs one: `cargo xtask engine up`" } else { "" };
-            vec![good("engine", format!("native: no Docker engine is available, and none is needed{only}"))]
+            let engine = good("engine", format!("native: no Docker engine is available, and none is needed{only}"));
+            [engine].into_iter().chain(podman(tree)).collect()
         }
         Engine::Auto | Engine::Docker => docker(tree),
     }
 }
 
+/// Podman, where it is what keeps and runs images.
+fn podman(tree: &Tree) -> Option<Finding> {
+    let podman = Docker::find(&tree.root).ok().filter(|docker| docker.podman)?;
+    Some(match podman.version() {
+        Ok(version) => good("podman", format!("{version}: it keeps and runs what the native engine builds")),
+        Err(fault) => bad("podman", fault),
+    })
+}
+
 fn docker(tree: &Tree) -> Vec<Finding> {
     let docker = match Docker::find(&tree.root) {
+        Ok(docker) if docker.podman => return vec![bad("docker", docker::podman_cannot_build())],
         Ok(docker) => docker,
         Err(fault) => return vec![bad("docker", fault)],
     };

@@ -42,7 +42,7 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
     };
     match global.format {
         Format::Json => documents::EXPLAIN.print_list("images", &explained),
-        Format::Text | Format::Github => super::print(&explained.iter().map(text).collect::<String>()),
+        Format::Text | Format::Github | Format::Gitlab => super::print(&explained.iter().map(text).collect::<String>()),
     }
 }
 

@@ -14,7 +14,8 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request as Resolution, Upgrade};
 use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::policy::{ImageKind, Registry};
+use xtask_model::image::policy::{ImageKind, Provider, Registry};
+use xtask_model::record::workflows::GITLAB_TOP;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::lock::Lock;
 use xtask_model::spec::lock::formats::Format;
@@ -64,7 +65,7 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
         python: flags.python.as_deref(),
         requirements: &flags.requirements,
         system_packages: &flags.system_package,
-        workflows: !flags.no_workflows,
+        workflows: (!flags.no_workflows).then(|| provider(flags, &survey)),
         program: &program,
     };
     let adoption = adopt::adopt(&request)?;
@@ -194,6 +195,16 @@ fn project_name(root: &Path) -> String {
     if plain.is_empty() { "app".to_owned() } else { plain }
 }
 
+/// The service that runs workflows: the one that is asked for, or that the repository uses.
+fn provider(flags: &InitFlags, survey: &Survey) -> Provider {
+    let on_gitlab = || {
+        let github = survey.files.iter().any(|file| file.starts_with(".github/workflows/"));
+        let remote = survey.remote.as_deref().is_some_and(|url| url.starts_with("https://gitlab.com/"));
+        survey.text(GITLAB_TOP).is_some() || remote && !github
+    };
+    flags.ci.unwrap_or_else(|| if on_gitlab() { Provider::GitLab } else { Provider::GitHub })
+}
+
 fn registry(global: &Global, survey: &Survey, questions: &Questions) -> Result<Registry, Fault> {
     if let Some(registry) = &global.registry {
         return Ok(registry.clone());
@@ -202,7 +213,11 @@ fn registry(global: &Global, survey: &Survey, questions: &Questions) -> Result<R
     let owner =
         |host: &str| remote.strip_prefix(host).and_then(|rest| rest.split('/').next()).map(str::to_ascii_lowercase);
     let derived = owner("https://github.com/").map(|owner| format!("ghcr.io/{owner}"));
-    let derived = derived.or_else(|| owner("https://gitlab.com/").map(|owner| format!("registry.gitlab.com/{owner}")));
+    // GitLab's registry has images below the path of the project alone.
+    let project =
+        remote.strip_prefix("https://gitlab.com/").map(|path| path.trim_end_matches('/').to_ascii_lowercase());
+    let derived = derived
+        .or_else(|| project.map(|path| format!("registry.gitlab.com/{}", path.strip_suffix(".git").unwrap_or(&path))));
     let text = match derived {
         Some(derived) => questions.ask("Registry of the images?", &derived)?,
         None if questions.asks => questions.ask("Registry of the images, like `ghcr.io/acme`?", "")?,

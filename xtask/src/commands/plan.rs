@@ -214,7 +214,10 @@ impl Clone {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Option<event::Event>, Fault> {
         let file = flags.event.clone().or_else(|| variable("GITHUB_EVENT_PATH").map(PathBuf::from));
-        let Some(file) = file.filter(|_| flags.base.is_none()) else { return Ok(None) };
+        if flags.base.is_some() {
+            return Ok(None);
+        }
+        let Some(file) = file else { return event::of_gitlab(variable) };
         let shown = file.display().to_string();
         let json = std::fs::read_to_string(&file).map_err(|error| {
             Fault::usage(format!("cannot read the event `{shown}`"))
@@ -258,7 +261,7 @@ impl Clone {
         match Revision::find(&self.root, &self.objects, id) {
             Ok(Some(revision)) => Ok(revision),
             Ok(None) => Err(format!(
-                "revision `{}` is not in this clone: it was pushed over, or the clone is shallow (`fetch-depth: 0`)",
+                "revision `{}` is not in this clone: it was pushed over, or the clone is shallow (`fetch-depth: 0`; on GitLab `GIT_DEPTH: 0`)",
                 &id[..12.min(id.len())]
             )),
             Err(fault) => Err(with_help(&fault)),
@@ -313,6 +316,13 @@ fn tell(format: Format, plan: &ChangePlan) -> anyhow::Result<()> {
             super::print(&plan.text())
         }
         Format::Json => documents::PLAN.print(plan),
+        Format::Gitlab => {
+            for line in plan.text().lines() {
+                terminal::step("plan", line.trim());
+            }
+            let outputs = plan.outputs();
+            super::print(&outputs.iter().map(|(name, value)| change::dotenv_line(name, value)).collect::<String>())
+        }
         Format::Github => {
             let outputs: String = plan.outputs().iter().map(|(name, value)| change::output_line(name, value)).collect();
             hand_over("GITHUB_OUTPUT", &outputs)?;

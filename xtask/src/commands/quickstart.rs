@@ -102,7 +102,7 @@ enum Start {
 fn start(tree: &Tree, engine: Engine, has_registry: bool) -> Start {
     let answers = || {
         let Ok(docker) = Docker::find(&tree.root) else { return false };
-        docker.version().is_ok() && docker.buildx_version().is_ok()
+        !docker.podman && docker.version().is_ok() && docker.buildx_version().is_ok()
     };
     match engine {
         Engine::Docker if answers() => Start::Nothing,

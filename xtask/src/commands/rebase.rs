@@ -185,7 +185,7 @@ fn finish(global: &Global, mut report: Report, began: Instant) -> anyhow::Result
     terminal::step("finished", &format!("{} images in {}", report.images.len(), quantity::seconds(began.elapsed())));
     match global.format {
         Format::Json => documents::REBASE.print(&report),
-        Format::Text | Format::Github => {
+        Format::Text | Format::Github | Format::Gitlab => {
             let lines = report.images.iter().filter_map(|image| {
                 let name: Reference = image.image.parse().ok()?;
                 Some(format!("{}\n", name.repository.digest(image.to?)))

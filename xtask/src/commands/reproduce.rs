@@ -126,7 +126,7 @@ fn shadow(global: &Global, tree: &Tree) -> anyhow::Result<()> {
 fn conclude(global: &Global, done: &[Reproduced]) -> anyhow::Result<()> {
     match global.format {
         Format::Json => documents::REPRODUCE.print_list("images", done)?,
-        Format::Text | Format::Github => {
+        Format::Text | Format::Github | Format::Gitlab => {
             super::print(&done.iter().map(ToString::to_string).collect::<String>())?;
         }
     }

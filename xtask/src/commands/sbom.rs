@@ -32,8 +32,8 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
         let changes = inventory::diff(&old, &new);
         return match global.format {
             Format::Json => documents::SBOM_DIFF.print_list("changes", &changes),
-            Format::Text | Format::Github if changes.is_empty() => super::print("nothing differs\n"),
-            Format::Text | Format::Github => super::print(&(changes.join("\n") + "\n")),
+            Format::Text | Format::Github | Format::Gitlab if changes.is_empty() => super::print("nothing differs\n"),
+            Format::Text | Format::Github | Format::Gitlab => super::print(&(changes.join("\n") + "\n")),
         };
     }
     let opened = open(global, &tree, &client, (flags.image.as_deref(), &platform))?;

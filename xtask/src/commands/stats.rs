@@ -33,7 +33,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
             json["records"] = serde_json::to_value(&stats.records)?;
             documents::STATS.print(&json)?;
         }
-        Format::Text | Format::Github => super::print(&chart::print(&stats, signs()))?,
+        Format::Text | Format::Github | Format::Gitlab => super::print(&chart::print(&stats, signs()))?,
     }
     if let Some(path) = &flags.html {
         file::write(path, &page::print(&stats, &tree.policy.project.name))?;

@@ -77,7 +77,7 @@ pub fn run(global: &Global, image: Option<&str>, key: Option<&Path>) -> anyhow::
     let verified = Verified { image: repository.digest(found.digest).to_string(), checks };
     match global.format {
         Format::Json => documents::VERIFY.print(&verified),
-        Format::Text | Format::Github => {
+        Format::Text | Format::Github | Format::Gitlab => {
             let lines = verified.checks.iter().map(|one| format!("  {}: {}\n", one.check, one.result));
             super::print(&format!("{} is verified\n{}", verified.image, lines.collect::<String>()))
         }

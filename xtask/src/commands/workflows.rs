@@ -1,10 +1,11 @@
-//! `workflows`: writes `.github/workflows` from the policy, or reports files that are out of date.
+//! `workflows`: writes the files of CI from the policy, or reports files that are out of date.
 
 use crate::flags::Global;
 use std::path::{Path, PathBuf};
 use xtask_host::tree::git::Git;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::policy::Provider;
 use xtask_model::record::workflows::{self, PolicyLocation};
 
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
@@ -12,8 +13,20 @@ use xtask_model::record::workflows::{self, PolicyLocation};
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     let tree = global.tree()?;
     let (top, place) = place(&tree.root)?;
+    let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
+    let place = place.next_to(&gitlab);
     let files = workflows::generate(&tree.policy, &place)?;
-    let mut drift = Vec::new();
+    let mut drift: Vec<String> = Vec::new();
+    if tree.policy.ci.provider == Provider::GitLab
+        && let Some(file) = files.iter().find(|file| file.path != workflows::GITLAB_TOP && !gitlab.contains(&file.path))
+    {
+        let what = format!("`{}` does not include `{}`", workflows::GITLAB_TOP, file.path);
+        if check {
+            drift.push(what);
+        } else {
+            terminal::warn(&format!("{what}; add it: `include: [{{local: {}}}]`", file.path));
+        }
+    }
     for file in &files {
         let found = read(&top.join(&file.path), &file.path)?;
         match found {

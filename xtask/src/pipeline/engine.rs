@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::flags::BuildFlags;
-use xtask_host::docker::Docker;
+use xtask_host::docker::{self, Docker};
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 use xtask_model::image::plan::Target;
@@ -30,15 +30,21 @@ pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<
         (policy::Engine::Native, Some(why)) if flags.engine.is_some() => {
             Err(Fault::usage("the native engine cannot build this").cause(why).hint("`--engine docker` can"))
         }
-        (_, Some(_)) | (policy::Engine::Docker, None) => Ok(BuildEngine::Docker),
+        (_, only_docker @ Some(_)) | (policy::Engine::Docker, only_docker @ None) => match Docker::find(&tree.root) {
+            Ok(docker) if docker.podman => {
+                Err(only_docker.into_iter().fold(docker::podman_cannot_build(), Fault::cause))
+            }
+            // Whoever needs it says that it is missing.
+            Ok(_) | Err(_) => Ok(BuildEngine::Docker),
+        },
         (policy::Engine::Native, None) => Ok(BuildEngine::Native),
-        (policy::Engine::Auto, None) if Docker::is_available(&tree.root) => Ok(BuildEngine::Docker),
+        (policy::Engine::Auto, None) if Docker::can_build(&tree.root) => Ok(BuildEngine::Docker),
         (policy::Engine::Auto, None) => Ok(BuildEngine::Native),
     }
 }
 
 impl Context<'_> {
-    /// The docker into whose store local images go; without one they stay in layouts.
+    /// The docker or podman into whose store local images go; without one they stay in layouts.
     pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
         match self.request.engine {
             _ if self.request.from_nothing => Ok(None),

@@ -6,6 +6,7 @@ use crate::flags::Output;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::Path;
+use xtask_host::docker::Docker;
 use xtask_host::registry::layout::Layout;
 use xtask_host::scratch::{self, Scratch};
 use xtask_host::terminal;
@@ -50,7 +51,7 @@ pub(super) fn export(context: &Context<'_>, report: &ImageReport) -> Result<(), 
     Ok(())
 }
 
-/// Brings an image of a layout into docker's store, under all its names.
+/// Brings an image of a layout into the store of docker or podman, under all its names.
 pub(super) fn load(context: &Context<'_>, folder: &Path, plan: &ImagePlan) -> Result<(), Fault> {
     const NAME: &str = "io.containerd.image.name";
     let layout = Layout::open_or_create(folder)?;
@@ -59,17 +60,39 @@ pub(super) fn load(context: &Context<'_>, folder: &Path, plan: &ImagePlan) -> Re
         .into_iter()
         .next()
         .ok_or_else(|| Fault::build(format!("there is no image in the layout `{}`", folder.display())))?;
-    let names = std::iter::once(plan.tag.clone()).chain(local_tags(plan));
+    let docker = context.docker()?;
+    let names: Vec<Tag> = std::iter::once(plan.tag.clone()).chain(local_tags(plan)).collect();
+    if docker.podman {
+        return load_by_podman(docker, &layout, &found, plan, &names);
+    }
     let named = |tag: Tag| {
         let descriptor = found.clone().with_annotation(annotation::REF_NAME, tag.as_str());
         descriptor.with_annotation(NAME, plan.repository.tag(&tag).to_string())
     };
-    let index = Index::new(names.map(named).collect());
-    let cannot = |error: io::Error| Fault::build("cannot bring the image to docker").cause(error);
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
-    let bytes = serde_json::to_vec(&index).expect("an index is JSON");
-    archive(&layout, Some(&bytes), file.as_file()).map_err(cannot)?;
-    context.docker()?.command().args(["image", "load", "--input"]).arg(file.path()).read(Exit::Build).map(drop)
+    load_index(docker, &layout, &Index::new(names.into_iter().map(named).collect()))
+}
+
+/// Podman takes one image of an archive, whose annotation is the whole name.
+fn load_by_podman(
+    docker: &Docker,
+    layout: &Layout,
+    found: &Descriptor,
+    plan: &ImagePlan,
+    names: &[Tag],
+) -> Result<(), Fault> {
+    let whole = |tag: &Tag| plan.repository.tag(tag).to_string();
+    let [first, others @ ..] = names else { return Ok(()) };
+    let named = found.clone().with_annotation(annotation::REF_NAME, whole(first));
+    load_index(docker, layout, &Index::new(vec![named]))?;
+    others.iter().try_for_each(|tag| docker.tag(&whole(first), &whole(tag)))
+}
+
+fn load_index(docker: &Docker, layout: &Layout, index: &Index) -> Result<(), Fault> {
+    let cannot = |error: io::Error| Fault::build("cannot bring the image to the engine").cause(error);
+    let file = tempfile::NamedTempFile::new_in(layout.folder()).map_err(cannot)?;
+    let bytes = serde_json::to_vec(index).expect("an index is JSON");
+    archive(layout, Some(&bytes), file.as_file()).map_err(cannot)?;
+    docker.command().args(["image", "load", "--input"]).arg(file.path()).read(Exit::Build).map(drop)
 }
 
 /// Copies an image into a layout under its tag.
@@ -110,6 +133,11 @@ fn copy_to(
 /// Takes an image out of docker's store: `docker image save` writes a layout as an archive.
 fn save(context: &Context<'_>, report: &ImageReport, tag: &Tag, layout: &Layout) -> Result<(), Fault> {
     let name = report.reference.repository.tag(tag).to_string();
+    if context.docker()?.podman {
+        return Err(Fault::build(format!("cannot save `{name}`"))
+            .cause("podman would write its layers as others, and the image with another digest")
+            .hint("build it again: `--force`"));
+    }
     let cannot = |error: &dyn std::fmt::Display| Fault::build(format!("cannot save `{name}`")).cause(error);
     let folder = Scratch::new_in(&context.tree.root.join("target"), scratch::SHARED).map_err(|error| cannot(&error))?;
     let file = folder.path().join("image.tar");

@@ -46,7 +46,7 @@ impl Request {
                 .cause("one publishes the image, the other keeps it on this machine"));
         }
         if flags.output == Some(Output::Docker) && !Docker::is_available(&tree.root) {
-            return Err(Fault::missing("no Docker engine responds")
+            return Err(Fault::missing("no Docker engine responds, and there is no podman")
                 .needed_by("`--output docker`")
                 .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
         }

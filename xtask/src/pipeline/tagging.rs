@@ -133,12 +133,12 @@ impl<'a> Tagger<'a> {
 
     /// A version that is published moves only for its own git tag: in that tag's run, or by hand to another build of its commit.
     fn version_stays(&self, repository: &Repository, tag: &Tag) -> Result<Option<String>, Fault> {
-        match std::env::var("GITHUB_REF") {
-            Ok(name) if name == format!("refs/tags/v{tag}") => return Ok(None),
-            Ok(name) => {
+        match event::reference(&|name| std::env::var(name).ok()) {
+            Some(name) if name == format!("refs/tags/v{tag}") => return Ok(None),
+            Some(name) => {
                 return Ok(Some(format!("only the git tag `v{tag}` moves a version, and this is for `{name}`")));
             }
-            Err(_) => {}
+            None => {}
         }
         let published = publish::read(&self.context.client, repository, tag)?.present();
         let revision = published.as_ref().and_then(Published::revision).unwrap_or("unknown");

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::clock;
 use xtask_model::fault::Fault;
+use xtask_model::image::event;
 use xtask_model::image::plugin::PROVENANCE;
 use xtask_model::image::policy;
 use xtask_model::spec::oci::annotation;
@@ -150,7 +151,12 @@ fn builder(variable: &dyn Fn(&str) -> Option<String>) -> (String, Option<String>
         let invocation = format!("{server}/{repository}/actions/runs/{run}/attempts/{attempt}");
         Some((format!("{server}/{workflow}"), Some(invocation)))
     };
-    github().unwrap_or_else(|| (provenance::LOCAL_BUILDER.to_owned(), None))
+    let gitlab = || {
+        let reference = event::reference(variable)?;
+        let builder = format!("{}//{}@{reference}", variable("CI_PROJECT_URL")?, variable("CI_CONFIG_PATH")?);
+        Some((builder, variable("CI_JOB_URL")))
+    };
+    github().or_else(gitlab).unwrap_or_else(|| (provenance::LOCAL_BUILDER.to_owned(), None))
 }
 
 #[cfg(test)]
@@ -169,6 +175,17 @@ mod tests {
         let (builder, invocation) = super::builder(&variable);
         assert_eq!(builder, "https://git.example.com/acme/app/.github/workflows/images.yml@refs/heads/main");
         assert_eq!(invocation.as_deref(), Some("https://git.example.com/acme/app/actions/runs/7/attempts/1"));
+        let set = [
+            ("GITLAB_CI", "true"),
+            ("CI_PROJECT_URL", "https://git.example.com/acme/app"),
+            ("CI_CONFIG_PATH", ".gitlab-ci.yml"),
+            ("CI_COMMIT_BRANCH", "main"),
+            ("CI_JOB_URL", "https://git.example.com/acme/app/-/jobs/7"),
+        ];
+        let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let (builder, invocation) = super::builder(&variable);
+        assert_eq!(builder, "https://git.example.com/acme/app//.gitlab-ci.yml@refs/heads/main");
+        assert_eq!(invocation.as_deref(), Some("https://git.example.com/acme/app/-/jobs/7"));
         assert_eq!(super::builder(&|_| None), (provenance::LOCAL_BUILDER.to_owned(), None));
     }
 }

@@ -29,6 +29,7 @@ mod kills;
 mod lost;
 mod outputs;
 mod plans;
+mod podman;
 mod rebasing;
 mod reproduce;
 mod reproducible;

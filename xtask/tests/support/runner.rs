@@ -1,5 +1,9 @@
 //! Runs a workflow as GitHub's runner does, as far as the generated ones go: conditions, matrices, outputs, environment, and
 //! each `run:` line by bash in a fresh clone. `cargo xtask` is the built binary; the two actions are what they do for us.
+//! `gitlab` does the same for GitLab's file.
+
+#[path = "gitlab.rs"]
+mod gitlab;
 
 use super::expression::{Status, asks_status, evaluate, interpolate, truthy};
 use serde_json::{Map, Value, json};
@@ -7,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask_model::image::policy::Provider;
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// Something that happens to the repository.
@@ -30,6 +35,9 @@ pub(crate) struct Runner {
     pub folder: PathBuf,
     /// What reaches the engine.
     pub engine: BTreeMap<&'static str, OsString>,
+    pub service: Provider,
+    /// Host of the registry.
+    pub registry: String,
 }
 
 /// What a run came to.
@@ -55,6 +63,17 @@ struct Job<'a> {
 impl Runner {
     /// Runs every job, in the order of the file, which names a job after all that it needs.
     pub(crate) fn run(&self, event: &Event) -> Outcome {
+        let mut outcome = match self.service {
+            Provider::GitHub => self.on_github(event),
+            Provider::GitLab => self.on_gitlab(event),
+        };
+        let calls = std::fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
+        outcome.calls = calls.lines().map(str::to_owned).collect();
+        let _ = std::fs::remove_file(self.folder.join("calls"));
+        outcome
+    }
+
+    fn on_github(&self, event: &Event) -> Outcome {
         // GitHub chooses by `on:`; a tag is what `release.yml` waits for, and everything else is `ci.yml`'s.
         let file = if event.reference.starts_with("refs/tags/") { "release" } else { "ci" };
         let text = self.git(&["show", &format!("{}:.github/workflows/{file}.yml", event.commit)]);
@@ -69,9 +88,6 @@ impl Runner {
             let outputs = if name == "images" { json!(outcome.planned) } else { json!({}) };
             needs.insert(name.to_owned(), json!({"result": result, "outputs": outputs}));
         }
-        let calls = std::fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
-        outcome.calls = calls.lines().map(str::to_owned).collect();
-        let _ = std::fs::remove_file(self.folder.join("calls"));
         outcome
     }
 
@@ -165,14 +181,8 @@ impl Runner {
         let place = |name: &str| self.folder.join(name);
         let _ = std::fs::remove_file(place("output"));
         std::fs::write(place("event.json"), event.payload.to_string()).unwrap();
-        let mut command = Command::new("bash");
-        command.args(["--noprofile", "--norc", "-eo", "pipefail", "-c", script]).current_dir(&job.workspace);
-        command.env_clear().envs(&self.engine).envs(&job.environment).envs(environment(&step["env"], &job.context));
-        let mut path = place("bin").into_os_string();
-        path.push(":");
-        path.push(&self.engine["PATH"]);
-        command.env("PATH", path).env("HOME", place("home")).env("LANG", "C.UTF-8");
-        command.env("CI", "true").env("GITHUB_ACTIONS", "true").env("CALLS", place("calls"));
+        let mut command = self.bash(script, &job.workspace);
+        command.envs(&job.environment).envs(environment(&step["env"], &job.context)).env("GITHUB_ACTIONS", "true");
         command
             .env("GITHUB_REF", &event.reference)
             .env("GITHUB_SHA", &event.commit)
@@ -186,6 +196,19 @@ impl Runner {
         let written = std::fs::read_to_string(place("output")).unwrap_or_default();
         let outputs = written.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), json!(v)));
         done.status.success().then(|| Value::Object(outputs.collect()))
+    }
+
+    /// A script in a folder, with nothing of this process's environment.
+    fn bash(&self, script: &str, folder: &Path) -> Command {
+        let place = |name: &str| self.folder.join(name);
+        let mut command = Command::new("bash");
+        command.args(["--noprofile", "--norc", "-eo", "pipefail", "-c", script]).current_dir(folder);
+        let mut path = place("bin").into_os_string();
+        path.push(":");
+        path.push(&self.engine["PATH"]);
+        command.env_clear().envs(&self.engine).env("PATH", path).env("HOME", place("home")).env("LANG", "C.UTF-8");
+        command.env("CI", "true").env("CALLS", place("calls"));
+        command
     }
 
     /// As actions/checkout: on the branch where the event has one, else on the commit alone.

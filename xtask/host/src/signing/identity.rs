@@ -33,6 +33,9 @@ const LONGEST: u64 = 1 << 20;
 /// Issuer of the tokens of GitHub, whose certificates name the workflow.
 const GITHUB: &str = "https://token.actions.githubusercontent.com";
 
+/// Issuer of the tokens of GitLab, whose certificates name the file of the pipeline.
+const GITLAB: &str = "https://gitlab.com";
+
 const ELSEWHERE: &str = "elsewhere, set `SIGSTORE_ID_TOKEN` to a token for the audience `sigstore`";
 
 /// A token that has not ended.
@@ -61,7 +64,7 @@ impl Identity {
                 let missing = if one.is_none() { REQUEST[0] } else { REQUEST[1] };
                 return Err(Fault::usage("there is no identity to sign with")
                     .cause(format!("neither `{TOKEN}` nor `{missing}` is set"))
-                    .hint("in a workflow of GitHub, give the job `permissions: id-token: write`")
+                    .hint("in a workflow of GitHub, give the job `permissions: id-token: write`; in a job of GitLab, `id_tokens`")
                     .hint(ELSEWHERE));
             }
         };
@@ -108,10 +111,15 @@ impl Identity {
         self.claims["iss"].as_str().unwrap_or_default()
     }
 
-    /// The identity that a certificate will name, where that follows from the token: the workflow, for GitHub.
+    /// The identity that a certificate will name, where that follows from the token: the workflow, for GitHub; for GitLab, the file
+    /// of the pipeline.
     pub fn name(&self) -> Option<String> {
-        let workflow = self.claims["job_workflow_ref"].as_str().filter(|_| self.issuer() == GITHUB)?;
-        Some(format!("https://github.com/{workflow}"))
+        let claim = |name: &str| self.claims[name].as_str();
+        match self.issuer() {
+            GITHUB => Some(format!("https://github.com/{}", claim("job_workflow_ref")?)),
+            GITLAB => Some(format!("https://{}", claim("ci_config_ref_uri")?)),
+            _ => None,
+        }
     }
 }
 
@@ -176,6 +184,13 @@ mod tests {
             Some("https://github.com/acme/app/.github/workflows/ci.yml@refs/heads/main")
         );
         assert!(!format!("{identity:?}").contains(identity.token()));
+        let gitlab = of(
+            &json!({"aud": "sigstore", "iss": GITLAB, "ci_config_ref_uri": "gitlab.com/acme/app//.gitlab-ci.yml@refs/heads/main"}),
+        );
+        assert_eq!(
+            gitlab.unwrap().name().as_deref(),
+            Some("https://gitlab.com/acme/app//.gitlab-ci.yml@refs/heads/main")
+        );
         let other = of(&json!({"aud": ["a", "sigstore"], "iss": "https://gitlab.example.com"})).unwrap();
         assert_eq!((other.issuer(), other.name()), ("https://gitlab.example.com", None));
         for (claims, why) in [

@@ -563,7 +563,7 @@ pub fn local_store(
         return Ok(None);
     }
     let labels = stored.labels();
-    Ok(stored.id.parse().ok().map(|digest| Local { digest, layout: None, size: None, labels }))
+    Ok(stored.digest().map(|digest| Local { digest, layout: None, size: None, labels }))
 }
 
 /// A key's fingerprint and tag, and its JSON, which takes a while to write where it names many files.

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::event;
 use xtask_model::image::tags::is_version;
 
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Git {
     /// git: not the repository's `core.fsmonitor`, hooks, pagers or transports. Filters, text conversions and external diffs run
     /// only in commands that compare the working tree, and none of these is ever called. Replaced objects are not replaced: a
     /// commit's name means the commit.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         const SETTINGS: [&str; 9] = [
             "core.quotePath=false",
             "core.fsmonitor=false",
@@ -89,7 +90,7 @@ impl Git {
         self.plain().args(front).args(settings.iter().flat_map(|setting| ["-c", setting]))
     }
 
-    fn plain(&self) -> Command {
+    pub(crate) fn plain(&self) -> Command {
         // Messages are compared, and so asked for in one language.
         Command::new("git").arg("-C").arg(&self.root).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0")
     }
@@ -179,7 +180,7 @@ impl Git {
         Ok(found)
     }
 
-    /// The commit that is checked out, with what CI's environment (`GITHUB_REF`) knows better than a detached head.
+    /// The commit that is checked out, with what CI's environment knows better than a detached head.
     pub fn commit(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Commit>, Fault> {
         if crate::process::found("git").is_none() {
             return Ok(None);
@@ -201,7 +202,8 @@ impl Git {
         let parents = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         let names: Vec<&str> = lines.next().unwrap_or_default().split(", ").collect();
         let branch = names.iter().find_map(|name| name.strip_prefix("HEAD -> refs/heads/"));
-        let ci_branch = environment("GITHUB_REF").and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
+        let ci_branch =
+            event::reference(environment).and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
         let mut versions: Vec<String> = names
             .iter()
             .filter_map(|name| name.strip_prefix("tag: refs/tags/v"))

@@ -39,7 +39,7 @@ impl Case {
             python: None,
             requirements: &[],
             system_packages: &self.system_packages,
-            workflows: false,
+            workflows: None,
             program: &program,
         };
         adopt(&request).unwrap_or_else(|fault| panic!("{fault}"))

@@ -4,7 +4,7 @@
 
 use super::stages::{ENVIRONMENT, Folder, From, Kept, Placed, Step, Translation, below, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
-use crate::image::policy::{self, RelPath};
+use crate::image::policy::{self, Provider, RelPath};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
@@ -138,7 +138,7 @@ impl Writer<'_> {
         let policy = self.policy(&source);
         self.add(policy::FILE, policy.clone());
         self.program();
-        if self.request.workflows {
+        if self.request.workflows.is_some() {
             self.workflows(&policy);
         }
     }
@@ -650,10 +650,14 @@ impl Writer<'_> {
         }
         text += &self.smoke();
         let engine = if native { "native" } else { "docker" };
+        let provider = match self.request.workflows {
+            Some(Provider::GitLab) => "provider = \"gitlab\"\n",
+            Some(Provider::GitHub) | None => "",
+        };
         let _ = write!(
             text,
             "\n# Before anything is published; at the desk: `cargo xtask smoke`.\n[[step]]\nname = \"smoke\"\nuses = \"smoke\"\nonly = \"ci\"\n\n\
-             [ci]\nengine = \"{engine}\"\n"
+             [ci]\n{provider}engine = \"{engine}\"\n"
         );
         text
     }
@@ -805,10 +809,11 @@ impl Writer<'_> {
         let known: BTreeSet<&String> = self.files.iter().map(|file| &file.path).chain(self.request.files).collect();
         let is_file = |path: &RelPath| known.iter().any(|known| known.as_str() == path.as_str());
         let Ok(policy) = policy::parse(policy, &is_file) else { return };
-        let Ok(generated) = workflows::generate(&policy, &PolicyLocation::default()) else { return };
+        let gitlab = (self.request.read)(workflows::GITLAB_TOP).unwrap_or_default();
+        let place = PolicyLocation::default().next_to(&gitlab);
+        let Ok(generated) = workflows::generate(&policy, &place) else { return };
         for file in generated {
-            let taken = (self.request.read)(&file.path)
-                .is_some_and(|text| !workflows::is_ours(&text, &PolicyLocation::default()));
+            let taken = (self.request.read)(&file.path).is_some_and(|text| !workflows::is_ours(&text, &place));
             if taken {
                 self.note(
                     NoteKind::Changed,
@@ -817,6 +822,14 @@ impl Writer<'_> {
                     "rename it, then write ours: `cargo xtask workflows`",
                 );
             } else {
+                if file.path.starts_with(".gitlab/") && !gitlab.contains(&file.path) {
+                    self.note(
+                        NoteKind::Changed,
+                        workflows::GITLAB_TOP,
+                        &format!("it is kept, and does not include `{}`", file.path),
+                        &format!("add to it: `include: [{{local: {}}}]`", file.path),
+                    );
+                }
                 self.add(&file.path, file.text);
             }
         }

@@ -430,6 +430,17 @@ fn plain(text: &str) -> String {
     plain
 }
 
+/// The variable of an output for GitLab's jobs: `XTASK_BASE_PRESENT`.
+pub fn gitlab_variable(output: &str) -> String {
+    format!("XTASK_{}", output.replace('-', "_").to_ascii_uppercase())
+}
+
+/// One output as a line of GitLab's dotenv reports, whose values have one line and no quotes.
+pub fn dotenv_line(name: &str, value: &str) -> String {
+    let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("{}={}\n", gitlab_variable(name), value.trim())
+}
+
 /// One output in the form of `$GITHUB_OUTPUT`, with a delimiter that is not in the value.
 pub fn output_line(name: &str, value: &str) -> String {
     if !value.contains(['\n', '\r']) {
@@ -650,5 +661,6 @@ mod tests {
     fn an_output_cannot_break_out_of_its_line() {
         assert_eq!(output_line("a", "x\nend\ny=1"), "a<<end-\nx\nend\ny=1\nend-\n");
         assert_eq!(output_line("a", ""), "a=\n");
+        assert_eq!(dotenv_line("a-b", "x\nPATH=y "), "XTASK_A_B=x PATH=y\n");
     }
 }

@@ -1,8 +1,9 @@
 //! CI events, and the revision to compare with.
 //!
-//! Pure: reads GitHub's variables and the event's JSON as they are given. An event without a revision is not an error: the
+//! Pure: reads GitHub's variables and the event's JSON, or GitLab's variables, as they are given. An event without a revision is not an error: the
 //! reason is part of the plan. An event that cannot be read is an error.
-//! Reference: <https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows>.
+//! Reference: <https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows>,
+//! <https://docs.gitlab.com/ci/variables/predefined_variables/>.
 
 use crate::fault::Fault;
 use crate::image::change::Purpose;
@@ -89,6 +90,53 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
     }
 }
 
+/// The event of GitLab's pipeline, by its variables; `None` elsewhere.
+///
+/// A job cannot tell a first attempt from a later one, and a pipeline does not say that a push was forced: a commit that was pushed over
+/// is missing from the clone.
+pub fn of_gitlab(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Event>, Fault> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if set("GITLAB_CI").is_none() {
+        return Ok(None);
+    }
+    let id = |name: &str| set(name).filter(|id| !is_zero(id)).map(|id| checked(id, name)).transpose();
+    let nothing = |purpose, why: &str| Ok(Some(Event { purpose, comparison: Comparison::Nothing(why.to_owned()) }));
+    if let Some(tag) = set("CI_COMMIT_TAG") {
+        return Ok(Some(tagged(&tag)));
+    }
+    if set("CI_MERGE_REQUEST_IID").is_some() {
+        let target = id("CI_MERGE_REQUEST_TARGET_BRANCH_SHA")?;
+        let train = set("CI_MERGE_REQUEST_EVENT_TYPE").as_deref() == Some("merge_train");
+        let comparison = match (target, id("CI_MERGE_REQUEST_DIFF_BASE_SHA")?) {
+            (Some(target), _) if train => Comparison::Revision(target),
+            (Some(common), _) | (None, Some(common)) => Comparison::Common(common),
+            (None, None) => Comparison::Nothing("the merge request names no revision before it".to_owned()),
+        };
+        return change(comparison).map(Some);
+    }
+    match set("CI_PIPELINE_SOURCE").unwrap_or_default().as_str() {
+        "schedule" => nothing(Purpose::Schedule, "a schedule has no revision before it"),
+        "push" | "parent_pipeline" => match id("CI_COMMIT_BEFORE_SHA")? {
+            Some(before) => change(Comparison::Revision(before)).map(Some),
+            None => nothing(Purpose::Change, "this is the first push of the branch"),
+        },
+        other => nothing(
+            Purpose::Manual,
+            &format!("a pipeline of the source `{}` has no revision before it", other.escape_default()),
+        ),
+    }
+}
+
+/// What CI runs for, as git names it: `refs/heads/main`, `refs/tags/v1.2.3`. `None` where no CI says it.
+pub fn reference(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    set("GITHUB_REF").or_else(|| {
+        let tag = set("CI_COMMIT_TAG").map(|tag| format!("refs/tags/{tag}"));
+        let branch = || set("CI_COMMIT_BRANCH").map(|branch| format!("refs/heads/{branch}"));
+        tag.or_else(branch).or_else(|| set("CI_MERGE_REQUEST_REF_PATH")).filter(|_| set("GITLAB_CI").is_some())
+    })
+}
+
 /// The commit that a push replaced by this one on a branch, where the event's JSON is of such a push. Whether the old commit is an
 /// ancestor of the new one does not matter.
 pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {
@@ -99,6 +147,11 @@ pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {
 
 fn change(comparison: Comparison) -> Result<Event, Fault> {
     Ok(Event { purpose: Purpose::Change, comparison })
+}
+
+fn tagged(tag: &str) -> Event {
+    let purpose = if tag.starts_with('v') { Purpose::Release } else { Purpose::Manual };
+    Event { purpose, comparison: Comparison::Nothing("a tag has no revision before it".to_owned()) }
 }
 
 fn deleted(reference: &str) -> Result<Event, Fault> {
@@ -140,11 +193,7 @@ impl Payload {
             return deleted(reference);
         }
         if let Some(tag) = reference.strip_prefix("refs/tags/") {
-            let purpose = if tag.starts_with('v') { Purpose::Release } else { Purpose::Manual };
-            return Ok(Event {
-                purpose,
-                comparison: Comparison::Nothing("a tag has no revision before it".to_owned()),
-            });
+            return Ok(tagged(tag));
         }
         let Some(before) = self.before.filter(|before| !before.is_empty()) else {
             return change(Comparison::Nothing("the push names no revision before it".to_owned()));
@@ -208,6 +257,64 @@ mod tests {
         check(None, r#"{"schedule":"0 4 * * 1"}"#, Purpose::Schedule, nothing("a schedule has no revision before it"));
         check(Some("workflow_dispatch"), "{}", Purpose::Manual, nothing("a manual run has no revision before it"));
         check(Some("issues"), "{}", Purpose::Manual, nothing("the event `issues` names no revision before it"));
+    }
+
+    #[test]
+    fn a_pipeline_of_gitlab_names_what_it_is_compared_with() {
+        let read = |pairs: &[(&str, &str)]| {
+            let found =
+                |name: &str| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+            let variable = |name: &str| if name == "GITLAB_CI" { Some("true".to_owned()) } else { found(name) };
+            (of_gitlab(&variable).map(|event| event.unwrap()), reference(&variable))
+        };
+        let zero = "0".repeat(40);
+        let (a, b) = ("a".repeat(40), "b".repeat(40));
+        let branch = ("CI_COMMIT_BRANCH", "main");
+        let request = [("CI_PIPELINE_SOURCE", "merge_request_event"), ("CI_MERGE_REQUEST_IID", "7")];
+        let with = |more: &[(&'static str, &str)]| {
+            let all: Vec<(&str, &str)> = request.iter().chain(more).copied().collect();
+            read(&all).0.unwrap().comparison
+        };
+        for (pairs, purpose, comparison) in [
+            (
+                [("CI_PIPELINE_SOURCE", "push"), branch, ("CI_COMMIT_BEFORE_SHA", &a)],
+                Purpose::Change,
+                Comparison::Revision(a.clone()),
+            ),
+            (
+                [("CI_PIPELINE_SOURCE", "push"), branch, ("CI_COMMIT_BEFORE_SHA", &zero)],
+                Purpose::Change,
+                nothing("this is the first push of the branch"),
+            ),
+            (
+                [("CI_PIPELINE_SOURCE", "schedule"), branch, ("CI_COMMIT_BEFORE_SHA", &zero)],
+                Purpose::Schedule,
+                nothing("a schedule has no revision before it"),
+            ),
+            (
+                [("CI_PIPELINE_SOURCE", "web"), branch, ("CI_COMMIT_BEFORE_SHA", &zero)],
+                Purpose::Manual,
+                nothing("a pipeline of the source `web` has no revision before it"),
+            ),
+        ] {
+            let (event, name) = read(&pairs);
+            assert_eq!(event.unwrap(), Event { purpose, comparison });
+            assert_eq!(name.as_deref(), Some("refs/heads/main"));
+        }
+        let (event, name) =
+            read(&[("CI_PIPELINE_SOURCE", "push"), ("CI_COMMIT_TAG", "v1.2.3"), ("CI_COMMIT_BEFORE_SHA", &a)]);
+        assert_eq!((event.unwrap().purpose, name.as_deref()), (Purpose::Release, Some("refs/tags/v1.2.3")));
+        let base = ("CI_MERGE_REQUEST_DIFF_BASE_SHA", a.as_str());
+        let target = ("CI_MERGE_REQUEST_TARGET_BRANCH_SHA", b.as_str());
+        assert_eq!(with(&[base]), Comparison::Common(a.clone()));
+        assert_eq!(with(&[base, target]), Comparison::Common(b.clone()), "merged results contain the target");
+        assert_eq!(
+            with(&[base, target, ("CI_MERGE_REQUEST_EVENT_TYPE", "merge_train")]),
+            Comparison::Revision(b.clone())
+        );
+        let wrong = read(&[("CI_PIPELINE_SOURCE", "push"), ("CI_COMMIT_BEFORE_SHA", "--help")]).0.unwrap_err();
+        assert_eq!(wrong.what, "the event `CI_COMMIT_BEFORE_SHA` names `--help`, which is not a revision");
+        assert!(of_gitlab(&|_| None).unwrap().is_none() && reference(&|_| None).is_none());
     }
 
     #[test]

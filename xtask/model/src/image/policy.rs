@@ -380,7 +380,11 @@ impl Step {
 /// `[ci]`: what `cargo xtask workflows` writes beyond what the rest of the policy says.
 #[derive(Clone, Debug)]
 pub struct Ci {
-    /// The runner of each platform, by label; those that are not named have GitHub's own.
+    /// The service that runs the jobs.
+    pub provider: Provider,
+    /// Image of GitLab's jobs, in place of a default.
+    pub image: Option<String>,
+    /// The runner of each platform, by label; those that are not named have the service's own.
     pub runners: BTreeMap<Platform, String>,
     /// Schedule of the rebuild for security updates, in cron syntax, UTC.
     pub schedule: String,
@@ -408,6 +412,8 @@ impl Default for Ci {
     /// Monday before work, away from the full hour at which everybody's jobs begin.
     fn default() -> Self {
         Self {
+            provider: Provider::GitHub,
+            image: None,
             runners: BTreeMap::new(),
             schedule: "17 4 * * 1".to_owned(),
             updates: None,
@@ -421,6 +427,17 @@ impl Default for Ci {
             tests: Vec::new(),
         }
     }
+}
+
+/// A service that runs jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    GitHub,
+    GitLab,
+}
+
+impl Provider {
+    pub const NAMES: [(&str, Self); 2] = [("github", Self::GitHub), ("gitlab", Self::GitLab)];
 }
 
 /// A system other than Linux on which xtask runs.
@@ -784,6 +801,8 @@ fn is_branch_name(text: &str) -> bool {
 fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Problems<'_>) -> Ci {
     let mut ci = Ci::default();
     let at = section.at().clone();
+    ci.provider = section.choice("provider", &Provider::NAMES, problems).unwrap_or(ci.provider);
+    ci.image = read_job_image(&mut section, ci.provider, problems);
     for (name, runner) in section.map("runners", problems) {
         match name.parse::<Platform>() {
             Ok(platform) if platforms.contains(&platform) => drop(ci.runners.insert(platform, runner.clone())),
@@ -821,6 +840,16 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
     }
     section.finish(problems);
     ci
+}
+
+/// The image of jobs, for the service that runs them in one.
+fn read_job_image(section: &mut Section<'_>, provider: Provider, problems: &mut Problems<'_>) -> Option<String> {
+    let image = section.text("image", problems)?;
+    if provider == Provider::GitHub {
+        let hint = "remove it, or set `provider = \"gitlab\"`: jobs of GitHub run on the runner itself";
+        problems.add(&image.at, "`ci.image` cannot be used with `provider = \"github\"`", Some(hint.into()));
+    }
+    section.parse::<Reference>("image", image, problems).map(|image| image.value.to_string())
 }
 
 /// The five fields of cron.

@@ -1,4 +1,4 @@
-//! Containers through the docker command line.
+//! Containers through the docker command line, or podman's.
 
 use super::{Launch, Manner};
 use std::io::IsTerminal as _;
@@ -20,11 +20,11 @@ pub(super) struct Container<'d> {
 }
 
 pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Output, Fault> {
-    called(docker, launch).arg("--rm").args(named(image, launch)).output()
+    called(docker, image, launch).arg("--rm").args(named(image, launch)).output()
 }
 
 pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
-    let id = called(docker, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
+    let id = called(docker, image, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
     Ok(Container { docker, id, client: None })
 }
 
@@ -57,11 +57,11 @@ fn reachable(docker: &Docker, image: &str, launch: &Launch) -> Result<Command, F
         None => {
             // The exposed ports are in the configuration, which is available only after a pull.
             xtask_host::terminal::step("pulling", &format!("`{image}`"));
-            docker.command().args(["pull", "--quiet", "--", image]).read(Exit::Network)?;
+            docker.bring("pull", image).args(["--quiet", "--", image]).read(Exit::Network)?;
             docker.stored(image)?.map(|stored| stored.ports()).unwrap_or_default()
         }
     };
-    let call = called(docker, launch);
+    let call = called(docker, image, launch);
     if launch.manner != Manner::Open {
         return Ok(call);
     }
@@ -79,9 +79,11 @@ fn published(port: &str) -> String {
     format!("{number}:{port}")
 }
 
-fn called(docker: &Docker, launch: &Launch) -> Command {
-    let call = docker.command().args(["run", "--pull=missing"]);
+fn called(docker: &Docker, image: &str, launch: &Launch) -> Command {
+    let call = docker.bring("run", image).arg("--pull=missing");
     match launch.manner {
+        // Podman leaves `/tmp` writable.
+        Manner::Confined if docker.podman => call.args(CONFINED).args(["--init=false", "--read-only-tmpfs=false"]),
         Manner::Confined => call.args(CONFINED).arg("--init=false"),
         Manner::Open => call,
     }

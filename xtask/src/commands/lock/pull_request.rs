@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::github::{self, Proposal};
+use xtask_host::gitlab;
 use xtask_host::tree::context::Files as _;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::{Git, Revision};
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::policy::Provider;
 use xtask_model::spec::lock::{self, ImagesLock, Lock};
 
 const TITLE: &str = "Update locked dependencies";
@@ -72,7 +74,7 @@ impl PullRequest {
             "" => "xtask/lock".to_owned(),
             folder => format!("xtask/lock-{}", folder.replace('/', "-")),
         };
-        let address = github::propose(&Proposal {
+        let proposal = Proposal {
             root: &tree.root,
             base: &tree.policy.project.default_branch,
             branch: &branch,
@@ -80,7 +82,11 @@ impl PullRequest {
             title: TITLE,
             body: &body(&changes),
             files: &files,
-        })?;
+        };
+        let address = match tree.policy.ci.provider {
+            Provider::GitHub => github::propose(&proposal)?,
+            Provider::GitLab => gitlab::propose(&proposal, &|name| std::env::var(name).ok())?,
+        };
         terminal::step("proposed", &format!("{} files on `{branch}`", files.len()));
         crate::commands::print(&format!("{address}\n"))
     }

@@ -46,7 +46,7 @@ pub(super) fn run(
     let census = census::count(&format!("{from}..{to}"), commits, &here);
     match global.format {
         Format::Json => documents::CENSUS.print(&census)?,
-        Format::Text | Format::Github => crate::commands::print(&census.text())?,
+        Format::Text | Format::Github | Format::Gitlab => crate::commands::print(&census.text())?,
     }
     if let Some(path) = html {
         file::write(path, &census.page(&tree.policy.project.name))?;

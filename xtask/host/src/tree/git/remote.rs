@@ -101,8 +101,19 @@ pub const TOKEN: &str = "XTASK_GIT_TOKEN";
 /// Gives git the token, by its environment: it is never an argument.
 fn with_token(call: Command, url: &str) -> Command {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let server = variable("GITHUB_SERVER_URL").unwrap_or_else(|| "https://github.com".to_owned());
-    let Some([key, value]) = variable(TOKEN).and_then(|token| header(url, &server, &token)) else { return call };
+    let token = variable(TOKEN);
+    // GitLab knows the token of a job by this name; GitHub takes any.
+    let (server, user) = match variable("CI_SERVER_URL").filter(|_| variable("GITLAB_CI").is_some()) {
+        Some(server) => (server, "gitlab-ci-token"),
+        None => (variable("GITHUB_SERVER_URL").unwrap_or_else(|| "https://github.com".to_owned()), "x-access-token"),
+    };
+    authorised(call, token.and_then(|token| header(url, &server, user, &token)))
+}
+
+/// Gives git a setting by its environment, after those that are there.
+pub(crate) fn authorised(call: Command, setting: Option<[String; 2]>) -> Command {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let Some([key, value]) = setting else { return call };
     let count: usize = variable("GIT_CONFIG_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
     call.env("GIT_CONFIG_COUNT", (count + 1).to_string())
         .env(format!("GIT_CONFIG_KEY_{count}"), key)
@@ -110,9 +121,9 @@ fn with_token(call: Command, url: &str) -> Command {
 }
 
 /// Git's setting that authorises a call to this server, and to no other.
-fn header(url: &str, server: &str, token: &str) -> Option<[String; 2]> {
+pub(crate) fn header(url: &str, server: &str, user: &str, token: &str) -> Option<[String; 2]> {
     let server = format!("{}/", server.trim_end_matches('/'));
-    let basic = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{token}"));
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{token}"));
     let own = server.starts_with("https://") && url.starts_with(&server);
     own.then(|| [format!("http.{server}.extraheader"), format!("AUTHORIZATION: basic {basic}")])
 }
@@ -175,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_token_goes_to_its_own_server_alone() {
-        let header = |url: &str, server: &str| header(url, server, "t");
+        let header = |url: &str, server: &str| header(url, server, "x-access-token", "t");
         let expected = ["http.https://github.com/.extraheader", "AUTHORIZATION: basic eC1hY2Nlc3MtdG9rZW46dA=="];
         assert_eq!(header("https://github.com/acme/app", "https://github.com"), Some(expected.map(str::to_owned)));
         for (url, server) in [

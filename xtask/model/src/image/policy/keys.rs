@@ -483,10 +483,22 @@ pub const TABLES: &[Table] = &[
         meaning: "What `cargo xtask workflows` writes beyond the rest of the policy.",
         keys: &[
             key(
+                "provider",
+                Kind::Choice(&["github", "gitlab"]),
+                Default::Text("github"),
+                "the service that runs the jobs: `.github/workflows`, or `.gitlab-ci.yml`; where that file is somebody else's, `.gitlab/images.yml`, which it includes",
+            ),
+            key(
+                "image",
+                Kind::Text,
+                Default::Derived("`docker.io/library/rust:1`"),
+                "GitLab: the image in which jobs run, with bash, git and cargo. Jobs that need docker start it themselves, in a privileged container",
+            ),
+            key(
                 "runners",
                 Kind::Map,
-                Default::Derived("GitHub's own"),
-                "label of the runner that builds a platform, by platform",
+                Default::Derived("the service's own"),
+                "label of the runner that builds a platform, by platform; on GitLab, its tag",
             ),
             key(
                 "schedule",

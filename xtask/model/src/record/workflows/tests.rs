@@ -456,3 +456,119 @@ fn only_the_steps_that_publish_get_the_key() {
             .contains("COSIGN_PASSWORD: ${{ secrets.COSIGN_PASSWORD }}")
     );
 }
+
+/// The file for GitLab, as text and as YAML.
+fn gitlab(edit: impl FnOnce(String) -> String) -> (String, Yaml) {
+    let policy = policy(|text| edit(keys(&text, "provider = \"gitlab\"\n")));
+    let file = generate(&policy, &PolicyLocation::default()).unwrap().remove(0);
+    assert_eq!(file.path, ".gitlab-ci.yml");
+    let document = YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
+    (file.text, document.into_iter().next().unwrap())
+}
+
+fn script(job: &Yaml) -> String {
+    job["script"].as_vec().unwrap().iter().map(|entry| entry.as_str().unwrap().to_owned() + "\n").collect()
+}
+
+#[test]
+fn gitlab_has_the_jobs_of_github_in_the_same_order() {
+    let two = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
+    for edit in [std::convert::identity::<String> as fn(String) -> String, two] {
+        let document = gitlab(edit).1;
+        let found: Vec<&str> = document.as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
+        let github = generate(&policy(edit), &PolicyLocation::default()).unwrap();
+        let mut expected = vec![".xtask".to_owned()];
+        for (file, own) in github.iter().zip(["", "version", "locks"]) {
+            let jobs = YamlLoader::load_from_str(&file.text).unwrap().remove(0);
+            let names = jobs["jobs"].as_hash().unwrap().keys().filter_map(Yaml::as_str).map(str::to_owned);
+            // There, no job says whether a pipeline succeeded, and one file has all names.
+            expected.extend(
+                names.filter(|name| name != "required").map(|name| if own.is_empty() { name } else { own.to_owned() }),
+            );
+        }
+        assert_eq!(found, expected);
+        // Every command of xtask is in both.
+        let github: String = github.iter().map(|file| file.text.as_str()).collect();
+        for job in found.iter().filter(|name| !name.starts_with('.')) {
+            for line in script(&document[*job]).lines().map(str::trim).filter(|line| line.starts_with("cargo xtask ")) {
+                let line = line.split(" > ").next().unwrap().replace("gitlab", "github");
+                let line = line.replace("$CI_PROJECT_DIR.tmp", "$RUNNER_TEMP");
+                assert!(github.contains(&format!("run: {line}\n")), "{job}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_script_of_gitlab_holds_no_text_that_a_stranger_chooses() {
+    // Names and messages of others. A branch alone is compared, in quotes.
+    for strangers in ["MESSAGE", "TITLE", "DESCRIPTION", "REF_NAME", "REF_SLUG", "AUTHOR", "SOURCE_BRANCH", "USER_NAME"]
+    {
+        assert!(!gitlab(|text| text).0.contains(strangers), "{strangers}");
+    }
+    let (text, document) = gitlab(|text| text);
+    let mut words = text
+        .split_whitespace()
+        .filter(|word| word.contains("$CI_COMMIT_BRANCH") || word.contains("${CI_COMMIT_BRANCH"));
+    assert!(words.all(|word| word.starts_with('"') || word.starts_with('\'') || word == "$CI_COMMIT_BRANCH"));
+    for (name, job) in document.as_hash().unwrap() {
+        // A job of the default branch, of a tag or of a schedule is not ended by newer work.
+        for rule in job["rules"].as_vec().into_iter().flatten() {
+            let publishes = ["COMMIT_TAG =~", "COMMIT_BRANCH ==", "PIPELINE =="]
+                .iter()
+                .any(|what| rule["if"].as_str().unwrap().contains(what));
+            assert_eq!(rule["interruptible"].as_bool(), publishes.then_some(false), "{name:?}: {rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_job_of_gitlab_without_the_plan_fails() {
+    let document = gitlab(|text| text).1;
+    for name in ["test", "shadow", "release"] {
+        let done = script(&document[name]);
+        let (guard, asks) = (done.find(": \"${XTASK_DECISION:?"), done.find("if ! {"));
+        assert!(guard.is_some() && guard < asks, "{name}: {done}");
+    }
+}
+
+#[test]
+fn gitlab_starts_docker_only_where_something_needs_it() {
+    let starts = |edit: &dyn Fn(String) -> String, job: &str| {
+        let document = gitlab(|text| edit(text)).1;
+        let (starts, ends) =
+            (script(&document[job]).contains("xtask engine up"), !document[job]["after_script"].is_badvalue());
+        assert_eq!(starts, ends, "{job}: what a job starts, it ends");
+        starts
+    };
+    let alone = |text: String| text.replace("cluster = \"k3d\"\n", "");
+    let docker = |text: String| alone(text).replace("engine = \"native\"", "engine = \"docker\"");
+    assert!(starts(&|text| text, "test"), "the cluster");
+    assert!(!starts(&alone, "test") && !starts(&alone, "version") && starts(&alone, "images"));
+    assert!(starts(&docker, "test") && starts(&docker, "shadow") && !starts(&docker, "release"));
+}
+
+#[test]
+fn gitlab_names_what_it_has_no_counterpart_for() {
+    let with = |more: &str| policy(|text| keys(&text, &format!("provider = \"gitlab\"\n{more}")));
+    let place = PolicyLocation::default();
+    let fault = generate(&with("laptops = [\"macos\"]\n"), &place).unwrap_err();
+    assert_eq!(fault.what, "`[ci] laptops` cannot be used with `provider = \"gitlab\"`");
+    let text = generate(&with("image = \"registry.example/ci:1\"\n"), &place).unwrap().remove(0).text;
+    assert!(text.contains("  image: \"registry.example/ci:1\"\n"), "{text}");
+    let github = crate::image::policy::parse(&keys(POLICY, "image = \"a/b:1\"\n"), &|_| true).unwrap_err();
+    assert!(github.to_string().contains("`ci.image` cannot be used with `provider = \"github\"`"), "{github}");
+    let signed =
+        |settings: &str| gitlab(|text| format!("{text}\n[[step]]\nname = \"sign\"\nuses = \"sign\"\n{settings}\n")).1;
+    let keyless = signed("cosign = \"keyless\"\nidentity = \"https://a/\"\nissuer = \"https://b/\"");
+    for (name, job) in keyless.as_hash().unwrap() {
+        let publishes = !job["script"].is_badvalue() && script(job).contains("--push");
+        let audience = job["id_tokens"]["SIGSTORE_ID_TOKEN"]["aud"].as_str();
+        assert_eq!(audience, publishes.then_some("sigstore"), "{name:?}");
+    }
+    let own = signed("public-key = \"k\"");
+    assert!(own["images"]["id_tokens"].is_badvalue());
+    // A merge request without the key publishes nothing, and says nothing of a key where none is needed.
+    assert!(script(&own["images"]).contains("|| [ -z \"${XTASK_SIGNING_KEY:-}\" ]; then XTASK_PUBLISH=false; fi"));
+    assert!(!gitlab(|text| text).0.contains("XTASK_SIGNING_KEY"));
+}
