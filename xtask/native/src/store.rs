@@ -86,6 +86,11 @@ impl Store {
         Ok(Some(layer))
     }
 
+    /// Path of a written layer.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.layout.blob_path(digest)
+    }
+
     /// Writes a layer. It is found again when [`Store::remember`] has named it.
     pub fn write_layer(
         &self,

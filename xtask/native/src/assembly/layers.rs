@@ -13,7 +13,7 @@ use super::copy::{self, Flags, Selected};
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::layer::packed;
-use crate::recipes::stage::Realise;
+use crate::recipes::stage::{Earlier, Realise};
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -116,7 +116,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Makes the parts of realised stages that these layers need; each recipe runs once.
-    pub(super) fn prepare(&self, wanted: &[usize]) -> Result<(), Fault> {
+    pub(super) fn prepare(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
         let mut missing: BTreeMap<usize, (&'a dyn Realise, Vec<usize>)> = BTreeMap::new();
         for layer in wanted {
             let Some(CopyJob { origin: CopySource::Part { stage, realise, number, .. }, .. }) =
@@ -130,12 +130,23 @@ impl<'a> Layers<'a> {
             }
         }
         for (stage, (realise, numbers)) in missing.into_iter().filter(|(_, (_, numbers))| !numbers.is_empty()) {
-            let produced = realise.produce(&numbers)?;
+            let produced = match earlier {
+                Some(earlier) => realise.produce_after(&numbers, earlier)?,
+                None => realise.produce(&numbers)?,
+            };
             let made = |items: Vec<Item>| items.into_iter().map(|item| Made { item, sum: None }).collect();
             let produced = numbers.into_iter().map(|number| (stage, number)).zip(produced.into_iter().map(made));
             self.parts.borrow_mut().extend(produced);
         }
         Ok(())
+    }
+
+    /// The stage and its part that a layer is a copy of.
+    pub(super) fn part(&self, layer: usize) -> Option<(&'a dyn Realise, usize)> {
+        match &self.layers[layer].job.as_ref()?.origin {
+            CopySource::Part { realise, number, .. } => Some((*realise, *number)),
+            _ => None,
+        }
     }
 
     /// Frees what recipes made: the layers that need it have been made of it.
@@ -167,7 +178,7 @@ impl<'a> Layers<'a> {
             }
             CopySource::Stage { chain, reads } => self.select_from_stage(chain, reads, &job.place)?,
             CopySource::Part { stage, number, reads, alone, .. } => {
-                self.prepare(&[layer])?;
+                self.prepare(&[layer], None)?;
                 let parts = self.parts.borrow();
                 let part = parts.get(&(*stage, *number)).ok_or_else(|| {
                     Fault::build(format!("{}: the recipe did not make part {number} of the stage", job.place))
@@ -187,7 +198,7 @@ impl<'a> Layers<'a> {
 
     fn select_from_stage(&self, chain: &LayerChain, reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
         let mut files = FileMap::new();
-        self.prepare(&chain.layers)?;
+        self.prepare(&chain.layers, None)?;
         for layer in &chain.layers {
             select::apply_layer(&mut files, &self.made(*layer)?);
         }
