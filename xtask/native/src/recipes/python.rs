@@ -11,18 +11,20 @@
 mod bytecode;
 mod closure;
 mod compile;
+mod describe;
 mod distribution;
 mod environment;
 mod groups;
 mod interpreter;
 mod items;
+mod known;
 mod record;
 mod shared;
 mod unpack;
 mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Part, Realise, RootFiles};
+use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
 use crate::wheel::Wheel;
 use distribution::{Distribution, Place};
@@ -30,6 +32,7 @@ use environment::Environment;
 use groups::Group;
 use interpreter::{Interpreter, RootPython};
 use items::{Items, Writer, folders};
+use known::Known;
 use shared::Owners;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -52,6 +55,7 @@ use xtask_model::spec::lock::{Lock, LockedPackage, Pin};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
+use xtask_model::spec::wheel::checked::{self, Checked, Packages};
 
 /// Path of the environment in the image, as in the Dockerfile.
 pub const HOME: &str = "/opt/venv";
@@ -92,6 +96,8 @@ pub struct PythonPackages<'a> {
     lock: Lock,
     compiler: Compiler,
     groups: Vec<Group>,
+    /// Digest of everything that an import depends on, but for the packages.
+    setting: Digest,
     parts: Vec<Part>,
     made: Mutex<Vec<Made>>,
 }
@@ -169,13 +175,19 @@ impl<'a> PythonPackages<'a> {
             groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))).collect();
         // The path of Python may differ between roots of one version. With the recipes of the other parts: a known
         // environment was checked with just these, on this root.
-        let own = serde_json::json!({
+        let setting = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
             "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
+            "record": checked::VERSION,
+        });
+        let own = serde_json::json!({
+            "setting": setting,
             "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
         });
         parts.push(part(format!("environment of Python {}", environment.minor()), &own));
         let at = |name: &str| root.join(scripts).join(name);
+        let setting = serde_json::json!([setting, python, platform.to_string(), glibc, compile]);
+        let setting = Digest::of(setting.to_string().as_bytes());
         let scripts = Scripts { install: at("install.py"), compile: at("compile.py"), check: at("check-imports.py") };
         Ok(Self {
             root_files,
@@ -191,6 +203,7 @@ impl<'a> PythonPackages<'a> {
             uv,
             compiler,
             groups,
+            setting,
             parts,
             made: Mutex::default(),
         })
@@ -228,37 +241,117 @@ impl<'a> PythonPackages<'a> {
     }
 
     /// Checks every package; returns the items of the wanted groups, and those that are used of paths that several parts have.
-    fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<(BTreeMap<usize, Items>, Items), Fault> {
+    fn packages(
+        &self,
+        wanted: &BTreeSet<usize>,
+        earlier: Option<&dyn Earlier>,
+    ) -> Result<(BTreeMap<usize, Items>, Items), Fault> {
         if self.compiler == Compiler::Missing {
             return Err(no_compiler(&self.environment.minor()));
         }
-        let packages: Vec<LockedPackage> =
-            self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
-        let began = Instant::now();
-        let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
-        let indexes = uv::indexes(&self.root, &self.requirements)?;
-        let wanted = WheelRequest {
-            packages: &packages,
-            indexes: &indexes,
-            python: &self.python,
-            platform: &self.platform,
-            glibc: &self.glibc,
+        let locked: Vec<LockedPackage> = self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
+        // What is not imported here says nothing about what was imported elsewhere.
+        let known = earlier.filter(|_| self.compiler == Compiler::Root);
+        let known = known.and_then(|earlier| Known::read(earlier, &self.setting, &locked, self.layers()));
+        let installed = match known.map(|known| self.install(&locked, wanted, Some(&known))).transpose()?.flatten() {
+            Some(installed) => installed,
+            None => self.install(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
         };
-        let python = version_folder(&self.python);
-        let place = Place { home: HOME, folder: &python };
+        let Installed { downloads, distributions, restored, folder, own, owners, packages } = installed;
+        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
+        let own = self.compiled(&unpacked, wanted, own)?;
+        let made = self.items(&unpacked, wanted);
+        // Layers can be written meanwhile.
+        let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
+            let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
+            std::thread::spawn(move || compile::import(&own, &script, &work))
+        });
+        let checked = Checked { version: checked::VERSION, setting: self.setting, packages, shared: owners };
+        let kept = Made { import, distributions, restored, folder, checked, passed: false, finished: false, downloads };
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        Ok(made)
+    }
+
+    /// The recipe of each package's layer.
+    fn layers(&self) -> BTreeMap<String, Digest> {
+        let of_group = |(group, part): (&Group, &Part)| {
+            let recipe = part.recipe;
+            group.packages.iter().map(move |package| (package.name.clone(), recipe)).collect::<Vec<_>>()
+        };
+        self.groups.iter().zip(&self.parts).flat_map(of_group).collect()
+    }
+
+    fn wheels(&self) -> WheelSource<'_> {
+        let Self { root, requirements, python, platform, glibc, .. } = self;
+        WheelSource { root, requirements, python, platform, glibc }
+    }
+
+    /// Unpacks all packages; with an earlier image those that are new or wanted, and those that have to be imported because of a
+    /// change. `None` if that image does not have what it says.
+    fn install(
+        &self,
+        locked: &[LockedPackage],
+        wanted: &BTreeSet<usize>,
+        known: Option<&Known<'_>>,
+    ) -> Result<Option<Installed>, Fault> {
+        let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let folder_name = version_folder(&self.python);
+        let place = Place { home: HOME, folder: &folder_name };
+        let groups = wanted.iter().flat_map(|index| &self.groups[*index].packages);
+        let wanted: BTreeSet<&str> = groups.map(|package| &*package.name).collect();
+        let is_known = |package: &&LockedPackage| known.is_some_and(|known| known.has(&package.name));
+        let first = locked.iter().filter(|package| wanted.contains(&*package.name) || !is_known(package));
+        let first: Vec<LockedPackage> = first.cloned().collect();
+        let (wheels, to) = (self.wheels(), downloads.path());
         // The root's files may need a download too, so both run at once.
         let (found, own) = std::thread::scope(|scope| {
-            let fetching = scope.spawn(|| distributions(&wanted, downloads.path(), &place));
+            let fetching = scope.spawn(move || wheels.fetch(&first, to));
             let own = (self.compiler == Compiler::Root).then(|| self.root_python());
             (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
-        let (distributions, own) = (found?, own.transpose()?);
-        terminal::detail(&format!("{} wheels read in {}", packages.len(), quantity::seconds(began.elapsed())));
+        let (mut distributions, own) = (found?, own.transpose()?);
+        if let Some(known) = known {
+            let meeting = known.meeting(&distributions);
+            let more = locked.iter().filter(|package| meeting.contains(&*package.name)).cloned().collect::<Vec<_>>();
+            distributions.extend(wheels.fetch(&more, to)?);
+            distributions.sort_by(|one, two| one.name.cmp(&two.name));
+        }
         closure::check_installed(&self.whole(), &distributions)?;
-        let folder = Folder::new(&self.work, SCRATCH, &distributions)?;
+        let folder = Folder::new(&self.work, SCRATCH, &distributions, known.map_or(0, Known::room))?;
         let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
+        let others = known.into_iter().flat_map(|known| known.others(&distributions));
+        let others: Packages = others.map(|(name, package)| (name.clone(), package.clone())).collect();
+        let owners = self.unpack(&distributions, &others, &folder, own.as_ref())?;
+        let mut packages = describe::all(&distributions, locked, (&folder, &owners), &place)?;
+        packages.extend(others);
+        let mut restored = Vec::new();
+        if let Some(known) = known {
+            let affected = checked::affected(&known.packages, &packages);
+            let fetched = distributions.iter().map(|one| &*one.name);
+            let mut names = checked::closure(&packages, affected.into_iter().chain(fetched));
+            let count = names.len();
+            names.retain(|name| !distributions.iter().any(|one| one.name == *name));
+            if !known.restore(&names, &folder, &place) {
+                terminal::detail("the earlier base does not have what it says: everything is imported");
+                return Ok(None);
+            }
+            let said = format!("{count} of {} packages, the others were for `{}`", packages.len(), known.name());
+            terminal::step("importing", &said);
+            restored = locked.iter().filter(|package| names.contains(&*package.name)).cloned().collect();
+        }
+        Ok(Some(Installed { downloads, distributions, restored, folder, own, owners, packages }))
+    }
+
+    /// Unpacks distributions, while their shared paths are judged.
+    fn unpack(
+        &self,
+        distributions: &[Distribution],
+        others: &Packages,
+        folder: &Folder,
+        own: Option<&Interpreter>,
+    ) -> Result<Owners, Fault> {
         let script = &self.scripts.install;
-        let judge = match own.as_ref() {
+        let judge = match own {
             Some(own) => own.clone(),
             None => Interpreter::of_host("python3").ok_or_else(|| {
                 Fault::missing("`python3` is not on `PATH`")
@@ -267,31 +360,22 @@ impl<'a> PythonPackages<'a> {
             })?,
         };
         let began = Instant::now();
+        let others = others.iter().map(|(name, package)| (name.as_str(), &package.paths)).collect();
         let (owners, unpacked) = std::thread::scope(|scope| {
-            let judging = scope.spawn(|| shared::settle(&distributions, &judge, script));
-            let unpacked = folder.unpack(&distributions, false);
+            let judging = scope.spawn(|| shared::settle(distributions, &others, &judge, script));
+            let unpacked = folder.unpack(distributions, false);
             (judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
         });
         let owners = match owners {
-            Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(&folder)? {
-                Some(whole) => shared::settle(&distributions, &whole, script)?,
+            Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(folder)? {
+                Some(whole) => shared::settle(distributions, &others, &whole, script)?,
                 None => return Err(fault),
             },
             settled => settled?,
         };
         unpacked?;
         terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
-        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
-        let own = self.compiled(&unpacked, wanted_groups, own)?;
-        let made = self.items(&unpacked, wanted_groups);
-        // Layers can be written meanwhile.
-        let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
-            let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
-            std::thread::spawn(move || compile::import(&own, &script, &work))
-        });
-        let kept = Made { import, distributions, folder, finished: false, _downloads: downloads };
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
-        Ok(made)
+        Ok(owners)
     }
 
     /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
@@ -322,7 +406,7 @@ impl<'a> PythonPackages<'a> {
 
     /// Ends an import check. What was not unpacked at first is added where it turns out to be needed.
     fn imported(&self, made: &mut Made) -> Result<(), Fault> {
-        let count = made.distributions.len();
+        let count = made.distributions.len() + made.restored.len();
         let Some(import) = made.import.take() else {
             let why = format!("every package for {}: the root's Python cannot run on this machine", self.platform);
             terminal::step("passed over", &format!("the import of {why}"));
@@ -332,7 +416,10 @@ impl<'a> PythonPackages<'a> {
         let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let passed = first.or_else(|_| {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
+            // Layers have test suites too, but to find what is missing is no matter of speed.
+            let more = self.wheels().fetch(&made.restored, made.downloads.path())?;
             made.folder.unpack(&made.distributions, true)?;
+            made.folder.unpack(&more, true)?;
             let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
             let own = self.root_python()?.in_home(&made.folder.home())?;
             again(&own).or_else(|fault| match self.whole_root(&made.folder)? {
@@ -340,6 +427,7 @@ impl<'a> PythonPackages<'a> {
                 None => Err(fault),
             })
         })?;
+        made.passed = true;
         passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
         let waited = quantity::seconds(began.elapsed());
         terminal::detail(&format!("{count} packages imported; waited for {waited}"));
@@ -457,9 +545,30 @@ impl Realise for PythonPackages<'_> {
     }
 
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        self.make(wanted, None)
+    }
+
+    fn produce_after(&self, wanted: &[usize], earlier: &dyn Earlier) -> Result<Vec<Vec<Item>>, Fault> {
+        self.make(wanted, Some(earlier))
+    }
+
+    fn note(&self, part: usize) -> Option<Vec<u8>> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = made.last().filter(|_| part == self.groups.len())?;
+        Some(serde_json::to_vec(&made.checked).expect("a record is valid JSON"))
+    }
+
+    fn checked(&self, part: usize) -> Option<u32> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.last().filter(|made| made.passed && part == self.groups.len()).map(|_| checked::VERSION)
+    }
+}
+
+impl PythonPackages<'_> {
+    fn make(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<Vec<Vec<Item>>, Fault> {
         let groups: BTreeSet<usize> = wanted.iter().copied().filter(|index| *index < self.groups.len()).collect();
         let nothing = wanted.is_empty() || self.groups.is_empty();
-        let (mut made, used) = if nothing { Default::default() } else { self.packages(&groups)? };
+        let (mut made, used) = if nothing { Default::default() } else { self.packages(&groups, earlier)? };
         let mut used = Some(used);
         wanted
             .iter()
@@ -471,27 +580,52 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
-/// The packages as they are installed, in the order of their names.
-fn distributions(wanted: &WheelRequest<'_>, downloads: &Path, place: &Place<'_>) -> Result<Vec<Distribution>, Fault> {
-    let found = wheels::fetch(wanted, downloads)?;
-    let install = |package: &LockedPackage| {
-        let (path, name) = found
-            .get(&package.name)
-            .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
-        Distribution::new(&Wheel::open(path, name)?, package, place)
-    };
-    let mut out = wanted.packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
-    out.sort_by(|one, two| one.name.cmp(&two.name));
-    Ok(out)
+/// Where wheels come from.
+#[derive(Clone, Copy)]
+struct WheelSource<'a> {
+    root: &'a Path,
+    requirements: &'a Requirements,
+    python: &'a str,
+    platform: &'a Platform,
+    glibc: &'a str,
+}
+
+impl WheelSource<'_> {
+    /// The packages as they are installed, in the order of their names.
+    fn fetch(&self, packages: &[LockedPackage], downloads: &Path) -> Result<Vec<Distribution>, Fault> {
+        if packages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let began = Instant::now();
+        let Self { root, requirements, python, platform, glibc } = *self;
+        let indexes = uv::indexes(root, requirements)?;
+        let found = wheels::fetch(&WheelRequest { packages, indexes: &indexes, python, platform, glibc }, downloads)?;
+        let folder = version_folder(python);
+        let install = |package: &LockedPackage| {
+            let (path, name) = found
+                .get(&package.name)
+                .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
+            Distribution::new(&Wheel::open(path, name)?, package, &Place { home: HOME, folder: &folder })
+        };
+        let mut out = packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
+        out.sort_by(|one, two| one.name.cmp(&two.name));
+        terminal::detail(&format!("{} wheels read in {}", packages.len(), quantity::seconds(began.elapsed())));
+        Ok(out)
+    }
 }
 
 /// What items have their bytes in, and an import check that may run meanwhile.
 struct Made {
     import: Option<JoinHandle<Result<Vec<String>, Fault>>>,
     distributions: Vec<Distribution>,
+    /// Packages whose files came from layers.
+    restored: Vec<LockedPackage>,
     folder: Folder,
+    checked: Checked,
+    /// Whether all was imported.
+    passed: bool,
     finished: bool,
-    _downloads: Scratch,
+    downloads: Scratch,
 }
 
 impl Drop for Made {
@@ -501,6 +635,18 @@ impl Drop for Made {
             let _ = import.join();
         }
     }
+}
+
+/// Packages in a folder of this machine.
+struct Installed {
+    downloads: Scratch,
+    distributions: Vec<Distribution>,
+    restored: Vec<LockedPackage>,
+    folder: Folder,
+    own: Option<Interpreter>,
+    owners: Owners,
+    /// All packages of the lock.
+    packages: Packages,
 }
 
 /// Packages as files of this machine.

@@ -8,7 +8,7 @@ use crate::layer::packed::contents;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
@@ -16,13 +16,22 @@ use xtask_model::fault::{Exit, Fault};
 /// Owners of each path by normalised name, in the lock's order. The last one's file is used.
 pub(super) type Owners = BTreeMap<String, Vec<String>>;
 
+/// Paths by distribution.
+pub(super) type Rows<'a> = BTreeMap<&'a str, &'a BTreeSet<String>>;
+
 const REFUSED: i32 = 3;
 
-/// Finds the paths, from the environment's folder, and has the script judge them.
+/// Finds the paths, from the environment's folder, and has the script judge them. `others` are the paths, as `RECORD` has them, of
+/// distributions that have no file in common with these.
 ///
 /// # Errors
 /// A conflict that breaks a distribution.
-pub(super) fn settle(distributions: &[Distribution], python: &Interpreter, script: &Path) -> Result<Owners, Fault> {
+pub(super) fn settle(
+    distributions: &[Distribution],
+    others: &Rows<'_>,
+    python: &Interpreter,
+    script: &Path,
+) -> Result<Owners, Fault> {
     let mut having: BTreeMap<&str, Vec<(&Distribution, &InstalledFile)>> = BTreeMap::new();
     for distribution in distributions {
         for (path, file) in &distribution.files {
@@ -41,26 +50,22 @@ pub(super) fn settle(distributions: &[Distribution], python: &Interpreter, scrip
         versions.insert(row, names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes))).collect());
         owners.insert(path.to_owned(), names.map(str::to_owned).collect());
     }
-    judge(distributions, &versions, python, script)?;
+    let rows = |one: &Distribution| one.rows.iter().map(|row| (row.path.clone(), row.hash.clone())).collect();
+    let mut all: BTreeMap<&str, BTreeMap<String, String>> =
+        distributions.iter().map(|one| (&*one.name, rows(one))).collect();
+    for (name, paths) in others {
+        all.insert(name, paths.iter().map(|path| (path.clone(), String::new())).collect());
+    }
+    judge(&serde_json::json!({ "rows": all, "versions": versions }), python, script)?;
     Ok(owners)
 }
 
-fn judge(
-    distributions: &[Distribution],
-    versions: &BTreeMap<String, BTreeMap<&str, String>>,
-    python: &Interpreter,
-    script: &Path,
-) -> Result<(), Fault> {
+fn judge(facts: &serde_json::Value, python: &Interpreter, script: &Path) -> Result<(), Fault> {
     #[derive(Deserialize)]
     struct Report {
         warnings: Vec<String>,
     }
-    let rows: BTreeMap<&str, BTreeMap<&str, &str>> = distributions
-        .iter()
-        .map(|one| (&*one.name, one.rows.iter().map(|row| (&*row.path, &*row.hash)).collect()))
-        .collect();
-    let facts = serde_json::json!({ "rows": rows, "versions": versions }).to_string();
-    let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts);
+    let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts.to_string());
     let hint = "use the `install.py` of this version of xtask, next to the Dockerfile";
     let output = call.output().map_err(|fault| fault.needed_by("`install.py --judge`").hint(hint))?;
     if output.status.code() == Some(REFUSED) {
