@@ -8,7 +8,7 @@ use crate::inventory;
 use crate::layer::item::{Content, Item};
 use crate::layer::{self, Codec, Written};
 use crate::push::deliver::{self, Delivery, ImageLayer, LayerPlace};
-use crate::push::published::{self, CheckedLayer, PublishedLayers};
+use crate::push::published::{self, PublishedLayers};
 use crate::recipes::stage::{Earlier, TakeLayer};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,8 @@ use xtask_host::registry::layout::Layout;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
+use xtask_model::image::presence::Record;
+use xtask_model::record::report::Imports;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -52,6 +54,10 @@ pub struct Built {
     /// Bytes sent to the registry.
     pub sent: u64,
     pub took: Vec<(&'static str, Duration)>,
+    /// What the recipes imported.
+    pub imports: Option<Imports>,
+    /// Where the image has the record of it.
+    pub checked: Option<Record>,
 }
 
 pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -> Result<Built, Fault> {
@@ -67,6 +73,7 @@ pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -
         }
     };
     built.took = clock.laps;
+    built.imports = order.inputs.realised.values().find_map(|stage| stage.imports());
     Ok(built)
 }
 
@@ -97,7 +104,7 @@ fn put_together(
     let named = found.iter().flatten().count();
     clock.lap("find");
     let base: Vec<ImageLayer> = base_layers(order, destination, distrust).collect();
-    let (manifest, sent) = match destination {
+    let (manifest, checks, sent) = match destination {
         Destination::Repository(repository) => {
             let delivery = Delivery::new(client, repository, order.base, distrust);
             // Blobs are harmless until a manifest names them: they are sent while other layers are made and checked.
@@ -122,7 +129,7 @@ fn put_together(
                 return if lost { Ok(None) } else { Err(fault) };
             }
             let sent = sent + manifest.config.size;
-            (manifest, sent)
+            (manifest, checks_of(&all), sent)
         }
         Destination::Layout(layout) => {
             let making = Making { order, assembly, earlier: None, deliver: &drop };
@@ -131,12 +138,19 @@ fn put_together(
             deliver::to_layout(client, layout, &all, order.base)?;
             layout.put_bytes(&config)?;
             layout.put_bytes(&json(&manifest)?)?;
-            (manifest, 0)
+            (manifest, checks_of(&all), 0)
         }
     };
     clock.lap("send");
     let digest = Digest::of(&json(&manifest)?);
-    Ok(Some(Built { digest, manifest, layers: [assembly.layers.len(), named], sent, took: Vec::new() }))
+    let checked = checks.map(|(layer, (version, size))| Record { image: digest, layer, version, size });
+    let layers = [assembly.layers.len(), named];
+    Ok(Some(Built { digest, manifest, layers, sent, took: Vec::new(), imports: None, checked }))
+}
+
+/// The layer with the note of checks that ended well.
+fn checks_of(layers: &[ImageLayer]) -> Option<(Digest, (u32, u64))> {
+    layers.iter().find_map(|layer| Some((layer.descriptor.digest, layer.checks?)))
 }
 
 fn base_layers<'a>(
@@ -148,7 +162,7 @@ fn base_layers<'a>(
         // A layer that the repository has lost is mounted again: the base image still has it.
         let named = matches!(destination, Destination::Repository(_)) && order.published.has_blob(&descriptor.digest);
         let place = if named && !distrust { LayerPlace::Repository } else { LayerPlace::Base };
-        ImageLayer { descriptor: oci_layer(descriptor), diff_id, place }
+        ImageLayer { descriptor: oci_layer(descriptor), diff_id, place, checks: None }
     })
 }
 
@@ -202,15 +216,12 @@ impl Making<'_> {
             unwritten.into_iter().zip(written)
         {
             let checks = assembly.part(index).and_then(|(stage, part)| stage.checked(part));
-            let descriptor = match checks {
-                Some(version) => published::with_checks(descriptor, version, note),
-                None => descriptor,
-            };
-            let stored = order.store.remember(&plan.recipe, descriptor, diff_id)?;
+            let checks = checks.map(|version| (version, note));
+            let stored = order.store.remember(&plan.recipe, (descriptor, diff_id), checks)?;
             inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
             let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
             layers[index] =
-                Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path) });
+                Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path), checks });
         }
         Ok(layers.into_iter().flatten().collect())
     }
@@ -239,7 +250,12 @@ impl Making<'_> {
                 let done =
                     store.write_layer(|sink| layer::write_with_note(items, note.as_deref(), codec, threads, sink))?;
                 let place = LayerPlace::File(store.blob(&done.descriptor.digest));
-                (self.deliver)(ImageLayer { descriptor: done.descriptor.clone(), diff_id: done.diff_id, place });
+                (self.deliver)(ImageLayer {
+                    descriptor: done.descriptor.clone(),
+                    diff_id: done.diff_id,
+                    place,
+                    checks: None,
+                });
                 written.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(done);
             }
             Ok(())
@@ -259,7 +275,9 @@ impl Making<'_> {
 struct Before<'a> {
     client: &'a Client,
     place: Place,
-    checked: &'a CheckedLayer,
+    record: &'a Record,
+    /// The layer that has it.
+    layer: &'a Descriptor,
     /// Layers by the recipes of their parts.
     layers: BTreeMap<Digest, (Descriptor, Digest)>,
 }
@@ -273,28 +291,28 @@ impl<'a> Before<'a> {
         assembly: &Assembly<'_>,
         found: &[Option<ImageLayer>],
     ) -> Option<Self> {
-        let checked = order.published.checked().first()?;
+        let (record, layer) = order.published.records().first()?;
         let of_part = |(index, layer): (usize, &Option<ImageLayer>)| {
             let layer = layer.as_ref().filter(|layer| matches!(layer.place, LayerPlace::Repository))?;
             let (stage, part) = assembly.part(index)?;
             Some((stage.parts()[part].recipe, (layer.descriptor.clone(), layer.diff_id)))
         };
         let layers = found.iter().enumerate().filter_map(of_part).collect();
-        Some(Self { client, place: Place::Registry(repository.clone()), checked, layers })
+        Some(Self { client, place: Place::Registry(repository.clone()), record, layer, layers })
     }
 }
 
 impl Earlier for Before<'_> {
     fn name(&self) -> String {
-        self.checked.image.to_string()
+        self.record.image.to_string()
     }
 
     fn note(&self, checks: u32) -> Option<Vec<u8>> {
-        let CheckedLayer { layer, version, note, .. } = self.checked;
-        if *version != checks {
+        let Record { version, size, .. } = *self.record;
+        if version != checks {
             return None;
         }
-        let read = self.place.blob(self.client, layer).map(|bytes| layer::note::read(&bytes, *note));
+        let read = self.place.blob(self.client, self.layer).map(|bytes| layer::note::read(&bytes, size));
         read.unwrap_or_else(|fault| {
             terminal::detail(&fault.what);
             None
@@ -326,7 +344,9 @@ fn find(
         (destination, order.published.layer(&plan.recipe))
         && (!distrust || client.has_blob(repository, &descriptor.digest)?)
     {
-        return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository }));
+        let record = order.published.records().iter().find(|(record, _)| record.layer == descriptor.digest);
+        let checks = record.map(|(record, _)| (record.version, record.size));
+        return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository, checks }));
     }
     let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
     // Reads it once; a damaged layer is made again.
@@ -334,6 +354,7 @@ fn find(
         descriptor: published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id),
         diff_id: stored.diff_id,
         place: LayerPlace::File(stored.path),
+        checks: stored.checks,
     }))
 }
 

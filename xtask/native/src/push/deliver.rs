@@ -29,6 +29,8 @@ pub struct ImageLayer {
     /// Uncompressed digest.
     pub diff_id: Digest,
     pub place: LayerPlace,
+    /// Version of the checks that its note was made after, and the note's bytes.
+    pub checks: Option<(u32, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -144,6 +146,7 @@ pub fn bring(
         descriptor: descriptor.clone(),
         diff_id,
         place: LayerPlace::Base,
+        checks: None,
     };
     let layers: Vec<ImageLayer> = image.layers().filter(|(layer, _)| !has(&layer.digest)).map(layer).collect();
     let delivery = Delivery::new(client, repository, Some(image), false);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::registry::{Client, publish};
+use xtask_model::image::presence::Record;
 use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -14,50 +15,42 @@ pub const RECIPE: &str = "dev.xtask.layer.recipe";
 /// Annotation: uncompressed digest of a layer.
 pub const DIFF_ID: &str = "dev.xtask.layer.diff-id";
 
-/// Annotation: the version of the checks that a layer's note was published after, and the note's bytes in the layer. A build that skips
-/// a check leaves it out.
-pub const CHECKED: &str = "dev.xtask.layer.checked";
-
-/// A layer with a note of what was checked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CheckedLayer {
-    /// Digest of the manifest that names it.
-    pub image: Digest,
-    pub layer: Descriptor,
-    pub version: u32,
-    /// Bytes of the note in the layer.
-    pub note: u64,
+/// An image whose layers may be named again.
+#[derive(Clone, Copy, Debug)]
+pub struct EarlierImage {
+    pub manifest: Digest,
+    /// The record of its import check.
+    pub record: Option<Record>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct PublishedLayers {
     by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
     blobs: BTreeSet<Digest>,
-    checked: Vec<CheckedLayer>,
+    records: Vec<(Record, Descriptor)>,
 }
 
 impl PublishedLayers {
     /// Reads manifests of a repository. Unreadable ones are skipped: they only save work.
-    pub fn read(client: &Client, repository: &Repository, manifests: &[Digest]) -> Self {
+    pub fn read(client: &Client, repository: &Repository, images: &[EarlierImage]) -> Self {
         let mut published = Self::default();
-        for digest in manifests {
-            if let Ok(manifest) = publish::read_manifest(client, repository, *digest) {
-                published.add(*digest, &manifest);
+        for image in images {
+            if let Ok(manifest) = publish::read_manifest(client, repository, image.manifest) {
+                published.add(image, &manifest);
             }
         }
         published
     }
 
-    pub fn add(&mut self, image: Digest, manifest: &Manifest) {
+    pub fn add(&mut self, image: &EarlierImage, manifest: &Manifest) {
         for layer in &manifest.layers {
             self.blobs.insert(layer.digest);
             let digest = |name| layer.annotations.get(name).and_then(|text| text.parse::<Digest>().ok());
             if let (Some(recipe), Some(diff_id)) = (digest(RECIPE), digest(DIFF_ID)) {
                 self.by_recipe.insert(recipe, (layer.clone(), diff_id));
             }
-            let numbers = layer.annotations.get(CHECKED).and_then(|text| text.split_once(' '));
-            if let Some((version, note)) = numbers.and_then(|(one, two)| Some((one.parse().ok()?, two.parse().ok()?))) {
-                self.checked.push(CheckedLayer { image, layer: layer.clone(), version, note });
+            if let Some(record) = image.record.filter(|record| record.layer == layer.digest) {
+                self.records.push((record, layer.clone()));
             }
         }
     }
@@ -66,9 +59,9 @@ impl PublishedLayers {
         self.by_recipe.get(recipe).map(|(descriptor, diff_id)| (descriptor, *diff_id))
     }
 
-    /// Layers with notes, those of the first image first.
-    pub fn checked(&self) -> &[CheckedLayer] {
-        &self.checked
+    /// Records of import checks with their layers, that of the first image first.
+    pub fn records(&self) -> &[(Record, Descriptor)] {
+        &self.records
     }
 
     /// Whether a manifest of the repository names this blob. A registry keeps what its manifests name.
@@ -80,11 +73,6 @@ impl PublishedLayers {
 /// Records the recipe of a layer in its descriptor.
 pub(crate) fn with_recipe(descriptor: Descriptor, recipe: &Digest, diff_id: &Digest) -> Descriptor {
     descriptor.with_annotation(RECIPE, recipe.to_string()).with_annotation(DIFF_ID, diff_id.to_string())
-}
-
-/// Says that the note of a layer was published after checks of this version.
-pub(crate) fn with_checks(descriptor: Descriptor, version: u32, note: u64) -> Descriptor {
-    descriptor.with_annotation(CHECKED, format!("{version} {note}"))
 }
 
 #[cfg(test)]
@@ -99,10 +87,12 @@ mod tests {
         let other = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"base"), 4);
         let config = Descriptor::new(media_type::CONFIG, Digest::of(b"config"), 6);
         let mut published = PublishedLayers::default();
-        let noted = with_checks(Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"noted"), 9), 3, 7);
-        let image = Digest::of(b"manifest");
-        published.add(image, &Manifest::new(config, vec![other.clone(), made.clone(), noted.clone()]));
-        assert_eq!(published.checked(), [CheckedLayer { image, layer: noted, version: 3, note: 7 }]);
+        let noted = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"noted"), 9);
+        let record = Record { image: Digest::of(b"manifest"), layer: noted.digest, version: 3, size: 7 };
+        assert_eq!(record.to_string().parse(), Ok(record));
+        let image = EarlierImage { manifest: record.image, record: Some(record) };
+        published.add(&image, &Manifest::new(config, vec![other.clone(), made.clone(), noted.clone()]));
+        assert_eq!(published.records(), [(record, noted)]);
         assert_eq!(published.layer(&recipe), Some((&made, diff_id)));
         assert_eq!(published.layer(&diff_id), None);
         assert!(published.has_blob(&other.digest) && published.has_blob(&made.digest) && !published.has_blob(&recipe));

@@ -14,6 +14,7 @@ mod compile;
 mod describe;
 mod distribution;
 mod environment;
+mod gather;
 mod groups;
 mod interpreter;
 mod items;
@@ -26,9 +27,9 @@ mod wheels;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
-use crate::wheel::Wheel;
 use distribution::{Distribution, Place};
 use environment::Environment;
+use gather::{Gathered, Gathering, WheelSource};
 use groups::Group;
 use interpreter::{Interpreter, RootPython};
 use items::{Items, Writer, folders};
@@ -41,7 +42,6 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use unpack::Folder;
 use wheels::version_folder;
-use xtask_host::index::WheelRequest;
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
@@ -51,11 +51,12 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Policy;
 use xtask_model::quantity;
+use xtask_model::record::report::Imports;
 use xtask_model::spec::lock::{Lock, LockedPackage, Pin};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
-use xtask_model::spec::wheel::checked::{self, Checked, Packages};
+use xtask_model::spec::wheel::checked::{self, Checked};
 
 /// Path of the environment in the image, as in the Dockerfile.
 pub const HOME: &str = "/opt/venv";
@@ -253,21 +254,57 @@ impl<'a> PythonPackages<'a> {
         // What is not imported here says nothing about what was imported elsewhere.
         let known = earlier.filter(|_| self.compiler == Compiler::Root);
         let known = known.and_then(|earlier| Known::read(earlier, &self.setting, &locked, self.layers()));
-        let installed = match known.map(|known| self.install(&locked, wanted, Some(&known))).transpose()?.flatten() {
-            Some(installed) => installed,
-            None => self.install(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
+        let gathered = match known.map(|known| self.gather(&locked, wanted, Some(&known))).transpose()?.flatten() {
+            Some(gathered) => gathered,
+            None => self.gather(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
         };
-        let Installed { downloads, distributions, restored, folder, own, owners, packages } = installed;
-        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
-        let own = self.compiled(&unpacked, wanted, own)?;
+        let (Gathered { downloads, distributions, restored, folder, shared, others, from, described }, own) = gathered;
+        let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
+        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
+        let judge = self.judge(own.as_ref())?;
+        let rows = others.iter().map(|(name, package)| (name.as_str(), &package.paths)).collect();
+        let (script, python) = (&self.scripts.install, version_folder(&self.python));
+        let (judged, described, compiled) = std::thread::scope(|scope| {
+            let judging = scope.spawn(|| shared::judge(&shared, &distributions, &rows, (&judge, script)));
+            let describing = scope.spawn(|| match described {
+                Some(packages) => Ok(packages),
+                None => describe::all(&unpacked, &locked, &python),
+            });
+            let compiled = self.compiled(&unpacked, wanted, own.clone());
+            let judged = judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (judged, describing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
+        });
+        match judged {
+            Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(&folder)? {
+                Some(whole) => shared::judge(&shared, &distributions, &rows, (&whole, script))?,
+                None => return Err(fault),
+            },
+            judged => judged?,
+        }
+        let own = compiled?;
+        let packages = described?;
         let made = self.items(&unpacked, wanted);
         // Layers can be written meanwhile.
         let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
             let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
             std::thread::spawn(move || compile::import(&own, &script, &work))
         });
-        let checked = Checked { version: checked::VERSION, setting: self.setting, packages, shared: owners };
-        let kept = Made { import, distributions, restored, folder, checked, passed: false, finished: false, downloads };
+        let fetched = distributions.iter().map(|one| &one.name);
+        let imported: BTreeSet<&String> = fetched.chain(restored.iter().map(|package| &package.name)).collect();
+        let known = others.keys().filter(|name| !imported.contains(name)).cloned().collect();
+        let imports = Imports { packages: imported.into_iter().cloned().collect(), known, from };
+        let checked = Checked { version: checked::VERSION, setting: self.setting, packages, shared: shared.owners };
+        let kept = Made {
+            import,
+            distributions,
+            restored,
+            folder,
+            checked,
+            imports,
+            passed: false,
+            finished: false,
+            downloads,
+        };
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
         Ok(made)
     }
@@ -286,96 +323,44 @@ impl<'a> PythonPackages<'a> {
         WheelSource { root, requirements, python, platform, glibc }
     }
 
-    /// Unpacks all packages; with an earlier image those that are new or wanted, and those that have to be imported because of a
-    /// change. `None` if that image does not have what it says.
-    fn install(
+    /// Unpacks packages, and the root's Python.
+    fn gather(
         &self,
         locked: &[LockedPackage],
         wanted: &BTreeSet<usize>,
         known: Option<&Known<'_>>,
-    ) -> Result<Option<Installed>, Fault> {
-        let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
-        let folder_name = version_folder(&self.python);
-        let place = Place { home: HOME, folder: &folder_name };
+    ) -> Result<Option<(Gathered, Option<RootPython>)>, Fault> {
+        let folder = version_folder(&self.python);
         let groups = wanted.iter().flat_map(|index| &self.groups[*index].packages);
-        let wanted: BTreeSet<&str> = groups.map(|package| &*package.name).collect();
-        let is_known = |package: &&LockedPackage| known.is_some_and(|known| known.has(&package.name));
-        let first = locked.iter().filter(|package| wanted.contains(&*package.name) || !is_known(package));
-        let first: Vec<LockedPackage> = first.cloned().collect();
-        let (wheels, to) = (self.wheels(), downloads.path());
+        let gathering = Gathering {
+            locked,
+            wanted: groups.map(|package| &*package.name).collect(),
+            known,
+            wheels: self.wheels(),
+            place: Place { home: HOME, folder: &folder },
+            work: &self.work,
+            whole: self.whole(),
+        };
         // The root's files may need a download too, so both run at once.
-        let (found, own) = std::thread::scope(|scope| {
-            let fetching = scope.spawn(move || wheels.fetch(&first, to));
+        let (gathered, own) = std::thread::scope(|scope| {
+            let gathering = scope.spawn(|| gathering.run());
             let own = (self.compiler == Compiler::Root).then(|| self.root_python());
-            (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
+            (gathering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
-        let (mut distributions, own) = (found?, own.transpose()?);
-        if let Some(known) = known {
-            let meeting = known.meeting(&distributions);
-            let more = locked.iter().filter(|package| meeting.contains(&*package.name)).cloned().collect::<Vec<_>>();
-            distributions.extend(wheels.fetch(&more, to)?);
-            distributions.sort_by(|one, two| one.name.cmp(&two.name));
-        }
-        closure::check_installed(&self.whole(), &distributions)?;
-        let folder = Folder::new(&self.work, SCRATCH, &distributions, known.map_or(0, Known::room))?;
-        let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
-        let others = known.into_iter().flat_map(|known| known.others(&distributions));
-        let others: Packages = others.map(|(name, package)| (name.clone(), package.clone())).collect();
-        let owners = self.unpack(&distributions, &others, &folder, own.as_ref())?;
-        let mut packages = describe::all(&distributions, locked, (&folder, &owners), &place)?;
-        packages.extend(others);
-        let mut restored = Vec::new();
-        if let Some(known) = known {
-            let affected = checked::affected(&known.packages, &packages);
-            let fetched = distributions.iter().map(|one| &*one.name);
-            let mut names = checked::closure(&packages, affected.into_iter().chain(fetched));
-            let count = names.len();
-            names.retain(|name| !distributions.iter().any(|one| one.name == *name));
-            if !known.restore(&names, &folder, &place) {
-                terminal::detail("the earlier base does not have what it says: everything is imported");
-                return Ok(None);
-            }
-            let said = format!("{count} of {} packages, the others were for `{}`", packages.len(), known.name());
-            terminal::step("importing", &said);
-            restored = locked.iter().filter(|package| names.contains(&*package.name)).cloned().collect();
-        }
-        Ok(Some(Installed { downloads, distributions, restored, folder, own, owners, packages }))
+        let (Some(gathered), own) = (gathered?, own.transpose()?) else { return Ok(None) };
+        Ok(Some((gathered, own)))
     }
 
-    /// Unpacks distributions, while their shared paths are judged.
-    fn unpack(
-        &self,
-        distributions: &[Distribution],
-        others: &Packages,
-        folder: &Folder,
-        own: Option<&Interpreter>,
-    ) -> Result<Owners, Fault> {
-        let script = &self.scripts.install;
-        let judge = match own {
-            Some(own) => own.clone(),
-            None => Interpreter::of_host("python3").ok_or_else(|| {
+    /// The Python that runs `install.py`.
+    fn judge(&self, own: Option<&Interpreter>) -> Result<Interpreter, Fault> {
+        let host = || {
+            Interpreter::of_host("python3").ok_or_else(|| {
                 Fault::missing("`python3` is not on `PATH`")
                     .needed_by("`install.py`, which compares the files of packages")
                     .hint("install any version of Python 3")
-            })?,
+            })
         };
-        let began = Instant::now();
-        let others = others.iter().map(|(name, package)| (name.as_str(), &package.paths)).collect();
-        let (owners, unpacked) = std::thread::scope(|scope| {
-            let judging = scope.spawn(|| shared::settle(distributions, &others, &judge, script));
-            let unpacked = folder.unpack(distributions, false);
-            (judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
-        });
-        let owners = match owners {
-            Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(folder)? {
-                Some(whole) => shared::settle(distributions, &others, &whole, script)?,
-                None => return Err(fault),
-            },
-            settled => settled?,
-        };
-        unpacked?;
-        terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
-        Ok(owners)
+        own.map_or_else(host, |own| Ok(own.clone()))
     }
 
     /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
@@ -406,7 +391,7 @@ impl<'a> PythonPackages<'a> {
 
     /// Ends an import check. What was not unpacked at first is added where it turns out to be needed.
     fn imported(&self, made: &mut Made) -> Result<(), Fault> {
-        let count = made.distributions.len() + made.restored.len();
+        let count = made.imports.packages.len();
         let Some(import) = made.import.take() else {
             let why = format!("every package for {}: the root's Python cannot run on this machine", self.platform);
             terminal::step("passed over", &format!("the import of {why}"));
@@ -558,6 +543,11 @@ impl Realise for PythonPackages<'_> {
         Some(serde_json::to_vec(&made.checked).expect("a record is valid JSON"))
     }
 
+    fn imports(&self) -> Option<Imports> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.last().filter(|made| made.passed).map(|made| made.imports.clone())
+    }
+
     fn checked(&self, part: usize) -> Option<u32> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.last().filter(|made| made.passed && part == self.groups.len()).map(|_| checked::VERSION)
@@ -580,40 +570,6 @@ impl PythonPackages<'_> {
     }
 }
 
-/// Where wheels come from.
-#[derive(Clone, Copy)]
-struct WheelSource<'a> {
-    root: &'a Path,
-    requirements: &'a Requirements,
-    python: &'a str,
-    platform: &'a Platform,
-    glibc: &'a str,
-}
-
-impl WheelSource<'_> {
-    /// The packages as they are installed, in the order of their names.
-    fn fetch(&self, packages: &[LockedPackage], downloads: &Path) -> Result<Vec<Distribution>, Fault> {
-        if packages.is_empty() {
-            return Ok(Vec::new());
-        }
-        let began = Instant::now();
-        let Self { root, requirements, python, platform, glibc } = *self;
-        let indexes = uv::indexes(root, requirements)?;
-        let found = wheels::fetch(&WheelRequest { packages, indexes: &indexes, python, platform, glibc }, downloads)?;
-        let folder = version_folder(python);
-        let install = |package: &LockedPackage| {
-            let (path, name) = found
-                .get(&package.name)
-                .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
-            Distribution::new(&Wheel::open(path, name)?, package, &Place { home: HOME, folder: &folder })
-        };
-        let mut out = packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
-        out.sort_by(|one, two| one.name.cmp(&two.name));
-        terminal::detail(&format!("{} wheels read in {}", packages.len(), quantity::seconds(began.elapsed())));
-        Ok(out)
-    }
-}
-
 /// What items have their bytes in, and an import check that may run meanwhile.
 struct Made {
     import: Option<JoinHandle<Result<Vec<String>, Fault>>>,
@@ -622,6 +578,7 @@ struct Made {
     restored: Vec<LockedPackage>,
     folder: Folder,
     checked: Checked,
+    imports: Imports,
     /// Whether all was imported.
     passed: bool,
     finished: bool,
@@ -635,18 +592,6 @@ impl Drop for Made {
             let _ = import.join();
         }
     }
-}
-
-/// Packages in a folder of this machine.
-struct Installed {
-    downloads: Scratch,
-    distributions: Vec<Distribution>,
-    restored: Vec<LockedPackage>,
-    folder: Folder,
-    own: Option<Interpreter>,
-    owners: Owners,
-    /// All packages of the lock.
-    packages: Packages,
 }
 
 /// Packages as files of this machine.

@@ -7,6 +7,7 @@ use crate::layer::item::Item;
 use std::path::PathBuf;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
+use xtask_model::record::report::Imports;
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Digest;
 
@@ -40,6 +41,11 @@ pub trait Realise {
 
     /// The version of the checks that have ended well for the note of a part; `None` if a check was skipped.
     fn checked(&self, _part: usize) -> Option<u32> {
+        None
+    }
+
+    /// What was imported for the parts that were made, when the checks have ended.
+    fn imports(&self) -> Option<Imports> {
         None
     }
 

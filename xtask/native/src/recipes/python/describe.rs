@@ -1,9 +1,7 @@
 //! Packages as the record of an import check has them.
 
-use super::bytecode;
 use super::distribution::{Distribution, Place};
-use super::shared::Owners;
-use super::unpack::Folder;
+use super::{HOME, Unpacked, bytecode};
 use crate::layer::packed::contents;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,19 +13,16 @@ use xtask_model::spec::reference::Digest;
 use xtask_model::spec::wheel::checked::{Package, Packages};
 use xtask_scan::imports as sources;
 
-/// Describes distributions that are unpacked in a folder. What is said of each follows from its own wheel.
-pub(super) fn all(
-    distributions: &[Distribution],
-    locked: &[LockedPackage],
-    (folder, owners): (&Folder, &Owners),
-    place: &Place<'_>,
-) -> Result<Packages, Fault> {
+/// Describes distributions, for `python3.13`. What is said of each follows from its own wheel.
+pub(super) fn all(unpacked: &Unpacked<'_>, locked: &[LockedPackage], python: &str) -> Result<Packages, Fault> {
+    let distributions = unpacked.distributions;
+    let place = Place { home: HOME, folder: python };
     let locked: BTreeMap<&str, &LockedPackage> = locked.iter().map(|package| (&*package.name, package)).collect();
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Ok(Packages::new())));
     let run = || {
         while let Some(one) = distributions.get(next.fetch_add(1, Ordering::Relaxed)) {
             let Some(locked) = locked.get(&*one.name) else { continue };
-            let described = imports(one, (folder, owners), place).map(|imports| package(one, locked, imports));
+            let described = imports(one, unpacked, &place).map(|imports| package(one, locked, imports));
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             match (described, &mut *found) {
                 (Ok(package), Ok(found)) => drop(found.insert(one.name.clone(), package)),
@@ -55,19 +50,15 @@ fn package(one: &Distribution, locked: &LockedPackage, mut imports: BTreeSet<Str
 }
 
 /// What the sources of a distribution may import. Those of test suites do not count: they are no part of what is checked.
-fn imports(
-    one: &Distribution,
-    (folder, owners): (&Folder, &Owners),
-    place: &Place<'_>,
-) -> Result<BTreeSet<String>, Fault> {
-    let (site, home) = (format!("{}/", place.site()), folder.home());
+fn imports(one: &Distribution, unpacked: &Unpacked<'_>, place: &Place<'_>) -> Result<BTreeSet<String>, Fault> {
+    let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
     let mut found = BTreeSet::new();
     for (path, file) in &one.files {
         if !path.strip_prefix(&site).is_some_and(bytecode::is_source) {
             continue;
         }
         // The folder has the version of another distribution.
-        let text = if owners.contains_key(path) {
+        let text = if unpacked.owners.contains_key(path) {
             contents(&file.bytes)?
         } else {
             let file = home.join(path);

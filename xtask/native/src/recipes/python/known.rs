@@ -83,9 +83,10 @@ impl<'e> Known<'e> {
 
     /// Unpacks packages from their layers, without test suites. False if a layer cannot be read, or does not have the files that were
     /// imported: the folder is of no use then.
-    pub(super) fn restore(&self, names: &BTreeSet<&str>, folder: &Folder, place: &Place<'_>) -> bool {
+    pub(super) fn restore(&self, packages: &[LockedPackage], folder: &Folder, place: &Place<'_>) -> bool {
         let mut of_layer: BTreeMap<&Digest, BTreeSet<String>> = BTreeMap::new();
         let mut taken = BTreeSet::new();
+        let names: Vec<&str> = packages.iter().map(|package| &*package.name).collect();
         for (package, recipe) in
             names.iter().filter_map(|name| Some((self.packages.get(*name)?, self.layers.get(*name)?)))
         {

@@ -21,46 +21,57 @@ pub(super) type Rows<'a> = BTreeMap<&'a str, &'a BTreeSet<String>>;
 
 const REFUSED: i32 = 3;
 
-/// Finds the paths, from the environment's folder, and has the script judge them. `others` are the paths, as `RECORD` has them, of
-/// distributions that have no file in common with these.
-///
-/// # Errors
-/// A conflict that breaks a distribution.
-pub(super) fn settle(
-    distributions: &[Distribution],
-    others: &Rows<'_>,
-    python: &Interpreter,
-    script: &Path,
-) -> Result<Owners, Fault> {
+/// Paths that several distributions have with different bytes.
+pub(super) struct Shared {
+    pub(super) owners: Owners,
+    /// The bytes of each owner, by path as `RECORD` has it.
+    versions: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Finds the paths, from the environment's folder.
+pub(super) fn compare(distributions: &[Distribution]) -> Result<Shared, Fault> {
     let mut having: BTreeMap<&str, Vec<(&Distribution, &InstalledFile)>> = BTreeMap::new();
     for distribution in distributions {
         for (path, file) in &distribution.files {
             having.entry(path).or_default().push((distribution, file));
         }
     }
-    let mut owners = Owners::new();
-    let mut versions: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
+    let mut shared = Shared { owners: Owners::new(), versions: BTreeMap::new() };
     for (path, files) in having.into_iter().filter(|(_, files)| files.len() > 1) {
         let contents = files.iter().map(|(_, file)| contents(&file.bytes)).collect::<Result<Vec<_>, _>>()?;
         if contents.iter().all(|bytes| *bytes == contents[0]) {
             continue;
         }
-        let names = files.iter().map(|(distribution, _)| distribution.name.as_str());
+        let names = files.iter().map(|(distribution, _)| distribution.name.clone());
         let row = files[0].0.row(path);
-        versions.insert(row, names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes))).collect());
-        owners.insert(path.to_owned(), names.map(str::to_owned).collect());
+        let versions = names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes)));
+        shared.versions.insert(row, versions.collect());
+        shared.owners.insert(path.to_owned(), names.collect());
     }
+    Ok(shared)
+}
+
+/// Has the script judge the distributions. `others` are the paths, as `RECORD` has them, of distributions that have no file in
+/// common with these.
+///
+/// # Errors
+/// A conflict that breaks a distribution.
+pub(super) fn judge(
+    shared: &Shared,
+    distributions: &[Distribution],
+    others: &Rows<'_>,
+    (python, script): (&Interpreter, &Path),
+) -> Result<(), Fault> {
     let rows = |one: &Distribution| one.rows.iter().map(|row| (row.path.clone(), row.hash.clone())).collect();
     let mut all: BTreeMap<&str, BTreeMap<String, String>> =
         distributions.iter().map(|one| (&*one.name, rows(one))).collect();
     for (name, paths) in others {
         all.insert(name, paths.iter().map(|path| (path.clone(), String::new())).collect());
     }
-    judge(&serde_json::json!({ "rows": all, "versions": versions }), python, script)?;
-    Ok(owners)
+    run(&serde_json::json!({ "rows": all, "versions": shared.versions }), python, script)
 }
 
-fn judge(facts: &serde_json::Value, python: &Interpreter, script: &Path) -> Result<(), Fault> {
+fn run(facts: &serde_json::Value, python: &Interpreter, script: &Path) -> Result<(), Fault> {
     #[derive(Deserialize)]
     struct Report {
         warnings: Vec<String>,
