@@ -399,10 +399,10 @@ impl<'a> PythonPackages<'a> {
         };
         let began = Instant::now();
         let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let passed = first.or_else(|_| {
+        let passed = first.or_else(|failed| {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
             // Layers have test suites too, but to find what is missing is no matter of speed.
-            let more = self.wheels().fetch(&made.restored, made.downloads.path())?;
+            let Ok(more) = self.wheels().fetch(&made.restored, made.downloads.path()) else { return Err(failed) };
             made.folder.unpack(&made.distributions, true)?;
             made.folder.unpack(&more, true)?;
             let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
