@@ -567,7 +567,8 @@ impl Earlier for Published {
 
 const PYTZ_WITH_UTC: Wheel<'_> = ("our-pytz", "3", "", &[("our_pytz/__init__.py", "utc = 3\n")]);
 const NEWER_NUMPY: Wheel<'_> = ("our-numpy", "2", "", &[("our_numpy/__init__.py", "real = 2\n")]);
-const HIDDEN: Wheel<'_> = ("other", "1", "", &[("our_numpy.py", "")]);
+const SINGLE: Wheel<'_> = ("single", "1", "", &[("single.py", "")]);
+const HIDING: Wheel<'_> = ("other", "1", "", &[("single/__init__.py", "")]);
 
 #[test]
 fn a_change_imports_what_it_reaches_and_fetches_nothing_else() {
@@ -586,32 +587,32 @@ fn a_change_imports_what_it_reaches_and_fetches_nothing_else() {
     };
     let recipe =
         |repository: &Repository| repository.recipe(&root, &platform).unwrap_or_else(|fault| panic!("{fault}"));
-    let first = repository(&[PANDAS, PYTZ, NUMPY], &[]);
+    let first = repository(&[PANDAS, PYTZ, NUMPY, SINGLE], &[]);
     let published = Published::of(&recipe(&first));
 
     // Who uses what has changed is imported, from its layer: no index has its wheel.
-    let broken = repository(&[PANDAS, PYTZ_WITHOUT_UTC, NUMPY], &[PANDAS, NUMPY]);
+    let broken = repository(&[PANDAS, PYTZ_WITHOUT_UTC, NUMPY, SINGLE], &[PANDAS, NUMPY, SINGLE]);
     let fault = published.then(&recipe(&broken)).unwrap_err();
     assert!(fault.causes[0].contains("our-pandas 1: cannot import our_pandas"), "{fault}");
-    let good = repository(&[PANDAS, PYTZ_WITH_UTC, NUMPY], &[PANDAS, NUMPY]);
+    let good = repository(&[PANDAS, PYTZ_WITH_UTC, NUMPY, SINGLE], &[PANDAS, NUMPY, SINGLE]);
     let good = recipe(&good);
     let (environment, note) = published.then(&good).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(published.read(&good), ["our-pandas 1"]);
     // Just what a build from nothing has.
-    let whole = repository(&[PANDAS, PYTZ_WITH_UTC, NUMPY], &[]);
+    let whole = repository(&[PANDAS, PYTZ_WITH_UTC, NUMPY, SINGLE], &[]);
     let whole = recipe(&whole);
     let made = all(&whole);
     same(&environment, &tree(&made[made.len() - 1..]));
     assert_eq!(note, whole.note(made.len() - 1).unwrap());
-    // Nothing uses numpy; a module that the other one's package hides is found by the names of its files.
-    let newer = repository(&[PANDAS, PYTZ, NEWER_NUMPY], &[PANDAS, PYTZ]);
+    // Nothing uses numpy; a package that hides another one's module is found by the names of its files.
+    let newer = repository(&[PANDAS, PYTZ, NEWER_NUMPY, SINGLE], &[PANDAS, PYTZ, SINGLE]);
     let newer = recipe(&newer);
     published.then(&newer).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(published.read(&newer), <[&str; 0]>::default());
-    let hidden = repository(&[PANDAS, PYTZ, NUMPY, HIDDEN], &[PANDAS, PYTZ, NUMPY]);
+    let hidden = repository(&[PANDAS, PYTZ, NUMPY, SINGLE, HIDING], &[PANDAS, PYTZ, NUMPY, SINGLE]);
     let fault = published.then(&recipe(&hidden)).unwrap_err();
-    assert_eq!(fault.what, "`our_numpy/__init__.py` of `our-numpy` hides `our_numpy.py` of `other`");
-    let carried = repository(&[PANDAS, PYTZ, NUMPY, CARRIER], &[PANDAS, PYTZ]);
+    assert_eq!(fault.what, "`single/__init__.py` of `other` hides `single.py` of `single`");
+    let carried = repository(&[PANDAS, PYTZ, NUMPY, SINGLE, CARRIER], &[PANDAS, PYTZ, SINGLE]);
     let fault = published.then(&recipe(&carried)).unwrap_err();
     assert!(fault.what.ends_with("have different files at `our_numpy/__init__.py`"), "{fault}");
 }

@@ -14,7 +14,7 @@ use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::layer::packed;
 use crate::recipes::stage::{Earlier, Realise};
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use xtask_model::fault::Fault;
@@ -80,7 +80,7 @@ pub(super) struct StageLayer<'a> {
     pub(super) chain: LayerChain,
     /// `None` if the layer was made when it was planned.
     pub(super) job: Option<CopyJob<'a>>,
-    pub(super) made: OnceCell<Rc<[Made]>>,
+    pub(super) made: RefCell<Option<Rc<[Made]>>>,
 }
 
 /// Items by stage number and part number.
@@ -149,19 +149,22 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Frees what recipes made: the layers that need it have been made of it.
+    /// Frees what recipes made, and the layers that were made of it: who needs one again makes it again.
     pub(super) fn release(&self) {
         self.parts.borrow_mut().clear();
+        for layer in self.layers.iter().filter(|layer| layer.job.is_some()) {
+            layer.made.take();
+        }
     }
 
     pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
         let StageLayer { made, job, chain, .. } = &self.layers[layer];
-        if let Some(made) = made.get() {
+        if let Some(made) = &*made.borrow() {
             return Ok(made.clone());
         }
         let job = job.as_ref().expect("a planned layer has a job");
         let found: Rc<[Made]> = self.execute(layer, job, chain)?.into();
-        Ok(made.get_or_init(|| found).clone())
+        Ok(made.borrow_mut().insert(found).clone())
     }
 
     fn execute(&self, layer: usize, job: &CopyJob<'a>, chain: &LayerChain) -> Result<Vec<Made>, Fault> {
@@ -233,7 +236,7 @@ impl<'a> Layers<'a> {
     /// Does not make a part of a realised stage for a folder that certainly exists.
     fn seen(&self, layer: usize, path: &ContextPath) -> Result<PathState, Fault> {
         let StageLayer { made, job, .. } = &self.layers[layer];
-        if let (None, Some(job)) = (made.get(), job) {
+        if let (None, Some(job)) = (&*made.borrow(), job) {
             if let Some(seen) = job.predict(path) {
                 return Ok(seen);
             }

@@ -258,7 +258,8 @@ impl<'a> PythonPackages<'a> {
             Some(gathered) => gathered,
             None => self.gather(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
         };
-        let (Gathered { downloads, distributions, restored, folder, shared, others, from, described }, own) = gathered;
+        let (Gathered { downloads, mut distributions, restored, folder, shared, others, from, described }, own) =
+            gathered;
         let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
         let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
         let judge = self.judge(own.as_ref())?;
@@ -289,6 +290,8 @@ impl<'a> PythonPackages<'a> {
             let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
             std::thread::spawn(move || compile::import(&own, &script, &work))
         });
+        // Layers are written meanwhile, which needs memory too.
+        distributions.iter_mut().for_each(|one| one.rows = Vec::new());
         let fetched = distributions.iter().map(|one| &one.name);
         let imported: BTreeSet<&String> = fetched.chain(restored.iter().map(|package| &package.name)).collect();
         let known = others.keys().filter(|name| !imported.contains(name)).cloned().collect();

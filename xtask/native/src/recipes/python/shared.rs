@@ -7,7 +7,7 @@ use super::interpreter::Interpreter;
 use crate::layer::packed::contents;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_host::terminal;
@@ -62,21 +62,24 @@ pub(super) fn judge(
     others: &Rows<'_>,
     (python, script): (&Interpreter, &Path),
 ) -> Result<(), Fault> {
-    let rows = |one: &Distribution| one.rows.iter().map(|row| (row.path.clone(), row.hash.clone())).collect();
-    let mut all: BTreeMap<&str, BTreeMap<String, String>> =
-        distributions.iter().map(|one| (&*one.name, rows(one))).collect();
-    for (name, paths) in others {
-        all.insert(name, paths.iter().map(|path| (path.clone(), String::new())).collect());
+    #[derive(Serialize)]
+    struct Facts<'a> {
+        rows: BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>,
+        versions: &'a BTreeMap<String, BTreeMap<String, String>>,
     }
-    run(&serde_json::json!({ "rows": all, "versions": shared.versions }), python, script)
+    let of_wheels =
+        distributions.iter().map(|one| (&*one.name, one.rows.iter().map(|row| (&*row.path, &*row.hash)).collect()));
+    let of_others = others.iter().map(|(name, paths)| (*name, paths.iter().map(|path| (&**path, "")).collect()));
+    let facts = Facts { rows: of_wheels.chain(of_others).collect(), versions: &shared.versions };
+    run(serde_json::to_string(&facts).expect("the facts are valid JSON"), python, script)
 }
 
-fn run(facts: &serde_json::Value, python: &Interpreter, script: &Path) -> Result<(), Fault> {
+fn run(facts: String, python: &Interpreter, script: &Path) -> Result<(), Fault> {
     #[derive(Deserialize)]
     struct Report {
         warnings: Vec<String>,
     }
-    let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts.to_string());
+    let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts);
     let hint = "use the `install.py` of this version of xtask, next to the Dockerfile";
     let output = call.output().map_err(|fault| fault.needed_by("`install.py --judge`").hint(hint))?;
     if output.status.code() == Some(REFUSED) {
