@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-/// A source that looks up entry points, by `importlib.metadata` or `pkg_resources`, has this in its set. It is no identifier.
+/// A source that looks up entry points, by `importlib.metadata` or `pkg_resources`, has this in its set. Not an identifier, so no module has this name.
 pub const ENTRY_POINTS: &str = "entry points";
 
 /// Adds the first parts of the absolute names that a source may import: `scipy` of `import scipy.stats`, `from scipy import stats` and
@@ -12,7 +12,7 @@ pub const ENTRY_POINTS: &str = "entry points";
 pub fn add(source: &[u8], found: &mut BTreeSet<String>) {
     for line in source.split(|byte| *byte == b'\n') {
         let line = line.trim_ascii_start();
-        // An example in a docstring is no Python.
+        // Examples in a docstring.
         if line.starts_with(b"#") || line.starts_with(b">>>") || line.starts_with(b"... ") {
             continue;
         }

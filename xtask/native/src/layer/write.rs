@@ -22,7 +22,7 @@ pub struct Written {
     pub descriptor: Descriptor,
     /// Size of the tar file in bytes.
     pub bytes: u64,
-    /// Bytes of the note at the end of the layer, as they are there.
+    /// Bytes of the note at the end of the layer, with their framing.
     pub note: u64,
 }
 

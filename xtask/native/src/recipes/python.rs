@@ -404,7 +404,7 @@ impl<'a> PythonPackages<'a> {
         let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let passed = first.or_else(|failed| {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
-            // Layers have test suites too, but to find what is missing is no matter of speed.
+            // Their layers have test suites too, but a failure need not be fast.
             let Ok(more) = self.wheels().fetch(&made.restored, made.downloads.path()) else { return Err(failed) };
             made.folder.unpack(&made.distributions, true)?;
             made.folder.unpack(&more, true)?;

@@ -36,7 +36,7 @@ pub struct Package {
     /// First parts of the names that its sources may import.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub imports: BTreeSet<String>,
-    /// Entry points that are no scripts: other packages may find and import it by them.
+    /// Entry points other than scripts: other packages may find and import it by them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_plugins: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

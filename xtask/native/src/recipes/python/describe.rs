@@ -49,7 +49,7 @@ fn package(one: &Distribution, locked: &LockedPackage, mut imports: BTreeSet<Str
     }
 }
 
-/// What the sources of a distribution may import. Those of test suites do not count: they are no part of what is checked.
+/// What the sources of a distribution may import. Those of test suites do not count: the check does not import them.
 fn imports(one: &Distribution, unpacked: &Unpacked<'_>, place: &Place<'_>) -> Result<BTreeSet<String>, Fault> {
     let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
     let mut found = BTreeSet::new();

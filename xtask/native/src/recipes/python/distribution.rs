@@ -52,7 +52,7 @@ pub(super) struct Distribution {
     /// Rows of `RECORD`, sorted.
     pub(super) rows: Vec<Row>,
     pub(super) metadata: String,
-    /// Entry points that are no scripts.
+    /// True if it has entry points other than scripts.
     pub(super) has_plugins: bool,
 }
 
