@@ -271,6 +271,9 @@ impl Making<'_> {
     }
 }
 
+/// Largest layer that is read into memory for its note, in bytes.
+const NOTED: u64 = 16 << 20;
+
 /// An earlier image of the repository, with the layers that this build names again.
 struct Before<'a> {
     client: &'a Client,
@@ -309,7 +312,7 @@ impl Earlier for Before<'_> {
 
     fn note(&self, checks: u32) -> Option<Vec<u8>> {
         let Record { version, size, .. } = *self.record;
-        if version != checks {
+        if version != checks || self.layer.size > NOTED {
             return None;
         }
         let read = self.place.blob(self.client, self.layer).map(|bytes| layer::note::read(&bytes, size));
