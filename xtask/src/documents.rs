@@ -36,6 +36,15 @@ pub const BUILD: Document = Document {
         ("images[].reasons[]", "why it was built"),
         ("images[].size", "compressed bytes of one platform"),
         ("images[].steps[]", "number of the Dockerfile's steps, and how many were cached"),
+        (
+            "images[].imports.packages[]",
+            "packages that were imported before the image was published; `imports` is absent if none were",
+        ),
+        (
+            "images[].imports.known[]",
+            "packages that an earlier image's record says were imported, and that no change can affect",
+        ),
+        ("images[].imports.from", "digest of that earlier image"),
         ("images[].seconds[][]", "name and seconds of each phase, in order"),
         ("seconds", "wall-clock seconds of the command"),
         ("peak_memory", "largest memory of the process in bytes, where the system reports it"),

@@ -286,7 +286,7 @@ fn fill_a_store() {
             let text: Vec<u8> = (0..40_000 * number).flat_map(|one| (one ^ round).to_le_bytes()).collect();
             let items = [file("file", 0o644, text)];
             let written = store.write_layer(|sink| write(&items, Codec::new(Compression::Gzip), 2, sink)).unwrap();
-            let layer = store.remember(&recipe, written.descriptor, written.diff_id).unwrap();
+            let layer = store.remember(&recipe, (written.descriptor, written.diff_id), None).unwrap();
             let opened = store.open_layer(&layer).unwrap().unwrap();
             let mut reader = Reader::open(opened, Some(&layer.diff_id), Limits::default()).unwrap();
             let toc = xtask_native::layer::toc::of(&mut reader).unwrap();

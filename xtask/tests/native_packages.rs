@@ -19,6 +19,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Instant;
 use xtask_host::process::Command;
 use xtask_host::registry::layout::Layout;
@@ -26,15 +27,16 @@ use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::uv::{self, Upgrade, Uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
-use xtask_model::image::policy::{self, Policy};
+use xtask_model::image::policy::{self, Compression, Policy};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::wheel::checked;
 use xtask_native::layer::item::{Bytes, Content, Item};
 use xtask_native::layer::packed;
 use xtask_native::layer::unpack::Unpacker;
-use xtask_native::layer::{Limits, Reader};
+use xtask_native::layer::{self, Codec, Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
-use xtask_native::recipes::stage::{Realise, RootFiles, Selection};
+use xtask_native::recipes::stage::{Earlier, Part, Realise, RootFiles, Selection, TakeLayer};
 use xtask_native::recipes::user::UserStage;
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
@@ -499,6 +501,157 @@ fn a_wheel_with_a_file_of_a_known_package_is_rejected() {
             assert_eq!(fault.exit, Exit::Usage);
         }
     }
+}
+
+/// What an earlier build published: the layers of a recipe's parts, and its note.
+struct Published {
+    note: Vec<u8>,
+    layers: BTreeMap<Digest, (Vec<u8>, Digest)>,
+    /// Recipes of the layers that were read.
+    read: Mutex<BTreeSet<Digest>>,
+}
+
+impl Published {
+    fn of(recipe: &PythonPackages<'_>) -> Self {
+        let made = all(recipe);
+        let last = made.len() - 1;
+        assert_eq!(recipe.checked(last), Some(checked::VERSION));
+        let written = |(part, items): (&Part, &Vec<Item>)| {
+            let mut bytes = Vec::new();
+            let written = layer::write(items, Codec::new(Compression::Gzip), 1, &mut bytes).unwrap();
+            (part.recipe, (bytes, written.diff_id))
+        };
+        let layers = recipe.parts().iter().zip(&made).map(written).collect();
+        Self { note: recipe.note(last).unwrap(), layers, read: Mutex::default() }
+    }
+
+    /// Builds what has changed since; returns the image's last part and its note.
+    fn then(&self, recipe: &PythonPackages<'_>) -> Result<(BTreeMap<String, Found>, Vec<u8>), Fault> {
+        self.read.lock().unwrap().clear();
+        let parts = recipe.parts().iter().enumerate();
+        let wanted: Vec<usize> =
+            parts.filter(|(_, part)| !self.layers.contains_key(&part.recipe)).map(|(index, _)| index).collect();
+        let made = recipe.produce_after(&wanted, self)?;
+        recipe.finish()?;
+        let last = recipe.parts().len() - 1;
+        assert_eq!(recipe.checked(last), Some(checked::VERSION));
+        Ok((tree(&made[made.len() - 1..]), recipe.note(last).unwrap()))
+    }
+
+    /// Names of the parts whose layers were read.
+    fn read<'r>(&self, recipe: &'r PythonPackages<'_>) -> Vec<&'r str> {
+        let read = self.read.lock().unwrap();
+        recipe.parts().iter().filter(|part| read.contains(&part.recipe)).map(|part| part.name.as_str()).collect()
+    }
+}
+
+impl Earlier for Published {
+    fn name(&self) -> String {
+        "an earlier base".to_owned()
+    }
+
+    fn note(&self, checks: u32) -> Option<Vec<u8>> {
+        (checks == checked::VERSION).then(|| self.note.clone())
+    }
+
+    fn size(&self, recipe: &Digest) -> Option<u64> {
+        self.layers.get(recipe).map(|(bytes, _)| bytes.len() as u64)
+    }
+
+    fn read(&self, recipe: &Digest, take: &mut TakeLayer<'_>) -> Result<(), Fault> {
+        self.read.lock().unwrap().insert(*recipe);
+        let (bytes, diff_id) = &self.layers[recipe];
+        take(&mut Reader::open(&bytes[..], Some(diff_id), Limits::default())?)
+    }
+}
+
+const PYTZ_WITH_UTC: Wheel<'_> = ("our-pytz", "3", "", &[("our_pytz/__init__.py", "utc = 3\n")]);
+const NEWER_NUMPY: Wheel<'_> = ("our-numpy", "2", "", &[("our_numpy/__init__.py", "real = 2\n")]);
+const SINGLE: Wheel<'_> = ("single", "1", "", &[("single.py", "")]);
+const HIDING: Wheel<'_> = ("other", "1", "", &[("single/__init__.py", "")]);
+
+#[test]
+fn a_change_imports_what_it_reaches_and_fetches_nothing_else() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let platform = Platform::host().to_string();
+    let repository = |wheels: &[Wheel<'_>], without: &[Wheel<'_>]| {
+        let made = Repository::of_wheels(&uv, wheels);
+        for (name, version, ..) in without {
+            let file = format!("target/wheels/{}-{version}-py3-none-any.whl", name.replace('-', "_"));
+            std::fs::remove_file(made.folder.path().join(file)).unwrap();
+        }
+        made
+    };
+    let recipe =
+        |repository: &Repository| repository.recipe(&root, &platform).unwrap_or_else(|fault| panic!("{fault}"));
+    let first = repository(&[PANDAS, PYTZ, NUMPY, SINGLE], &[]);
+    let published = Published::of(&recipe(&first));
+
+    // Who uses what has changed is imported, from its layer: no index has its wheel.
+    let broken = repository(&[PANDAS, PYTZ_WITHOUT_UTC, NUMPY, SINGLE], &[PANDAS, NUMPY, SINGLE]);
+    let fault = published.then(&recipe(&broken)).unwrap_err();
+    assert!(fault.causes[0].contains("our-pandas 1: cannot import our_pandas"), "{fault}");
+    let good = repository(&[PANDAS, PYTZ_WITH_UTC, NUMPY, SINGLE], &[PANDAS, NUMPY, SINGLE]);
+    let good = recipe(&good);
+    let (environment, note) = published.then(&good).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(published.read(&good), ["our-pandas 1"]);
+    // Just what a build from nothing has.
+    let whole = repository(&[PANDAS, PYTZ_WITH_UTC, NUMPY, SINGLE], &[]);
+    let whole = recipe(&whole);
+    let made = all(&whole);
+    same(&environment, &tree(&made[made.len() - 1..]));
+    assert_eq!(note, whole.note(made.len() - 1).unwrap());
+    // Nothing uses numpy; a package that hides another one's module is found by the names of its files.
+    let newer = repository(&[PANDAS, PYTZ, NEWER_NUMPY, SINGLE], &[PANDAS, PYTZ, SINGLE]);
+    let newer = recipe(&newer);
+    published.then(&newer).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(published.read(&newer), <[&str; 0]>::default());
+    let hidden = repository(&[PANDAS, PYTZ, NUMPY, SINGLE, HIDING], &[PANDAS, PYTZ, NUMPY, SINGLE]);
+    let fault = published.then(&recipe(&hidden)).unwrap_err();
+    assert_eq!(fault.what, "`single/__init__.py` of `other` hides `single.py` of `single`");
+    let carried = repository(&[PANDAS, PYTZ, NUMPY, SINGLE, CARRIER], &[PANDAS, PYTZ, SINGLE]);
+    let fault = published.then(&recipe(&carried)).unwrap_err();
+    assert!(fault.what.ends_with("have different files at `our_numpy/__init__.py`"), "{fault}");
+}
+
+#[test]
+fn a_doubtful_record_counts_for_nothing() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let platform = Platform::host().to_string();
+    let first = Repository::of_wheels(&uv, &[PANDAS, PYTZ]);
+    let published = Published::of(&first.recipe(&root, &platform).unwrap());
+    let next = Repository::of_wheels(&uv, &[PANDAS, PYTZ_WITH_UTC]);
+    let recipe = next.recipe(&root, &platform).unwrap();
+    let (_, note) = published.then(&recipe).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(published.read(&recipe), ["our-pandas 1"]);
+    // Another root, another version of the check, and no record at all: nothing is read, and the wheels are imported.
+    let mut other = Root::get();
+    other.config.rootfs.diff_ids.push(Digest::of(b"another layer"));
+    let on_other = next.recipe(&other, &platform).unwrap();
+    published.then(&on_other).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(published.read(&on_other), <[&str; 0]>::default());
+    let newer = String::from_utf8(published.note.clone()).unwrap();
+    let newer = newer.replacen(&format!("\"version\":{}", checked::VERSION), "\"version\":0", 1).into_bytes();
+    assert_ne!(newer, published.note);
+    for doubtful in [newer, b"{}".to_vec()] {
+        let doubtful = Published { note: doubtful, layers: published.layers.clone(), read: Mutex::default() };
+        let recipe = next.recipe(&root, &platform).unwrap();
+        assert_eq!(doubtful.then(&recipe).unwrap_or_else(|fault| panic!("{fault}")).1, note);
+        assert_eq!(doubtful.read(&recipe), <[&str; 0]>::default());
+    }
+    // A layer that is not what it was.
+    let mut damaged =
+        Published { note: published.note.clone(), layers: published.layers.clone(), read: Mutex::default() };
+    damaged.layers.values_mut().for_each(|(_, diff_id)| *diff_id = Digest::of(b"other"));
+    let recipe = next.recipe(&root, &platform).unwrap();
+    assert_eq!(damaged.then(&recipe).unwrap_or_else(|fault| panic!("{fault}")).1, note);
+    assert_eq!(damaged.read(&recipe), ["our-pandas 1"]);
 }
 
 /// What uv installs, as the image has it: with the image's Python and its version in paths. Rows of scripts are left out: their

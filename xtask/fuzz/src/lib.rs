@@ -16,7 +16,7 @@ use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements;
 use xtask_model::spec::wheel::WheelName;
 use xtask_model::spec::wheel::page::Page;
-use xtask_native::layer::{Limits, Reader, toc};
+use xtask_native::layer::{Limits, Reader, note, toc};
 use xtask_native::wheel;
 
 pub fn dockerfile(bytes: &[u8]) -> bool {
@@ -109,6 +109,7 @@ fn survives<T: DeserializeOwned + Serialize + PartialEq>(bytes: &[u8]) -> bool {
 
 /// Reads a layer of any compression, and its table of contents.
 pub fn layer(bytes: &[u8]) -> bool {
+    let _ = note::read(bytes, bytes.len() as u64);
     let limits = Limits { bytes: 1 << 20, entries: 1000, path: 1000, header: 10_000, window: 1 << 20 };
     if let Ok(mut reader) = Reader::open(bytes, None, limits) {
         while let Ok(Some(entry)) = reader.next() {

@@ -19,7 +19,7 @@ pub use config::CREATED;
 use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Inherited, Stage, StageBase};
 
 use crate::layer::item::Item;
-use crate::recipes::stage::Realise;
+use crate::recipes::stage::{Earlier, Realise};
 use layers::Layers;
 use stages::{Stages, with_alternatives};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,12 +72,17 @@ pub struct Assembly<'a> {
 impl Assembly<'_> {
     /// Items of these layers, by their numbers in [`Self::layers`], each list sorted by path. Each recipe runs at most
     /// once.
-    pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+    pub fn produce(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<Vec<Vec<Item>>, Fault> {
         let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
-        self.all.prepare(&numbers)?;
+        self.all.prepare(&numbers, earlier)?;
         let items = numbers.iter().map(|number| layers::items(&self.all.made(*number)?)).collect();
         self.all.release();
         items
+    }
+
+    /// The stage and its part that a layer is a copy of.
+    pub fn part(&self, layer: usize) -> Option<(&dyn Realise, usize)> {
+        self.all.part(self.numbers[layer])
     }
 }
 

@@ -2,14 +2,16 @@
 //! Writes no tags.
 
 use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
-use crate::image::{Image, oci_layer};
+use crate::files::read_layer;
+use crate::image::{Image, Place, oci_layer};
 use crate::inventory;
 use crate::layer::item::{Content, Item};
 use crate::layer::{self, Codec, Written};
-use crate::push::deliver::{self, ImageLayer, LayerPlace};
+use crate::push::deliver::{self, Delivery, ImageLayer, LayerPlace};
 use crate::push::published::{self, PublishedLayers};
+use crate::recipes::stage::{Earlier, TakeLayer};
 use crate::store::Store;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ use xtask_host::registry::layout::Layout;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
+use xtask_model::image::presence::Record;
+use xtask_model::record::report::Imports;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -50,6 +54,10 @@ pub struct Built {
     /// Bytes sent to the registry.
     pub sent: u64,
     pub took: Vec<(&'static str, Duration)>,
+    /// What the recipes imported.
+    pub imports: Option<Imports>,
+    /// Where the image has the record of it.
+    pub checked: Option<Record>,
 }
 
 pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -> Result<Built, Fault> {
@@ -65,6 +73,7 @@ pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -
         }
     };
     built.took = clock.laps;
+    built.imports = order.inputs.realised.values().find_map(|stage| stage.imports());
     Ok(built)
 }
 
@@ -87,82 +96,243 @@ fn put_together(
     distrust: bool,
     clock: &mut Clock,
 ) -> Result<Option<Built>, Fault> {
-    let mut layers = Vec::new();
-    let mut missing = Vec::new();
-    for (index, plan) in assembly.layers.iter().enumerate() {
-        let found = if order.force { None } else { find(client, order, plan, destination, distrust)? };
-        if found.is_none() {
-            missing.push(index);
-        }
-        layers.push(found);
-    }
-    let named = layers.iter().flatten().count();
+    let find = |plan: &LayerPlan| match order.force {
+        true => Ok(None),
+        false => find(client, order, plan, destination, distrust),
+    };
+    let found = assembly.layers.iter().map(find).collect::<Result<Vec<Option<ImageLayer>>, Fault>>()?;
+    let named = found.iter().flatten().count();
     clock.lap("find");
-    if !missing.is_empty() {
-        let needs: BTreeSet<ContextPath> =
-            missing.iter().flat_map(|index| assembly.layers[*index].needs.iter().cloned()).collect();
-        if !needs.is_empty() {
-            (order.make)(&needs)?;
-            clock.lap("compile");
-        }
-        let produced = assembly.produce(&missing)?;
-        clock.lap("produce");
-        let made: Vec<(&LayerPlan, Vec<Item>)> =
-            missing.iter().map(|index| &assembly.layers[*index]).zip(produced).collect();
-        let written = write_layers(order.store, order.codec, &made)?;
-        // A recipe is known only when what its stage promises was checked.
-        order.inputs.realised.values().try_for_each(|stage| stage.finish())?;
-        for ((index, (plan, items)), written) in missing.into_iter().zip(made).zip(written) {
-            let stored = order.store.remember(&plan.recipe, written.descriptor, written.diff_id)?;
-            inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
-            let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
-            layers[index] =
-                Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path) });
-        }
-        clock.lap("compress");
-    }
-    let own: Vec<ImageLayer> = layers.into_iter().flatten().collect();
-    let base = order.base.into_iter().flat_map(|image| {
-        image.layers().map(|(descriptor, diff_id)| {
-            // A layer that the repository has lost is mounted again: the base image still has it.
-            let named =
-                matches!(destination, Destination::Repository(_)) && order.published.has_blob(&descriptor.digest);
-            let there = named && !distrust;
-            let place = if there { LayerPlace::Repository } else { LayerPlace::Base };
-            ImageLayer { descriptor: oci_layer(descriptor), diff_id, place }
-        })
-    });
-    let all: Vec<ImageLayer> = base.chain(own).collect();
-    let (config, manifest) = documents(order, assembly, &all)?;
-    let sent = match destination {
+    let base: Vec<ImageLayer> = base_layers(order, destination, distrust).collect();
+    let (manifest, checks, sent) = match destination {
         Destination::Repository(repository) => {
-            let (digest, size) = (manifest.config.digest, manifest.config.size);
-            let sent = std::thread::scope(|scope| {
-                let config = scope.spawn(|| client.upload(repository, &digest, size, &config));
-                let sent = deliver::to_repository(client, repository, &all, order.base, distrust)?;
-                config.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                Ok::<_, Fault>(sent)
+            let delivery = Delivery::new(client, repository, order.base, distrust);
+            // Blobs are harmless until a manifest names them: they are sent while other layers are made and checked.
+            let (all, manifest) = delivery.during(|deliver| {
+                base.iter().chain(found.iter().flatten()).cloned().for_each(deliver);
+                let before = (!order.force && !distrust)
+                    .then(|| Before::new(client, repository, order, assembly, &found))
+                    .flatten();
+                let earlier = before.as_ref().map(|before| before as &dyn Earlier);
+                let making = Making { order, assembly, earlier, deliver: &|layer| deliver(layer) };
+                let all: Vec<ImageLayer> = base.iter().cloned().chain(making.all(found.clone(), clock)?).collect();
+                let (config, manifest) = documents(order, assembly, &all)?;
+                client.upload(repository, &manifest.config.digest, manifest.config.size, &config)?;
+                Ok((all, manifest))
             })?;
             // Some registries accept a manifest whose layers are missing.
-            let Some(sent) = sent else { return Ok(None) };
+            let Some(sent) = delivery.sent() else { return Ok(None) };
             let bytes = json(&manifest)?;
             let put = client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes);
             if let Err(fault) = put {
                 let lost = !distrust && deliver::lacks(client, repository, &all)?;
                 return if lost { Ok(None) } else { Err(fault) };
             }
-            sent + size
+            let sent = sent + manifest.config.size;
+            (manifest, checks_of(&all), sent)
         }
         Destination::Layout(layout) => {
+            let making = Making { order, assembly, earlier: None, deliver: &drop };
+            let all: Vec<ImageLayer> = base.into_iter().chain(making.all(found, clock)?).collect();
+            let (config, manifest) = documents(order, assembly, &all)?;
             deliver::to_layout(client, layout, &all, order.base)?;
             layout.put_bytes(&config)?;
             layout.put_bytes(&json(&manifest)?)?;
-            0
+            (manifest, checks_of(&all), 0)
         }
     };
     clock.lap("send");
     let digest = Digest::of(&json(&manifest)?);
-    Ok(Some(Built { digest, manifest, layers: [assembly.layers.len(), named], sent, took: Vec::new() }))
+    let checked = checks.map(|(layer, (version, size))| Record { image: digest, layer, version, size });
+    let layers = [assembly.layers.len(), named];
+    Ok(Some(Built { digest, manifest, layers, sent, took: Vec::new(), imports: None, checked }))
+}
+
+/// The layer with the note of checks that ended well.
+fn checks_of(layers: &[ImageLayer]) -> Option<(Digest, (u32, u64))> {
+    layers.iter().find_map(|layer| Some((layer.descriptor.digest, layer.checks?)))
+}
+
+fn base_layers<'a>(
+    order: &'a Order<'_>,
+    destination: Destination<'a>,
+    distrust: bool,
+) -> impl Iterator<Item = ImageLayer> + 'a {
+    order.base.into_iter().flat_map(Image::layers).map(move |(descriptor, diff_id)| {
+        // A layer that the repository has lost is mounted again: the base image still has it.
+        let named = matches!(destination, Destination::Repository(_)) && order.published.has_blob(&descriptor.digest);
+        let place = if named && !distrust { LayerPlace::Repository } else { LayerPlace::Base };
+        ImageLayer { descriptor: oci_layer(descriptor), diff_id, place, checks: None }
+    })
+}
+
+/// Makes the layers that were not found.
+struct Making<'a> {
+    order: &'a Order<'a>,
+    assembly: &'a Assembly<'a>,
+    earlier: Option<&'a dyn Earlier>,
+    /// Takes each layer when it is written, which is before it was checked.
+    deliver: &'a (dyn Fn(ImageLayer) + Sync),
+}
+
+/// A layer to write.
+struct Unwritten<'a> {
+    index: usize,
+    plan: &'a LayerPlan,
+    items: Vec<Item>,
+    note: Option<Vec<u8>>,
+}
+
+impl Making<'_> {
+    /// All layers, the known ones and those that are made here.
+    fn all(&self, mut layers: Vec<Option<ImageLayer>>, clock: &mut Clock) -> Result<Vec<ImageLayer>, Fault> {
+        let Self { order, assembly, .. } = *self;
+        let missing: Vec<usize> = (0..layers.len()).filter(|index| layers[*index].is_none()).collect();
+        if missing.is_empty() {
+            return Ok(layers.into_iter().flatten().collect());
+        }
+        let needs: BTreeSet<ContextPath> =
+            missing.iter().flat_map(|index| assembly.layers[*index].needs.iter().cloned()).collect();
+        if !needs.is_empty() {
+            (order.make)(&needs)?;
+            clock.lap("compile");
+        }
+        let produced = assembly.produce(&missing, self.earlier)?;
+        clock.lap("produce");
+        let unwritten: Vec<Unwritten<'_>> = missing
+            .into_iter()
+            .zip(produced)
+            .map(|(index, items)| {
+                let note = assembly.part(index).and_then(|(stage, part)| stage.note(part));
+                Unwritten { index, plan: &assembly.layers[index], items, note }
+            })
+            .collect();
+        let written = self.write(&unwritten)?;
+        clock.lap("compress");
+        // A recipe is known only when what its stage promises was checked.
+        order.inputs.realised.values().try_for_each(|stage| stage.finish())?;
+        clock.lap("check");
+        for (Unwritten { index, plan, items, .. }, Written { descriptor, diff_id, note, .. }) in
+            unwritten.into_iter().zip(written)
+        {
+            let checks = assembly.part(index).and_then(|(stage, part)| stage.checked(part));
+            let checks = checks.map(|version| (version, note));
+            let stored = order.store.remember(&plan.recipe, (descriptor, diff_id), checks)?;
+            inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
+            let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
+            layers[index] =
+                Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path), checks });
+        }
+        Ok(layers.into_iter().flatten().collect())
+    }
+
+    /// Writes layers, several at once, the largest first. The cores are divided between the layers, because each thread of a layer
+    /// holds some of its bytes.
+    fn write(&self, made: &[Unwritten<'_>]) -> Result<Vec<Written>, Fault> {
+        let (store, codec) = (self.order.store, self.order.codec);
+        let size = |items: &[Item]| -> u64 {
+            let bytes = items.iter().map(|item| match &item.content {
+                Content::File(bytes) => bytes.size(),
+                Content::Dir | Content::Symlink(_) => 0,
+            });
+            bytes.sum()
+        };
+        let mut largest: Vec<usize> = (0..made.len()).collect();
+        largest.sort_by_key(|index| std::cmp::Reverse(size(&made[*index].items)));
+        let (next, written) = (AtomicUsize::new(0), Mutex::new(vec![None; made.len()]));
+        let at_once = threads().min(made.len()).max(1);
+        let run = || {
+            while let Some(index) = largest.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let Unwritten { plan, items, note, .. } = &made[*index];
+                process::interrupted()?;
+                terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
+                let threads = threads().div_ceil(at_once);
+                let done =
+                    store.write_layer(|sink| layer::write_with_note(items, note.as_deref(), codec, threads, sink))?;
+                let place = LayerPlace::File(store.blob(&done.descriptor.digest));
+                (self.deliver)(ImageLayer {
+                    descriptor: done.descriptor.clone(),
+                    diff_id: done.diff_id,
+                    place,
+                    checks: None,
+                });
+                written.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(done);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..at_once).map(|_| scope.spawn(run)).collect();
+            let own: Result<(), Fault> = run();
+            let ended =
+                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            ended.fold(own, Result::and)
+        })?;
+        Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect())
+    }
+}
+
+/// Largest layer that is read into memory for its note, in bytes.
+const NOTED: u64 = 16 << 20;
+
+/// An earlier image of the repository, with the layers that this build names again.
+struct Before<'a> {
+    client: &'a Client,
+    place: Place,
+    record: &'a Record,
+    /// The layer that has it.
+    layer: &'a Descriptor,
+    /// Layers by the recipes of their parts.
+    layers: BTreeMap<Digest, (Descriptor, Digest)>,
+}
+
+impl<'a> Before<'a> {
+    /// `None` if no image of the repository says what was checked.
+    fn new(
+        client: &'a Client,
+        repository: &Repository,
+        order: &'a Order<'_>,
+        assembly: &Assembly<'_>,
+        found: &[Option<ImageLayer>],
+    ) -> Option<Self> {
+        let (record, layer) = order.published.records().first()?;
+        let of_part = |(index, layer): (usize, &Option<ImageLayer>)| {
+            let layer = layer.as_ref().filter(|layer| matches!(layer.place, LayerPlace::Repository))?;
+            let (stage, part) = assembly.part(index)?;
+            Some((stage.parts()[part].recipe, (layer.descriptor.clone(), layer.diff_id)))
+        };
+        let layers = found.iter().enumerate().filter_map(of_part).collect();
+        Some(Self { client, place: Place::Registry(repository.clone()), record, layer, layers })
+    }
+}
+
+impl Earlier for Before<'_> {
+    fn name(&self) -> String {
+        self.record.image.to_string()
+    }
+
+    fn note(&self, checks: u32) -> Option<Vec<u8>> {
+        let Record { version, size, .. } = *self.record;
+        if version != checks || self.layer.size > NOTED {
+            return None;
+        }
+        let read = self.place.blob(self.client, self.layer).map(|bytes| layer::note::read(&bytes, size));
+        read.unwrap_or_else(|fault| {
+            terminal::detail(&fault.what);
+            None
+        })
+    }
+
+    fn size(&self, recipe: &Digest) -> Option<u64> {
+        self.layers.get(recipe).map(|(layer, _)| layer.size)
+    }
+
+    fn read(&self, recipe: &Digest, take: &mut TakeLayer<'_>) -> Result<(), Fault> {
+        let (layer, diff_id) = self
+            .layers
+            .get(recipe)
+            .ok_or_else(|| Fault::build(format!("no layer with the recipe `{recipe}` in `{}`", self.name())))?;
+        read_layer(self.client, &self.place, (layer, *diff_id), take)
+    }
 }
 
 /// A known layer: one that a manifest of the repository names, or one in the store.
@@ -177,7 +347,9 @@ fn find(
         (destination, order.published.layer(&plan.recipe))
         && (!distrust || client.has_blob(repository, &descriptor.digest)?)
     {
-        return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository }));
+        let record = order.published.records().iter().find(|(record, _)| record.layer == descriptor.digest);
+        let checks = record.map(|(record, _)| (record.version, record.size));
+        return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository, checks }));
     }
     let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
     // Reads it once; a damaged layer is made again.
@@ -185,41 +357,8 @@ fn find(
         descriptor: published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id),
         diff_id: stored.diff_id,
         place: LayerPlace::File(stored.path),
+        checks: stored.checks,
     }))
-}
-
-/// Writes layers, several at once, the largest first. The cores are divided between the layers, because each thread of a layer
-/// holds some of its bytes.
-fn write_layers(store: &Store, codec: Codec, made: &[(&LayerPlan, Vec<Item>)]) -> Result<Vec<Written>, Fault> {
-    let size = |items: &[Item]| -> u64 {
-        let bytes = items.iter().map(|item| match &item.content {
-            Content::File(bytes) => bytes.size(),
-            Content::Dir | Content::Symlink(_) => 0,
-        });
-        bytes.sum()
-    };
-    let mut largest: Vec<usize> = (0..made.len()).collect();
-    largest.sort_by_key(|index| std::cmp::Reverse(size(&made[*index].1)));
-    let (next, written) = (AtomicUsize::new(0), Mutex::new(vec![None; made.len()]));
-    let at_once = threads().min(made.len()).max(1);
-    let run = || {
-        while let Some(index) = largest.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (plan, items) = &made[*index];
-            process::interrupted()?;
-            terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
-            let done = store.write_layer(|sink| layer::write(items, codec, threads().div_ceil(at_once), sink))?;
-            written.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(done);
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..at_once).map(|_| scope.spawn(run)).collect();
-        let own: Result<(), Fault> = run();
-        let ended =
-            others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        ended.fold(own, Result::and)
-    })?;
-    Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect())
 }
 
 fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[ImageLayer]) -> Result<(Vec<u8>, Manifest), Fault> {

@@ -71,30 +71,7 @@ impl<'a> ImageFiles<'a> {
         diff_id: Digest,
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let from = |source: &mut dyn Read| {
-            let mut reader =
-                Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
-            read(&mut reader)
-        };
-        match &self.image.place {
-            Place::Layout(layout) => from(&mut layout.open_blob(&layer.digest)?),
-            Place::Registry(_) => {
-                let cannot = |error: io::Error| Fault::build("cannot make a pipe").cause(error);
-                let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
-                let (image, client) = (self.image, self.client);
-                std::thread::scope(|scope| {
-                    let download = scope.spawn(move || image.place.copy_layer(client, layer, &mut writer));
-                    let done = from(&mut reader);
-                    if done.is_err() {
-                        // An error of the download is the real cause; it is known when the stream has ended.
-                        let _ = io::copy(&mut reader, &mut io::sink());
-                    }
-                    drop(reader);
-                    let downloaded = download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    downloaded.and(done)
-                })
-            }
-        }
+        read_layer(self.client, &self.image.place, (layer, diff_id), read)
     }
 
     /// Folder of the whole image.
@@ -180,6 +157,37 @@ impl<'a> ImageFiles<'a> {
         let took = quantity::seconds(began.elapsed());
         terminal::detail(&format!("`{}`: its {} unpacked in {took}", self.name, part.name));
         Ok(self.part.get_or_init(|| scratch).path().to_owned())
+    }
+}
+
+/// Reads a layer as a stream of entries. It is complete only if its digest matches at the end.
+pub(crate) fn read_layer<T>(
+    client: &Client,
+    place: &Place,
+    (layer, diff_id): (&Descriptor, Digest),
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let from = |source: &mut dyn Read| {
+        let mut reader = Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
+        read(&mut reader)
+    };
+    match place {
+        Place::Layout(layout) => from(&mut layout.open_blob(&layer.digest)?),
+        Place::Registry(_) => {
+            let cannot = |error: io::Error| Fault::build("cannot make a pipe").cause(error);
+            let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
+            std::thread::scope(|scope| {
+                let download = scope.spawn(move || place.copy_layer(client, layer, &mut writer));
+                let done = from(&mut reader);
+                if done.is_err() {
+                    // An error of the download is the real cause; it is known when the stream has ended.
+                    let _ = io::copy(&mut reader, &mut io::sink());
+                }
+                drop(reader);
+                let downloaded = download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                downloaded.and(done)
+            })
+        }
     }
 }
 

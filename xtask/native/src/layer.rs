@@ -7,6 +7,7 @@ mod compress;
 mod decompress;
 mod header;
 pub mod item;
+pub mod note;
 pub mod packed;
 pub(crate) mod part;
 mod read;
@@ -17,7 +18,7 @@ pub mod unpack;
 mod write;
 
 pub use read::{Contents, Entry, EntryKind, Limits, Reader, Whiteout};
-pub use write::{Written, write};
+pub use write::{Written, write, write_with_note};
 
 use xtask_model::image::policy::Compression;
 use xtask_model::spec::oci::media_type;

@@ -44,6 +44,8 @@ pub struct StoredLayer {
     pub diff_id: Digest,
     /// The bytes are verified only by [`Store::open_layer`].
     pub path: PathBuf,
+    /// Version of the checks that the layer's note was made after, and the note's bytes.
+    pub checks: Option<(u32, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +53,8 @@ struct Note {
     recipe: Digest,
     descriptor: Descriptor,
     diff_id: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checks: Option<(u32, u64)>,
 }
 
 impl Store {
@@ -86,6 +90,11 @@ impl Store {
         Ok(Some(layer))
     }
 
+    /// Path of a written layer.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.layout.blob_path(digest)
+    }
+
     /// Writes a layer. It is found again when [`Store::remember`] has named it.
     pub fn write_layer(
         &self,
@@ -104,7 +113,7 @@ impl Store {
         make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
     ) -> Result<StoredLayer, Fault> {
         let written = self.write_layer(make)?;
-        self.remember(recipe, written.descriptor, written.diff_id)
+        self.remember(recipe, (written.descriptor, written.diff_id), None)
     }
 
     /// Opens a layer after verifying its digest. A damaged one is removed with a warning, and counts as missing.
@@ -175,15 +184,20 @@ impl Store {
     }
 
     /// Names a written layer by its recipe.
-    pub fn remember(&self, recipe: &Digest, descriptor: Descriptor, diff_id: Digest) -> Result<StoredLayer, Fault> {
-        let note = Note { recipe: *recipe, descriptor, diff_id };
+    pub fn remember(
+        &self,
+        recipe: &Digest,
+        (descriptor, diff_id): (Descriptor, Digest),
+        checks: Option<(u32, u64)>,
+    ) -> Result<StoredLayer, Fault> {
+        let note = Note { recipe: *recipe, descriptor, diff_id, checks };
         self.write(&self.note(RECIPES, recipe), &note.text())?;
         Ok(self.stored(note))
     }
 
     fn stored(&self, note: Note) -> StoredLayer {
         let path = self.layout.blob_path(&note.descriptor.digest);
-        StoredLayer { descriptor: note.descriptor, diff_id: note.diff_id, path }
+        StoredLayer { descriptor: note.descriptor, diff_id: note.diff_id, path, checks: note.checks }
     }
 
     fn note(&self, part: &str, digest: &Digest) -> PathBuf {

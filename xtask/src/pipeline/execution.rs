@@ -260,6 +260,8 @@ impl Execution<'_> {
             report.took(*phase, *took);
         }
         report.steps = Some(built.layers);
+        report.imports = built.imports;
+        report.checked.extend(built.checked.map(|record| (order.platform.clone(), record)));
         report.weigh(&built.manifest);
         Ok(built.digest)
     }
@@ -273,6 +275,9 @@ impl Execution<'_> {
             let mut notes = publish::notes(&plan.fingerprint, image.facts.key.clone(), &labels(context, image.facts));
             let now = clock::now().to_string();
             notes.extend(platforms.iter().map(|platform| (publish::built(platform), now.clone())));
+            notes.extend(
+                report.checked.iter().map(|(platform, record)| (publish::checked(platform), record.to_string())),
+            );
             notes.extend(self.trace.note(context, report).map(|record| (ledger::annotation(&platforms[0]), record)));
             let publication = Publication {
                 repository: &plan.repository,
@@ -426,6 +431,8 @@ fn report(image: &Image<'_>, action: &'static str, digest: Digest) -> ImageRepor
         reasons,
         size: None,
         steps: None,
+        imports: None,
+        checked: BTreeMap::new(),
         pulled: None,
         seconds: Vec::new(),
         layers: Vec::new(),

@@ -117,6 +117,7 @@ fn copy_to(
         descriptor: descriptor.clone(),
         diff_id,
         place: LayerPlace::Base,
+        checks: None,
     };
     let layers: Vec<ImageLayer> = image.layers().map(layer).collect();
     deliver::to_layout(&context.client, layout, &layers, Some(&image))?;

@@ -25,7 +25,7 @@ use xtask_native::builder::{self, Built, Destination, Order};
 use xtask_native::files::ImageFiles;
 use xtask_native::image::{self, Place};
 use xtask_native::layer::Codec;
-use xtask_native::push::published::PublishedLayers;
+use xtask_native::push::published::{EarlierImage, PublishedLayers};
 use xtask_native::recipes::stage::Realise;
 use xtask_native::store::Store;
 use xtask_native::{assembly, recipes};
@@ -201,12 +201,14 @@ pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &Bina
         && published(context, image).iter().any(|published| of(published).as_ref() == Some(recipe))
 }
 
-/// Manifests of the repository whose layers may be named again.
-fn previous(context: &Context<'_>, image: &Image<'_>, platform: &Platform) -> Vec<Digest> {
-    let mut found = Vec::new();
+/// Images of the repository whose layers may be named again.
+fn previous(context: &Context<'_>, image: &Image<'_>, platform: &Platform) -> Vec<EarlierImage> {
+    let mut found: Vec<EarlierImage> = Vec::new();
     for published in published(context, image) {
-        let digest = published.platforms.get(platform).map(|manifest| manifest.digest);
-        found.extend(digest.filter(|digest| !found.contains(digest)));
+        let Some(Descriptor { digest, .. }) = published.platforms.get(platform) else { continue };
+        if found.iter().all(|known| known.manifest != *digest) {
+            found.push(EarlierImage { manifest: *digest, record: published.checked(platform) });
+        }
     }
     found
 }

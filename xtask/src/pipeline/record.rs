@@ -271,6 +271,8 @@ mod tests {
             reasons: Vec::new(),
             size: None,
             steps: None,
+            imports: None,
+            checked: BTreeMap::new(),
             pulled: None,
             seconds: Vec::new(),
             layers: layers.iter().map(|(name, size)| (Digest::of(name.as_bytes()), *size)).collect(),

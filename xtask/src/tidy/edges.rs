@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "xtask_host::registry::http::challenge",
     "xtask_model",
     "xtask_scan::id",
+    "xtask_scan::imports",
     "xtask_scan::tree",
     "xtask_native::assembly::base",
     "xtask_native::assembly::config",

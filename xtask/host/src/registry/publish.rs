@@ -12,7 +12,7 @@ use crate::{process, terminal};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
-use xtask_model::image::presence::{BUILT, Published};
+use xtask_model::image::presence::{BUILT, CHECKED, Published};
 use xtask_model::record::ledger;
 use xtask_model::spec::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, annotation, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
@@ -20,6 +20,11 @@ use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag}
 /// The annotation with the time at which this platform's image was built.
 pub fn built(platform: &Platform) -> String {
     format!("{BUILT}{}", platform.dashed())
+}
+
+/// The annotation that says where this platform's image has the record of its import check.
+pub fn checked(platform: &Platform) -> String {
+    format!("{CHECKED}{}", platform.dashed())
 }
 
 /// Reads the image of a name. An image that exists and cannot be read is an error, not absent.
@@ -283,7 +288,7 @@ fn merge(
         if publication.replace {
             // The builds of the platforms that stay are not undone by this one.
             let stay = found.platforms.keys().filter(|platform| !ours.contains_key(*platform));
-            let stay = stay.flat_map(|platform| [ledger::annotation(platform), built(platform)]);
+            let stay = stay.flat_map(|platform| [ledger::annotation(platform), built(platform), checked(platform)]);
             notes.extend(stay.filter_map(|name| found.notes.get_key_value(&name)).map(|(k, v)| (k.clone(), v.clone())));
         } else {
             // The first to publish says what it was built from.

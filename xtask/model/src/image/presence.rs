@@ -7,7 +7,9 @@ use crate::spec::reference::{Digest, Platform};
 use crate::time::Timestamp;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// The annotation with the commit that an image was built from.
 pub const REVISION: &str = "org.opencontainers.image.revision";
@@ -18,6 +20,44 @@ pub const CREATED: &str = "org.opencontainers.image.created";
 /// Annotations of an index that say when a platform's image was built, as RFC 3339. Images themselves hold the commit's time, so
 /// that the same commit gives the same bytes; an index is put together once for each build anyway.
 pub const BUILT: &str = "dev.xtask.built.";
+
+/// Annotations of an index that name the layer with the record of each platform's import check, as [`Record`] prints it. An index that
+/// was published without this check has none.
+pub const CHECKED: &str = "dev.xtask.checked.";
+
+/// Where an image has the record of a check that ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The platform's manifest.
+    pub image: Digest,
+    pub layer: Digest,
+    /// Version of the check.
+    pub version: u32,
+    /// Bytes of the record in the layer.
+    pub size: u64,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, layer, version, size } = self;
+        write!(f, "{version} {image} {layer} {size}")
+    }
+}
+
+impl FromStr for Record {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let mut words = text.split(' ');
+            let version = words.next()?.parse().ok()?;
+            let (image, layer) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            let size = words.next()?.parse().ok()?;
+            words.next().is_none().then_some(Self { image, layer, version, size })
+        };
+        read().ok_or_else(|| format!("`{text}` is not `VERSION IMAGE LAYER SIZE`"))
+    }
+}
 
 /// The lost part of an image that exists without the signature that the policy wants.
 pub const UNSIGNED: &str = "the signature";
@@ -50,6 +90,13 @@ impl Published {
     /// The key that the image carries, as JSON.
     pub fn key(&self) -> Option<&str> {
         self.notes.get(KEY_LABEL).map(String::as_str)
+    }
+
+    /// Where the image of a platform has the record of its import check.
+    pub fn checked(&self, platform: &Platform) -> Option<Record> {
+        let record: Record = self.notes.get(&format!("{CHECKED}{}", platform.dashed()))?.parse().ok()?;
+        // An index may have replaced the image, and kept what was said of the one before.
+        (self.platforms.get(platform)?.digest == record.image).then_some(record)
     }
 
     /// The commit that it was built from.
@@ -166,4 +213,28 @@ pub struct Local {
     pub size: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::oci::media_type;
+
+    #[test]
+    fn a_record_counts_for_the_image_that_it_names() {
+        let (platform, other): (Platform, Platform) = ("linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap());
+        let image = Descriptor::new(media_type::MANIFEST, Digest::of(b"image"), 5);
+        let record = Record { image: image.digest, layer: Digest::of(b"layer"), version: 1, size: 7 };
+        let mut published = Published::for_tests(BTreeMap::from([(platform.clone(), image)]));
+        assert_eq!(published.checked(&platform), None);
+        published.notes.insert("dev.xtask.checked.linux-amd64".to_owned(), record.to_string());
+        assert_eq!((published.checked(&platform), published.checked(&other)), (Some(record), None));
+        for text in [format!("{record} 1"), record.to_string().replace(" 7", ""), "1".to_owned()] {
+            published.notes.insert("dev.xtask.checked.linux-amd64".to_owned(), text);
+            assert_eq!(published.checked(&platform), None);
+        }
+        let replaced = Record { image: Digest::of(b"another image"), ..record };
+        published.notes.insert("dev.xtask.checked.linux-amd64".to_owned(), replaced.to_string());
+        assert_eq!(published.checked(&platform), None);
+    }
 }

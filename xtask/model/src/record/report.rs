@@ -2,6 +2,7 @@
 
 use crate::image::plan::{Difference, Latest};
 use crate::image::policy::ImageKind;
+use crate::image::presence::Record;
 use crate::spec::oci::Manifest;
 use crate::spec::reference::{Digest, Platform, Reference, Tag};
 use serde::Serialize;
@@ -48,13 +49,32 @@ pub struct ImageReport {
     /// Steps of the Dockerfile, and how many came from the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<[usize; 2]>,
+    /// What was imported before it was published, if the engine says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imports: Option<Imports>,
     pub seconds: Vec<(String, f64)>,
     /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
     #[serde(skip)]
     pub layers: Vec<(Digest, u64)>,
+    /// Where the images have the records of their import checks: for the index.
+    #[serde(skip)]
+    pub checked: BTreeMap<Platform, Record>,
     /// Bytes of blobs that came over the network to build on, where they are known: for the ledger.
     #[serde(skip)]
     pub pulled: Option<u64>,
+}
+
+/// The import check of one platform's packages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Imports {
+    /// Packages that were imported.
+    pub packages: Vec<String>,
+    /// Packages that were imported for an earlier image, and that no change can affect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
+    /// This earlier image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl ImageReport {

@@ -13,8 +13,8 @@ use super::copy::{self, Flags, Selected};
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::layer::packed;
-use crate::recipes::stage::Realise;
-use std::cell::{OnceCell, RefCell};
+use crate::recipes::stage::{Earlier, Realise};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use xtask_model::fault::Fault;
@@ -80,7 +80,7 @@ pub(super) struct StageLayer<'a> {
     pub(super) chain: LayerChain,
     /// `None` if the layer was made when it was planned.
     pub(super) job: Option<CopyJob<'a>>,
-    pub(super) made: OnceCell<Rc<[Made]>>,
+    pub(super) made: RefCell<Option<Rc<[Made]>>>,
 }
 
 /// Items by stage number and part number.
@@ -116,7 +116,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Makes the parts of realised stages that these layers need; each recipe runs once.
-    pub(super) fn prepare(&self, wanted: &[usize]) -> Result<(), Fault> {
+    pub(super) fn prepare(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
         let mut missing: BTreeMap<usize, (&'a dyn Realise, Vec<usize>)> = BTreeMap::new();
         for layer in wanted {
             let Some(CopyJob { origin: CopySource::Part { stage, realise, number, .. }, .. }) =
@@ -130,7 +130,10 @@ impl<'a> Layers<'a> {
             }
         }
         for (stage, (realise, numbers)) in missing.into_iter().filter(|(_, (_, numbers))| !numbers.is_empty()) {
-            let produced = realise.produce(&numbers)?;
+            let produced = match earlier {
+                Some(earlier) => realise.produce_after(&numbers, earlier)?,
+                None => realise.produce(&numbers)?,
+            };
             let made = |items: Vec<Item>| items.into_iter().map(|item| Made { item, sum: None }).collect();
             let produced = numbers.into_iter().map(|number| (stage, number)).zip(produced.into_iter().map(made));
             self.parts.borrow_mut().extend(produced);
@@ -138,19 +141,30 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Frees what recipes made: the layers that need it have been made of it.
+    /// The stage and its part that a layer is a copy of.
+    pub(super) fn part(&self, layer: usize) -> Option<(&'a dyn Realise, usize)> {
+        match &self.layers[layer].job.as_ref()?.origin {
+            CopySource::Part { realise, number, .. } => Some((*realise, *number)),
+            _ => None,
+        }
+    }
+
+    /// Frees what recipes made, and the layers that were made of it: who needs one again makes it again.
     pub(super) fn release(&self) {
         self.parts.borrow_mut().clear();
+        for layer in self.layers.iter().filter(|layer| layer.job.is_some()) {
+            layer.made.take();
+        }
     }
 
     pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
         let StageLayer { made, job, chain, .. } = &self.layers[layer];
-        if let Some(made) = made.get() {
+        if let Some(made) = &*made.borrow() {
             return Ok(made.clone());
         }
         let job = job.as_ref().expect("a planned layer has a job");
         let found: Rc<[Made]> = self.execute(layer, job, chain)?.into();
-        Ok(made.get_or_init(|| found).clone())
+        Ok(made.borrow_mut().insert(found).clone())
     }
 
     fn execute(&self, layer: usize, job: &CopyJob<'a>, chain: &LayerChain) -> Result<Vec<Made>, Fault> {
@@ -167,7 +181,7 @@ impl<'a> Layers<'a> {
             }
             CopySource::Stage { chain, reads } => self.select_from_stage(chain, reads, &job.place)?,
             CopySource::Part { stage, number, reads, alone, .. } => {
-                self.prepare(&[layer])?;
+                self.prepare(&[layer], None)?;
                 let parts = self.parts.borrow();
                 let part = parts.get(&(*stage, *number)).ok_or_else(|| {
                     Fault::build(format!("{}: the recipe did not make part {number} of the stage", job.place))
@@ -187,7 +201,7 @@ impl<'a> Layers<'a> {
 
     fn select_from_stage(&self, chain: &LayerChain, reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
         let mut files = FileMap::new();
-        self.prepare(&chain.layers)?;
+        self.prepare(&chain.layers, None)?;
         for layer in &chain.layers {
             select::apply_layer(&mut files, &self.made(*layer)?);
         }
@@ -222,7 +236,7 @@ impl<'a> Layers<'a> {
     /// Does not make a part of a realised stage for a folder that certainly exists.
     fn seen(&self, layer: usize, path: &ContextPath) -> Result<PathState, Fault> {
         let StageLayer { made, job, .. } = &self.layers[layer];
-        if let (None, Some(job)) = (made.get(), job) {
+        if let (None, Some(job)) = (&*made.borrow(), job) {
             if let Some(seen) = job.predict(path) {
                 return Ok(seen);
             }

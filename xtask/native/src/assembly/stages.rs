@@ -14,7 +14,7 @@ use super::layers::{CopyJob, CopySource, LayerChain, Layers, StageLayer, may_con
 use super::{Inputs, LayerPlan, unsupported};
 use crate::layer::item::{Bytes, Content};
 use crate::recipes::stage::{Part, Realise};
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use xtask_model::fault::Fault;
@@ -312,7 +312,7 @@ impl<'a> Stages<'a> {
         };
         state.description.remember(created_by, true);
         let plan = LayerPlan { name, recipe: recipe.finish(), needs };
-        self.add(state, plan, Some(job), OnceCell::new());
+        self.add(state, plan, Some(job), RefCell::default());
     }
 
     fn plan_now(&mut self, state: &mut State, created_by: String, made: Vec<Made>) {
@@ -323,10 +323,10 @@ impl<'a> Stages<'a> {
         let recipe = self.recipe("items").made(&made).finish();
         let needs = self.needs(made.iter().map(|made| (&made.item.content, &made.sum)));
         let plan = LayerPlan { name: created_by, recipe, needs };
-        self.add(state, plan, None, OnceCell::from(Rc::from(made)));
+        self.add(state, plan, None, RefCell::new(Some(Rc::from(made))));
     }
 
-    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: OnceCell<Rc<[Made]>>) {
+    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: RefCell<Option<Rc<[Made]>>>) {
         let chain = state.chain.clone();
         state.chain.layers.push(self.layers.layers.len());
         self.layers.layers.push(StageLayer { plan, chain, job, made });

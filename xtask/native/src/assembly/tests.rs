@@ -169,7 +169,7 @@ impl World {
 
     /// The items of each layer, on one line each.
     fn layers(&self, text: &str) -> Result<Vec<Vec<String>>, Fault> {
-        let all = |assembly: &Assembly<'_>| assembly.produce(&(0..assembly.layers.len()).collect::<Vec<_>>());
+        let all = |assembly: &Assembly<'_>| assembly.produce(&(0..assembly.layers.len()).collect::<Vec<_>>(), None);
         let layers = self.with(text, all)??;
         Ok(layers.iter().map(|items| items.iter().map(shown).collect()).collect())
     }
@@ -381,7 +381,7 @@ fn a_file_that_is_made_later_is_identified_by_its_recipe() {
     fs::create_dir(world.context.path().join("target")).unwrap();
     fs::write(world.context.path().join("target/program"), "12345").unwrap();
     assert_eq!(world.recipes(text), before, "contents do not count");
-    let size = world.with(text, |assembly| match &assembly.produce(&[0]).unwrap()[0][1].content {
+    let size = world.with(text, |assembly| match &assembly.produce(&[0], None).unwrap()[0][1].content {
         Content::File(bytes) => bytes.size(),
         other => panic!("{other:?}"),
     });
@@ -522,7 +522,7 @@ proptest! {
             let mut made = vec![Vec::new(); count];
             for step in 0..count {
                 let layer = (order.index(count) + step) % count;
-                made[layer] = assembly.produce(&[layer])?.remove(0).iter().map(shown).collect();
+                made[layer] = assembly.produce(&[layer], None)?.remove(0).iter().map(shown).collect();
             }
             Ok::<_, Fault>(made)
         }).and_then(|made| made);

@@ -5,7 +5,7 @@
 
 use super::item::Packed;
 use super::packed::Archives;
-use super::{Codec, Written};
+use super::{Codec, Written, note};
 use flate2::{Compress, Crc, FlushCompress, Status};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use sha2::{Digest as _, Sha256};
@@ -31,10 +31,10 @@ const WHOLE: u64 = 256 << 10;
 /// Empty final block; the blocks before it are not final.
 const GZIP_END: [u8; 2] = [3, 0];
 
-/// Compresses the output of `produce` with this many additional threads; one block or one thread needs none.
+/// Compresses the output of `produce` with this many additional threads; one block or one thread needs none. Then comes the note.
 pub(super) fn stream<W: Write>(
     codec: Codec,
-    threads: usize,
+    (threads, note): (usize, Option<&[u8]>),
     sink: W,
     produce: impl FnOnce(&mut Blocks<'_, '_, W>) -> Result<(), Fault>,
 ) -> Result<Written, Fault> {
@@ -58,7 +58,7 @@ pub(super) fn stream<W: Write>(
             out: Out { sink, state: Sha256::new(), size: 0 },
         };
         produce(&mut blocks)?;
-        blocks.end()
+        blocks.end(note)
     })
 }
 
@@ -239,7 +239,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         Ok(())
     }
 
-    fn end(mut self) -> Result<Written, Fault> {
+    fn end(mut self, note: Option<&[u8]>) -> Result<Written, Fault> {
         let empty = self.bytes == 0 && self.running.is_empty();
         if self.begun || !self.block.is_empty() || empty {
             self.send(true)?;
@@ -249,12 +249,15 @@ impl<W: Write> Blocks<'_, '_, W> {
         while !self.running.is_empty() {
             self.take_one()?;
         }
+        let note = note.map(|note| note::framed(self.codec, note)).unwrap_or_default();
+        self.out.put(&note)?;
         self.out.sink.flush().map_err(cannot_write)?;
         let digest = Digest::from_bytes(self.out.state.finalize().into());
         Ok(Written {
             diff_id: Digest::from_bytes(self.plain.finalize().into()),
             descriptor: Descriptor::new(self.codec.media_type(), digest, self.out.size),
             bytes: self.bytes,
+            note: note.len() as u64,
         })
     }
 }

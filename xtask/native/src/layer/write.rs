@@ -22,13 +22,26 @@ pub struct Written {
     pub descriptor: Descriptor,
     /// Size of the tar file in bytes.
     pub bytes: u64,
+    /// Bytes of the note at the end of the layer, with their framing.
+    pub note: u64,
 }
 
 /// Writes a layer. `items` are sorted by path and include parent folders where needed; `threads` does not affect the
 /// bytes.
 pub fn write(items: &[Item], codec: Codec, threads: usize, sink: impl Write) -> Result<Written, Fault> {
+    write_with_note(items, None, codec, threads, sink)
+}
+
+/// The same, with a note after the files.
+pub fn write_with_note(
+    items: &[Item],
+    note: Option<&[u8]>,
+    codec: Codec,
+    threads: usize,
+    sink: impl Write,
+) -> Result<Written, Fault> {
     check(items)?;
-    compress::stream(codec, threads, sink, |blocks| {
+    compress::stream(codec, (threads, note), sink, |blocks| {
         let mut head = Vec::new();
         for item in items {
             entry(item, &mut head, blocks)?;

@@ -5,8 +5,9 @@
 
 use crate::image::{Image, Place};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 use xtask_host::process;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::{Client, Mount};
@@ -28,6 +29,8 @@ pub struct ImageLayer {
     /// Uncompressed digest.
     pub diff_id: Digest,
     pub place: LayerPlace,
+    /// Version of the checks that its note was made after, and the note's bytes.
+    pub checks: Option<(u32, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,17 +41,56 @@ pub enum LayerPlace {
     Base,
 }
 
-/// Sends the layers to a repository. Returns the bytes sent, or `None` if the repository lacks a layer that its
-/// manifests name. With `distrust` every layer is checked, and a missing one is a fault.
-pub(crate) fn to_repository(
-    client: &Client,
-    repository: &Repository,
-    layers: &[ImageLayer],
-    base: Option<&Image>,
+/// Layers on their way to a repository.
+pub(crate) struct Delivery<'a> {
+    client: &'a Client,
+    repository: &'a Repository,
+    base: Option<&'a Image>,
+    /// Every layer is checked, and a missing one is a fault.
     distrust: bool,
-) -> Result<Option<u64>, Fault> {
-    let (sent, lost) = (AtomicU64::new(0), AtomicBool::new(false));
-    at_once(layers, |layer| {
+    sent: AtomicU64,
+    lost: AtomicBool,
+}
+
+impl<'a> Delivery<'a> {
+    pub(crate) fn new(client: &'a Client, repository: &'a Repository, base: Option<&'a Image>, distrust: bool) -> Self {
+        Self { client, repository, base, distrust, sent: AtomicU64::new(0), lost: AtomicBool::new(false) }
+    }
+
+    /// Sends the layers that `work` hands over, while it works. A fault of the work is the one that counts.
+    pub(crate) fn during<T>(
+        &self,
+        work: impl FnOnce(&(dyn Fn(ImageLayer) + Sync)) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let (queue, waiting) = channel::<ImageLayer>();
+        let (waiting, failed) = (Mutex::new(waiting), Mutex::new(None));
+        let stop = AtomicBool::new(false);
+        let run = || loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Some(layer) = next.ok().filter(|_| !stop.load(Ordering::Relaxed)) else { return };
+            if let Err(fault) = process::interrupted().and_then(|()| self.layer(&layer)) {
+                stop.store(true, Ordering::Relaxed);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+            }
+        };
+        let done = std::thread::scope(|scope| {
+            (0..AT_ONCE).for_each(|_| drop(scope.spawn(run)));
+            // Where all threads have ended because of a fault, nobody takes a layer.
+            let done = work(&|layer| drop(queue.send(layer)));
+            stop.fetch_or(done.is_err(), Ordering::Relaxed);
+            drop(queue);
+            done
+        })?;
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(done), Err)
+    }
+
+    /// The bytes that were sent, or `None` if the repository lacks a layer that its manifests name.
+    pub(crate) fn sent(self) -> Option<u64> {
+        (!self.lost.into_inner()).then(|| self.sent.into_inner())
+    }
+
+    fn layer(&self, layer: &ImageLayer) -> Result<(), Fault> {
+        let Self { client, repository, base, distrust, .. } = *self;
         let (digest, size) = (&layer.descriptor.digest, layer.descriptor.size);
         let ask = match (&layer.place, base.map(|image| &image.place)) {
             (LayerPlace::Base, Some(Place::Registry(from))) if from == repository => return Ok(()),
@@ -62,10 +104,10 @@ pub(crate) fn to_repository(
             return Ok(());
         }
         if matches!(layer.place, LayerPlace::Repository) && !distrust {
-            lost.store(true, Ordering::Relaxed);
+            self.lost.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        sent.fetch_add(size, Ordering::Relaxed);
+        self.sent.fetch_add(size, Ordering::Relaxed);
         if let Some(file) = local_file(layer, base) {
             return client.upload(repository, digest, size, &file);
         }
@@ -78,7 +120,7 @@ pub(crate) fn to_repository(
             false => None,
         };
         if let Some(Mount::Mounted) = session {
-            sent.fetch_sub(size, Ordering::Relaxed);
+            self.sent.fetch_sub(size, Ordering::Relaxed);
             return Ok(());
         }
         let (copy, _folder) = fetched(client, image, &layer.descriptor)?;
@@ -86,8 +128,7 @@ pub(crate) fn to_repository(
             Some(Mount::Session(session)) => client.upload_into(session, digest, size, &copy),
             _ => client.upload(repository, digest, size, &copy),
         }
-    })?;
-    Ok((!lost.into_inner()).then(|| sent.into_inner()))
+    }
 }
 
 /// Brings layers of an image to a repository, but for those that it is known to have: mounted within one registry, copied from another. Returns
@@ -105,9 +146,15 @@ pub fn bring(
         descriptor: descriptor.clone(),
         diff_id,
         place: LayerPlace::Base,
+        checks: None,
     };
     let layers: Vec<ImageLayer> = image.layers().filter(|(layer, _)| !has(&layer.digest)).map(layer).collect();
-    Ok(to_repository(client, repository, &layers, Some(image), false)?.unwrap_or_default())
+    let delivery = Delivery::new(client, repository, Some(image), false);
+    delivery.during(|deliver| {
+        layers.into_iter().for_each(deliver);
+        Ok(())
+    })?;
+    Ok(delivery.sent().unwrap_or_default())
 }
 
 /// Whether the repository lacks a layer that its manifests name.

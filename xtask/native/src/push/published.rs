@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::registry::{Client, publish};
+use xtask_model::image::presence::Record;
 use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -14,36 +15,53 @@ pub const RECIPE: &str = "dev.xtask.layer.recipe";
 /// Annotation: uncompressed digest of a layer.
 pub const DIFF_ID: &str = "dev.xtask.layer.diff-id";
 
+/// An image whose layers may be named again.
+#[derive(Clone, Copy, Debug)]
+pub struct EarlierImage {
+    pub manifest: Digest,
+    /// The record of its import check.
+    pub record: Option<Record>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct PublishedLayers {
     by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
     blobs: BTreeSet<Digest>,
+    records: Vec<(Record, Descriptor)>,
 }
 
 impl PublishedLayers {
     /// Reads manifests of a repository. Unreadable ones are skipped: they only save work.
-    pub fn read(client: &Client, repository: &Repository, manifests: &[Digest]) -> Self {
+    pub fn read(client: &Client, repository: &Repository, images: &[EarlierImage]) -> Self {
         let mut published = Self::default();
-        for digest in manifests {
-            if let Ok(manifest) = publish::read_manifest(client, repository, *digest) {
-                published.add(&manifest);
+        for image in images {
+            if let Ok(manifest) = publish::read_manifest(client, repository, image.manifest) {
+                published.add(image, &manifest);
             }
         }
         published
     }
 
-    pub fn add(&mut self, manifest: &Manifest) {
+    pub fn add(&mut self, image: &EarlierImage, manifest: &Manifest) {
         for layer in &manifest.layers {
             self.blobs.insert(layer.digest);
             let digest = |name| layer.annotations.get(name).and_then(|text| text.parse::<Digest>().ok());
             if let (Some(recipe), Some(diff_id)) = (digest(RECIPE), digest(DIFF_ID)) {
                 self.by_recipe.insert(recipe, (layer.clone(), diff_id));
             }
+            if let Some(record) = image.record.filter(|record| record.layer == layer.digest) {
+                self.records.push((record, layer.clone()));
+            }
         }
     }
 
     pub fn layer(&self, recipe: &Digest) -> Option<(&Descriptor, Digest)> {
         self.by_recipe.get(recipe).map(|(descriptor, diff_id)| (descriptor, *diff_id))
+    }
+
+    /// Records of import checks with their layers, that of the first image first.
+    pub fn records(&self) -> &[(Record, Descriptor)] {
+        &self.records
     }
 
     /// Whether a manifest of the repository names this blob. A registry keeps what its manifests name.
@@ -69,7 +87,12 @@ mod tests {
         let other = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"base"), 4);
         let config = Descriptor::new(media_type::CONFIG, Digest::of(b"config"), 6);
         let mut published = PublishedLayers::default();
-        published.add(&Manifest::new(config, vec![other.clone(), made.clone()]));
+        let noted = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"noted"), 9);
+        let record = Record { image: Digest::of(b"manifest"), layer: noted.digest, version: 3, size: 7 };
+        assert_eq!(record.to_string().parse(), Ok(record));
+        let image = EarlierImage { manifest: record.image, record: Some(record) };
+        published.add(&image, &Manifest::new(config, vec![other.clone(), made.clone(), noted.clone()]));
+        assert_eq!(published.records(), [(record, noted)]);
         assert_eq!(published.layer(&recipe), Some((&made, diff_id)));
         assert_eq!(published.layer(&diff_id), None);
         assert!(published.has_blob(&other.digest) && published.has_blob(&made.digest) && !published.has_blob(&recipe));

@@ -11,25 +11,29 @@
 mod bytecode;
 mod closure;
 mod compile;
+mod describe;
 mod distribution;
 mod environment;
+mod gather;
 mod groups;
 mod interpreter;
 mod items;
+mod known;
 mod record;
 mod shared;
 mod unpack;
 mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Part, Realise, RootFiles};
+use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
-use crate::wheel::Wheel;
 use distribution::{Distribution, Place};
 use environment::Environment;
+use gather::{Gathered, Gathering, WheelSource};
 use groups::Group;
 use interpreter::{Interpreter, RootPython};
 use items::{Items, Writer, folders};
+use known::Known;
 use shared::Owners;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -38,7 +42,6 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use unpack::Folder;
 use wheels::version_folder;
-use xtask_host::index::WheelRequest;
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
@@ -48,10 +51,12 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Policy;
 use xtask_model::quantity;
+use xtask_model::record::report::Imports;
 use xtask_model::spec::lock::{Lock, LockedPackage, Pin};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
+use xtask_model::spec::wheel::checked::{self, Checked};
 
 /// Path of the environment in the image, as in the Dockerfile.
 pub const HOME: &str = "/opt/venv";
@@ -92,6 +97,8 @@ pub struct PythonPackages<'a> {
     lock: Lock,
     compiler: Compiler,
     groups: Vec<Group>,
+    /// Digest of everything that an import depends on, but for the packages.
+    setting: Digest,
     parts: Vec<Part>,
     made: Mutex<Vec<Made>>,
 }
@@ -169,13 +176,19 @@ impl<'a> PythonPackages<'a> {
             groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))).collect();
         // The path of Python may differ between roots of one version. With the recipes of the other parts: a known
         // environment was checked with just these, on this root.
-        let own = serde_json::json!({
+        let setting = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
             "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
+            "record": checked::VERSION,
+        });
+        let own = serde_json::json!({
+            "setting": setting,
             "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
         });
         parts.push(part(format!("environment of Python {}", environment.minor()), &own));
         let at = |name: &str| root.join(scripts).join(name);
+        let setting = serde_json::json!([setting, python, platform.to_string(), glibc, compile]);
+        let setting = Digest::of(setting.to_string().as_bytes());
         let scripts = Scripts { install: at("install.py"), compile: at("compile.py"), check: at("check-imports.py") };
         Ok(Self {
             root_files,
@@ -191,6 +204,7 @@ impl<'a> PythonPackages<'a> {
             uv,
             compiler,
             groups,
+            setting,
             parts,
             made: Mutex::default(),
         })
@@ -228,70 +242,128 @@ impl<'a> PythonPackages<'a> {
     }
 
     /// Checks every package; returns the items of the wanted groups, and those that are used of paths that several parts have.
-    fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<(BTreeMap<usize, Items>, Items), Fault> {
+    fn packages(
+        &self,
+        wanted: &BTreeSet<usize>,
+        earlier: Option<&dyn Earlier>,
+    ) -> Result<(BTreeMap<usize, Items>, Items), Fault> {
         if self.compiler == Compiler::Missing {
             return Err(no_compiler(&self.environment.minor()));
         }
-        let packages: Vec<LockedPackage> =
-            self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
-        let began = Instant::now();
-        let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
-        let indexes = uv::indexes(&self.root, &self.requirements)?;
-        let wanted = WheelRequest {
-            packages: &packages,
-            indexes: &indexes,
-            python: &self.python,
-            platform: &self.platform,
-            glibc: &self.glibc,
+        let locked: Vec<LockedPackage> = self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
+        // What is not imported here says nothing about what was imported elsewhere.
+        let known = earlier.filter(|_| self.compiler == Compiler::Root);
+        let known = known.and_then(|earlier| Known::read(earlier, &self.setting, &locked, self.layers()));
+        let gathered = match known.map(|known| self.gather(&locked, wanted, Some(&known))).transpose()?.flatten() {
+            Some(gathered) => gathered,
+            None => self.gather(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
         };
-        let python = version_folder(&self.python);
-        let place = Place { home: HOME, folder: &python };
-        // The root's files may need a download too, so both run at once.
-        let (found, own) = std::thread::scope(|scope| {
-            let fetching = scope.spawn(|| distributions(&wanted, downloads.path(), &place));
-            let own = (self.compiler == Compiler::Root).then(|| self.root_python());
-            (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
-        });
-        let (distributions, own) = (found?, own.transpose()?);
-        terminal::detail(&format!("{} wheels read in {}", packages.len(), quantity::seconds(began.elapsed())));
-        closure::check_installed(&self.whole(), &distributions)?;
-        let folder = Folder::new(&self.work, SCRATCH, &distributions)?;
+        let (Gathered { downloads, mut distributions, restored, folder, shared, others, from, described }, own) =
+            gathered;
         let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
-        let script = &self.scripts.install;
-        let judge = match own.as_ref() {
-            Some(own) => own.clone(),
-            None => Interpreter::of_host("python3").ok_or_else(|| {
-                Fault::missing("`python3` is not on `PATH`")
-                    .needed_by("`install.py`, which compares the files of packages")
-                    .hint("install any version of Python 3")
-            })?,
-        };
-        let began = Instant::now();
-        let (owners, unpacked) = std::thread::scope(|scope| {
-            let judging = scope.spawn(|| shared::settle(&distributions, &judge, script));
-            let unpacked = folder.unpack(&distributions, false);
-            (judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
+        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
+        let judge = self.judge(own.as_ref())?;
+        let rows = others.iter().map(|(name, package)| (name.as_str(), &package.paths)).collect();
+        let (script, python) = (&self.scripts.install, version_folder(&self.python));
+        let (judged, described, compiled) = std::thread::scope(|scope| {
+            let judging = scope.spawn(|| shared::judge(&shared, &distributions, &rows, (&judge, script)));
+            let describing = scope.spawn(|| match described {
+                Some(packages) => Ok(packages),
+                None => describe::all(&unpacked, &locked, &python),
+            });
+            let compiled = self.compiled(&unpacked, wanted, own.clone());
+            let judged = judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (judged, describing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
         });
-        let owners = match owners {
+        match judged {
             Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(&folder)? {
-                Some(whole) => shared::settle(&distributions, &whole, script)?,
+                Some(whole) => shared::judge(&shared, &distributions, &rows, (&whole, script))?,
                 None => return Err(fault),
             },
-            settled => settled?,
-        };
-        unpacked?;
-        terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
-        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
-        let own = self.compiled(&unpacked, wanted_groups, own)?;
-        let made = self.items(&unpacked, wanted_groups);
+            judged => judged?,
+        }
+        let own = compiled?;
+        let packages = described?;
+        let made = self.items(&unpacked, wanted);
         // Layers can be written meanwhile.
         let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
             let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
             std::thread::spawn(move || compile::import(&own, &script, &work))
         });
-        let kept = Made { import, distributions, folder, finished: false, _downloads: downloads };
+        // Layers are written meanwhile, which needs memory too.
+        distributions.iter_mut().for_each(|one| one.rows = Vec::new());
+        let fetched = distributions.iter().map(|one| &one.name);
+        let imported: BTreeSet<&String> = fetched.chain(restored.iter().map(|package| &package.name)).collect();
+        let known = others.keys().filter(|name| !imported.contains(name)).cloned().collect();
+        let imports = Imports { packages: imported.into_iter().cloned().collect(), known, from };
+        let checked = Checked { version: checked::VERSION, setting: self.setting, packages, shared: shared.owners };
+        let kept = Made {
+            import,
+            distributions,
+            restored,
+            folder,
+            checked,
+            imports,
+            passed: false,
+            finished: false,
+            downloads,
+        };
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
         Ok(made)
+    }
+
+    /// The recipe of each package's layer.
+    fn layers(&self) -> BTreeMap<String, Digest> {
+        let of_group = |(group, part): (&Group, &Part)| {
+            let recipe = part.recipe;
+            group.packages.iter().map(move |package| (package.name.clone(), recipe)).collect::<Vec<_>>()
+        };
+        self.groups.iter().zip(&self.parts).flat_map(of_group).collect()
+    }
+
+    fn wheels(&self) -> WheelSource<'_> {
+        let Self { root, requirements, python, platform, glibc, .. } = self;
+        WheelSource { root, requirements, python, platform, glibc }
+    }
+
+    /// Unpacks packages, and the root's Python.
+    fn gather(
+        &self,
+        locked: &[LockedPackage],
+        wanted: &BTreeSet<usize>,
+        known: Option<&Known<'_>>,
+    ) -> Result<Option<(Gathered, Option<RootPython>)>, Fault> {
+        let folder = version_folder(&self.python);
+        let groups = wanted.iter().flat_map(|index| &self.groups[*index].packages);
+        let gathering = Gathering {
+            locked,
+            wanted: groups.map(|package| &*package.name).collect(),
+            known,
+            wheels: self.wheels(),
+            place: Place { home: HOME, folder: &folder },
+            work: &self.work,
+            whole: self.whole(),
+        };
+        // The root's files may need a download too, so both run at once.
+        let (gathered, own) = std::thread::scope(|scope| {
+            let gathering = scope.spawn(|| gathering.run());
+            let own = (self.compiler == Compiler::Root).then(|| self.root_python());
+            (gathering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
+        });
+        let (Some(gathered), own) = (gathered?, own.transpose()?) else { return Ok(None) };
+        Ok(Some((gathered, own)))
+    }
+
+    /// The Python that runs `install.py`.
+    fn judge(&self, own: Option<&Interpreter>) -> Result<Interpreter, Fault> {
+        let host = || {
+            Interpreter::of_host("python3").ok_or_else(|| {
+                Fault::missing("`python3` is not on `PATH`")
+                    .needed_by("`install.py`, which compares the files of packages")
+                    .hint("install any version of Python 3")
+            })
+        };
+        own.map_or_else(host, |own| Ok(own.clone()))
     }
 
     /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
@@ -322,7 +394,7 @@ impl<'a> PythonPackages<'a> {
 
     /// Ends an import check. What was not unpacked at first is added where it turns out to be needed.
     fn imported(&self, made: &mut Made) -> Result<(), Fault> {
-        let count = made.distributions.len();
+        let count = made.imports.packages.len();
         let Some(import) = made.import.take() else {
             let why = format!("every package for {}: the root's Python cannot run on this machine", self.platform);
             terminal::step("passed over", &format!("the import of {why}"));
@@ -330,9 +402,12 @@ impl<'a> PythonPackages<'a> {
         };
         let began = Instant::now();
         let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let passed = first.or_else(|_| {
+        let passed = first.or_else(|failed| {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
+            // Their layers have test suites too, but a failure need not be fast.
+            let Ok(more) = self.wheels().fetch(&made.restored, made.downloads.path()) else { return Err(failed) };
             made.folder.unpack(&made.distributions, true)?;
+            made.folder.unpack(&more, true)?;
             let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
             let own = self.root_python()?.in_home(&made.folder.home())?;
             again(&own).or_else(|fault| match self.whole_root(&made.folder)? {
@@ -340,6 +415,7 @@ impl<'a> PythonPackages<'a> {
                 None => Err(fault),
             })
         })?;
+        made.passed = true;
         passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
         let waited = quantity::seconds(began.elapsed());
         terminal::detail(&format!("{count} packages imported; waited for {waited}"));
@@ -457,9 +533,35 @@ impl Realise for PythonPackages<'_> {
     }
 
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        self.make(wanted, None)
+    }
+
+    fn produce_after(&self, wanted: &[usize], earlier: &dyn Earlier) -> Result<Vec<Vec<Item>>, Fault> {
+        self.make(wanted, Some(earlier))
+    }
+
+    fn note(&self, part: usize) -> Option<Vec<u8>> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = made.last().filter(|_| part == self.groups.len())?;
+        Some(serde_json::to_vec(&made.checked).expect("a record is valid JSON"))
+    }
+
+    fn imports(&self) -> Option<Imports> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.last().filter(|made| made.passed).map(|made| made.imports.clone())
+    }
+
+    fn checked(&self, part: usize) -> Option<u32> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.last().filter(|made| made.passed && part == self.groups.len()).map(|_| checked::VERSION)
+    }
+}
+
+impl PythonPackages<'_> {
+    fn make(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<Vec<Vec<Item>>, Fault> {
         let groups: BTreeSet<usize> = wanted.iter().copied().filter(|index| *index < self.groups.len()).collect();
         let nothing = wanted.is_empty() || self.groups.is_empty();
-        let (mut made, used) = if nothing { Default::default() } else { self.packages(&groups)? };
+        let (mut made, used) = if nothing { Default::default() } else { self.packages(&groups, earlier)? };
         let mut used = Some(used);
         wanted
             .iter()
@@ -471,27 +573,19 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
-/// The packages as they are installed, in the order of their names.
-fn distributions(wanted: &WheelRequest<'_>, downloads: &Path, place: &Place<'_>) -> Result<Vec<Distribution>, Fault> {
-    let found = wheels::fetch(wanted, downloads)?;
-    let install = |package: &LockedPackage| {
-        let (path, name) = found
-            .get(&package.name)
-            .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
-        Distribution::new(&Wheel::open(path, name)?, package, place)
-    };
-    let mut out = wanted.packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
-    out.sort_by(|one, two| one.name.cmp(&two.name));
-    Ok(out)
-}
-
 /// What items have their bytes in, and an import check that may run meanwhile.
 struct Made {
     import: Option<JoinHandle<Result<Vec<String>, Fault>>>,
     distributions: Vec<Distribution>,
+    /// Packages whose files came from layers.
+    restored: Vec<LockedPackage>,
     folder: Folder,
+    checked: Checked,
+    imports: Imports,
+    /// Whether all was imported.
+    passed: bool,
     finished: bool,
-    _downloads: Scratch,
+    downloads: Scratch,
 }
 
 impl Drop for Made {

@@ -2,10 +2,12 @@
 //!
 //! The policy assigns a recipe to a stage; its parameters are the stage's arguments.
 
+use crate::layer::Reader;
 use crate::layer::item::Item;
 use std::path::PathBuf;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
+use xtask_model::record::report::Imports;
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Digest;
 
@@ -27,6 +29,26 @@ pub trait Realise {
     /// Makes these parts; the items of each are sorted by path.
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault>;
 
+    /// The same, in a repository that has parts of this stage from an earlier image.
+    fn produce_after(&self, wanted: &[usize], _earlier: &dyn Earlier) -> Result<Vec<Vec<Item>>, Fault> {
+        self.produce(wanted)
+    }
+
+    /// What a made part's layer says about the stage as a whole: a function of the stage's inputs, as its items are.
+    fn note(&self, _part: usize) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The version of the checks that have ended well for the note of a part; `None` if a check was skipped.
+    fn checked(&self, _part: usize) -> Option<u32> {
+        None
+    }
+
+    /// What was imported for the parts that were made, when the checks have ended.
+    fn imports(&self) -> Option<Imports> {
+        None
+    }
+
     /// Ends checks that [`Realise::produce`] has started. A made part may be used again only after that.
     fn finish(&self) -> Result<(), Fault> {
         Ok(())
@@ -37,6 +59,24 @@ pub trait Realise {
         Ok(())
     }
 }
+
+/// An image that the repository has from an earlier build.
+pub trait Earlier: Sync {
+    /// Its digest.
+    fn name(&self) -> String;
+
+    /// The note of one of its layers, which was published after checks of this version had ended well. `None` if there is none, or if it
+    /// cannot be read: it only saves work.
+    fn note(&self, checks: u32) -> Option<Vec<u8>>;
+
+    /// Compressed size of the layer that it has for a part, by the part's recipe; `None` if it has none.
+    fn size(&self, recipe: &Digest) -> Option<u64>;
+
+    /// Reads this layer.
+    fn read(&self, recipe: &Digest, take: &mut TakeLayer<'_>) -> Result<(), Fault>;
+}
+
+pub type TakeLayer<'t> = dyn FnMut(&mut Reader<'_>) -> Result<(), Fault> + 't;
 
 /// Files of the image that a realised stage is built on. A call may need a download, so a recipe calls it only while it
 /// produces.

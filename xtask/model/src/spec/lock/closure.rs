@@ -46,6 +46,11 @@ impl PackageMetadata {
         self.requires.iter().filter(counts).map(|one| one.name.clone()).collect()
     }
 
+    /// Names of all distributions that it names, for whatever environment and extra.
+    pub fn named(&self) -> BTreeSet<String> {
+        self.requires.iter().map(|one| one.name.clone()).collect()
+    }
+
     fn only(mut self, extras: &BTreeSet<String>) -> Self {
         self.requires.retain(|one| one.marker.as_ref().is_none_or(|marker| concerns(marker, extras)));
         self

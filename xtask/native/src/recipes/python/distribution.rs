@@ -52,6 +52,8 @@ pub(super) struct Distribution {
     /// Rows of `RECORD`, sorted.
     pub(super) rows: Vec<Row>,
     pub(super) metadata: String,
+    /// True if it has entry points other than scripts.
+    pub(super) has_plugins: bool,
 }
 
 impl Distribution {
@@ -72,8 +74,8 @@ impl Distribution {
         version(&needed("WHEEL")?).map_err(|why| wheel.invalid(&why))?;
         let listed = needed("RECORD")?;
         let listed = record::parse(&listed).map_err(|why| wheel.invalid(&format!("`RECORD`: {why}")))?;
-        let scripts =
-            entry_points(&text("entry_points.txt")?.unwrap_or_default()).map_err(|why| wheel.invalid(&why))?;
+        let entry_points_text = text("entry_points.txt")?.unwrap_or_default();
+        let scripts = entry_points(&entry_points_text).map_err(|why| wheel.invalid(&why))?;
         let mut install = Install {
             wheel,
             place,
@@ -87,6 +89,7 @@ impl Distribution {
                 folders: BTreeSet::new(),
                 rows: Vec::new(),
                 metadata: needed("METADATA")?,
+                has_plugins: has_plugins(&entry_points_text),
             },
         };
         let mut rows: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
@@ -124,8 +127,19 @@ impl Distribution {
 impl Distribution {
     #[cfg(test)]
     pub(super) fn of_metadata(name: &str, metadata: &str) -> Self {
-        let (files, folders, rows) = Default::default();
-        Self { name: name.to_owned(), files, site: String::new(), folders, rows, metadata: metadata.to_owned() }
+        let (files, folders, rows, has_plugins) = Default::default();
+        let (name, metadata) = (name.to_owned(), metadata.to_owned());
+        Self { name, files, site: String::new(), folders, rows, metadata, has_plugins }
+    }
+
+    /// The installed `RECORD`.
+    pub(super) fn record(&self) -> &[u8] {
+        let is_record = |path: &str| path.ends_with(".dist-info/RECORD") && path.starts_with(&self.site);
+        let found = self.files.iter().find(|(path, _)| is_record(path));
+        match found.map(|(_, file)| &file.bytes) {
+            Some(Bytes::Here(bytes)) => bytes,
+            _ => &[],
+        }
     }
 
     /// Path of an installed file in `RECORD`.
@@ -305,6 +319,12 @@ fn entry_points(text: &str) -> Result<BTreeMap<String, Target>, String> {
         out.insert(name.to_owned(), Target { module: module.to_owned(), attribute: attribute.to_owned() });
     }
     Ok(out)
+}
+
+/// True if `entry_points.txt` has a group of others than scripts.
+fn has_plugins(text: &str) -> bool {
+    let groups = text.lines().filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']'));
+    groups.into_iter().any(|group| !matches!(group.trim(), "console_scripts" | "gui_scripts"))
 }
 
 /// The script that starts an entry point, as uv writes it.

@@ -7,8 +7,8 @@ use super::interpreter::Interpreter;
 use crate::layer::packed::contents;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
@@ -16,50 +16,69 @@ use xtask_model::fault::{Exit, Fault};
 /// Owners of each path by normalised name, in the lock's order. The last one's file is used.
 pub(super) type Owners = BTreeMap<String, Vec<String>>;
 
+/// Paths by distribution.
+pub(super) type Rows<'a> = BTreeMap<&'a str, &'a BTreeSet<String>>;
+
 const REFUSED: i32 = 3;
 
-/// Finds the paths, from the environment's folder, and has the script judge them.
-///
-/// # Errors
-/// A conflict that breaks a distribution.
-pub(super) fn settle(distributions: &[Distribution], python: &Interpreter, script: &Path) -> Result<Owners, Fault> {
+/// Paths that several distributions have with different bytes.
+pub(super) struct Shared {
+    pub(super) owners: Owners,
+    /// The bytes of each owner, by path as `RECORD` has it.
+    versions: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Finds the paths, from the environment's folder.
+pub(super) fn compare(distributions: &[Distribution]) -> Result<Shared, Fault> {
     let mut having: BTreeMap<&str, Vec<(&Distribution, &InstalledFile)>> = BTreeMap::new();
     for distribution in distributions {
         for (path, file) in &distribution.files {
             having.entry(path).or_default().push((distribution, file));
         }
     }
-    let mut owners = Owners::new();
-    let mut versions: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
+    let mut shared = Shared { owners: Owners::new(), versions: BTreeMap::new() };
     for (path, files) in having.into_iter().filter(|(_, files)| files.len() > 1) {
         let contents = files.iter().map(|(_, file)| contents(&file.bytes)).collect::<Result<Vec<_>, _>>()?;
         if contents.iter().all(|bytes| *bytes == contents[0]) {
             continue;
         }
-        let names = files.iter().map(|(distribution, _)| distribution.name.as_str());
+        let names = files.iter().map(|(distribution, _)| distribution.name.clone());
         let row = files[0].0.row(path);
-        versions.insert(row, names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes))).collect());
-        owners.insert(path.to_owned(), names.map(str::to_owned).collect());
+        let versions = names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes)));
+        shared.versions.insert(row, versions.collect());
+        shared.owners.insert(path.to_owned(), names.collect());
     }
-    judge(distributions, &versions, python, script)?;
-    Ok(owners)
+    Ok(shared)
 }
 
-fn judge(
+/// Has the script judge the distributions. `others` are the paths, as `RECORD` has them, of distributions that have no file in
+/// common with these.
+///
+/// # Errors
+/// A conflict that breaks a distribution.
+pub(super) fn judge(
+    shared: &Shared,
     distributions: &[Distribution],
-    versions: &BTreeMap<String, BTreeMap<&str, String>>,
-    python: &Interpreter,
-    script: &Path,
+    others: &Rows<'_>,
+    (python, script): (&Interpreter, &Path),
 ) -> Result<(), Fault> {
+    #[derive(Serialize)]
+    struct Facts<'a> {
+        rows: BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>,
+        versions: &'a BTreeMap<String, BTreeMap<String, String>>,
+    }
+    let of_wheels =
+        distributions.iter().map(|one| (&*one.name, one.rows.iter().map(|row| (&*row.path, &*row.hash)).collect()));
+    let of_others = others.iter().map(|(name, paths)| (*name, paths.iter().map(|path| (&**path, "")).collect()));
+    let facts = Facts { rows: of_wheels.chain(of_others).collect(), versions: &shared.versions };
+    run(serde_json::to_string(&facts).expect("the facts are valid JSON"), python, script)
+}
+
+fn run(facts: String, python: &Interpreter, script: &Path) -> Result<(), Fault> {
     #[derive(Deserialize)]
     struct Report {
         warnings: Vec<String>,
     }
-    let rows: BTreeMap<&str, BTreeMap<&str, &str>> = distributions
-        .iter()
-        .map(|one| (&*one.name, one.rows.iter().map(|row| (&*row.path, &*row.hash)).collect()))
-        .collect();
-    let facts = serde_json::json!({ "rows": rows, "versions": versions }).to_string();
     let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts);
     let hint = "use the `install.py` of this version of xtask, next to the Dockerfile";
     let output = call.output().map_err(|fault| fault.needed_by("`install.py --judge`").hint(hint))?;

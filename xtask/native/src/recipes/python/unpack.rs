@@ -22,9 +22,10 @@ const CHUNK: usize = 64;
 pub(super) struct Folder(Scratch);
 
 impl Folder {
-    /// An empty one, with room for these distributions.
-    pub(super) fn new(work: &Path, prefix: &str, distributions: &[Distribution]) -> Result<Self, Fault> {
-        let bytes = distributions.iter().flat_map(|one| one.files.values()).map(|file| file.bytes.size()).sum();
+    /// An empty one, with room for these distributions and this many bytes.
+    pub(super) fn new(work: &Path, prefix: &str, distributions: &[Distribution], more: u64) -> Result<Self, Fault> {
+        let sizes = distributions.iter().flat_map(|one| one.files.values()).map(|file| file.bytes.size());
+        let bytes = sizes.sum::<u64>() + more;
         let made = Scratch::in_memory(bytes).map_or_else(
             || {
                 fs::create_dir_all(work)?;
@@ -51,9 +52,6 @@ impl Folder {
 
     /// Writes what the packages are imported from: without test suites, or these alone.
     pub(super) fn unpack(&self, distributions: &[Distribution], tests: bool) -> Result<(), Fault> {
-        let is_test = |path: &str| {
-            path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)))
-        };
         let mut files: BTreeMap<&str, &InstalledFile> = BTreeMap::new();
         // The last one in the lock's order is used.
         for distribution in distributions {
@@ -63,6 +61,11 @@ impl Folder {
         let home = self.home();
         write(&home, &files.into_iter().collect::<Vec<_>>())
     }
+}
+
+/// True for a file of a test suite.
+pub(super) fn is_test(path: &str) -> bool {
+    path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)))
 }
 
 fn write(folder: &Path, files: &[(&str, &InstalledFile)]) -> Result<(), Fault> {
