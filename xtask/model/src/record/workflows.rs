@@ -6,7 +6,7 @@
 
 use crate::fault::Fault;
 use crate::image::plugin::{KEYLESS, SIGN};
-use crate::image::policy::{self, Action, Ci, Engine, Laptop, Policy};
+use crate::image::policy::{self, Action, Ci, Dependencies, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
 use crate::spec::reference::Platform;
 
@@ -317,9 +317,9 @@ impl Cache {
         Self { id, what: "xtask", key: format!("{locked}-{sources}"), older: true, paths }
     }
 
-    /// The crates of the app's program: compiled once for a lock, whatever is edited.
+    /// The crates of the app's program: compiled once for a lock, whatever is edited. Only where they are not in the registry.
     fn program(policy: &Policy, place: &PolicyLocation) -> Option<Self> {
-        let binary = policy.app.binary.as_ref()?;
+        let binary = policy.app.binary.as_ref().filter(|binary| binary.dependencies == Dependencies::Off)?;
         let at = slashed(&place.workspace);
         let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
         let key = format!("${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}");
