@@ -81,6 +81,7 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
         host_network: runs_programs && builder.is_none() && context.docker()?.lacks_bridge()?,
         builder,
         no_cache: order.rebuild,
+        cache: None,
     })
 }
 
