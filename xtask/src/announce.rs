@@ -56,6 +56,9 @@ pub fn conclude(report: &Report) {
         if let Some([all, cached]) = image.steps {
             line += &format!(", {cached} of {all} steps from the cache");
         }
+        if let Some(dependencies) = &image.dependencies {
+            line += &format!(", dependencies {} ({})", dependencies.action, dependencies.size());
+        }
         let phases: Vec<String> = image
             .seconds
             .iter()

@@ -46,6 +46,12 @@ pub const BUILD: Document = Document {
         ),
         ("images[].imports.from", "digest of that earlier image"),
         ("images[].seconds[][]", "name and seconds of each phase, in order"),
+        (
+            "images[].dependencies.action",
+            "`pulled` or `pushed`, if compiled dependencies came from the registry or went there",
+        ),
+        ("images[].dependencies.crates", "number of their crates"),
+        ("images[].dependencies.size", "compressed bytes of them"),
         ("seconds", "wall-clock seconds of the command"),
         ("peak_memory", "largest memory of the process in bytes, where the system reports it"),
         ("disk_written", "bytes that the process wrote to files on a disk, where the system reports it"),
@@ -85,6 +91,7 @@ pub const PLAN: Document = Document {
         ("verification_reason", "why these tests"),
         ("machines", "`one` if one machine can build everything"),
         ("compiles", "`true` if the app's program is compiled, as far as the comparison shows"),
+        ("dependencies", "compiled dependencies that this machine would pull, or why it compiles all of them"),
         ("shadow[]", "`base` or `app`: it is reused, and in the sample that `[ci] shadow` has built again"),
     ],
 };
@@ -98,6 +105,7 @@ pub const EXPLAIN: Document = Document {
         ("images[].compared_with", "the other image"),
         ("images[].verdict", "a summary, if there are no differences to list"),
         ("images[].differences[]", "each difference of the two keys"),
+        ("images[].dependencies", "compiled dependencies that this machine would pull, or why it compiles all of them"),
     ],
 };
 
@@ -329,6 +337,7 @@ pub const PRUNE: Document = Document {
         ("registry.digests[]", "manifests to delete, in this order"),
         ("registry.tags[]", "tags to delete whose image stays"),
         ("layouts[].**", "the same for images on this machine"),
+        ("dependencies[].**", "the same for compiled dependencies, with `prune`"),
     ],
 };
 

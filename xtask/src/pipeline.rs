@@ -6,6 +6,7 @@
 mod buildable;
 mod checks;
 mod claims;
+mod dependencies;
 mod docker;
 mod engine;
 mod execution;
@@ -23,6 +24,7 @@ mod sources;
 mod tagging;
 
 pub use claims::survey as compare_with_commit;
+pub use dependencies::{repository as dependencies_repository, to_pull};
 pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
 pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_layout};
 pub use native::store;
@@ -36,7 +38,7 @@ use crate::flags::{BuildFlags, Global};
 use crate::{leftovers, steps};
 use checks::Checks;
 use record::Trace;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use xtask_host::docker::Docker;
 use xtask_host::docker::engine as private;
@@ -47,7 +49,7 @@ use xtask_host::tree::facts::Tree;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
-use xtask_model::record::report::{ImageReport, Report};
+use xtask_model::record::report::{self, ImageReport, Report};
 use xtask_model::spec::reference::{Platform, Reference};
 
 /// A request for one tree, with the connections that serve it.
@@ -60,6 +62,8 @@ struct Context<'t> {
     committed: OnceCell<Committed>,
     /// Checks that published images are whole.
     checks: Checks,
+    /// Compiled dependencies that came or went while the last image was built.
+    dependencies: RefCell<Option<report::Dependencies>>,
 }
 
 impl<'t> Context<'t> {
@@ -71,6 +75,7 @@ impl<'t> Context<'t> {
             docker: OnceCell::new(),
             committed: OnceCell::new(),
             checks: Checks::default(),
+            dependencies: RefCell::default(),
         }
     }
 
@@ -157,7 +162,11 @@ fn plan_and_execute(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageRep
     if !context.request.dry_run && !kinds.is_empty() {
         steps::prepare(context.tree, &kinds)?;
     }
-    execution::execute(context, &sources, &planned, trace)
+    let done = execution::execute(context, &sources, &planned, trace)?;
+    if context.request.reuse_only && !context.request.dry_run {
+        dependencies::name_tested(context)?;
+    }
+    Ok(done)
 }
 
 /// The plan of a build, which is not executed.

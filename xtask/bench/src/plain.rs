@@ -64,6 +64,7 @@ pub(super) fn order(
         builder: None,
         host_network: workspace.docker()?.lacks_bridge()?,
         no_cache: false,
+        cache: None,
     })
 }
 

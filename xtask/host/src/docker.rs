@@ -63,6 +63,8 @@ pub struct Build {
     /// True if its steps use the host's network: they need one, and the engine has none of its own.
     pub host_network: bool,
     pub no_cache: bool,
+    /// A build cache in a registry, which is read and written.
+    pub cache: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -296,6 +298,10 @@ impl Docker {
         }
         if build.no_cache {
             call = call.arg("--no-cache");
+        }
+        if let Some(cache) = &build.cache {
+            call = call.arg(format!("--cache-from=type=registry,ref={cache}"));
+            call = call.arg(format!("--cache-to=type=registry,ref={cache},mode=max"));
         }
         for (name, value) in &build.args {
             call = call.arg("--build-arg").arg(format!("{name}={value}"));
@@ -689,6 +695,7 @@ mod tests {
             builder: None,
             host_network: true,
             no_cache: false,
+            cache: None,
         }
     }
 

@@ -4,6 +4,7 @@ pub mod bases;
 pub mod change;
 pub mod commit;
 pub mod context;
+pub mod dependencies;
 pub mod event;
 pub mod key;
 pub mod order;

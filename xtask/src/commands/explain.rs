@@ -30,6 +30,9 @@ struct Explained {
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<String>,
     differences: Vec<String>,
+    /// Of the program that is compiled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dependencies: Option<String>,
 }
 
 /// Runs the command; with no commits, compares with what is published.
@@ -50,6 +53,9 @@ fn text(explained: &Explained) -> String {
     let mut text = format!("{} {}, compared with {}\n", explained.image, explained.this, explained.compared_with);
     for line in explained.verdict.iter().chain(&explained.differences) {
         text += &format!("  {line}\n");
+    }
+    if let Some(dependencies) = &explained.dependencies {
+        text += &format!("  dependencies: {dependencies}\n");
     }
     text
 }
@@ -83,6 +89,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
         compared_with: format!("the one at `{old_id}`"),
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
+        dependencies: None,
     };
     let waits = |change| format!("{change}; it waits, another base is pinned");
     let base = changes.base.into_iter().chain(changes.waiting.into_iter().map(waits)).collect();
@@ -121,6 +128,7 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
         let waits = "it is pinned in `images.lock`: none is built of what differs from the published one";
         explained[0].verdict = Some(waits.to_owned());
     }
+    let compiles = app.as_ref().and_then(|app| app.key.as_ref()).is_none_or(|old| old.binary != app_key.binary);
     let differences = app
         .as_ref()
         .and_then(|app| {
@@ -131,7 +139,9 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
             Some(app_changes(old, &app_key, &names))
         })
         .unwrap_or_default();
-    explained.push(explain(client.is_some(), ImageKind::App, plan.app, app, differences));
+    let dependencies = if compiles { pipeline::to_pull(&tree) } else { None };
+    let app = explain(client.is_some(), ImageKind::App, plan.app, app, differences);
+    explained.push(Explained { dependencies, ..app });
     Ok(explained)
 }
 
@@ -197,7 +207,8 @@ fn explain<K>(
             (_, false) => ("what was built here", "nothing was built here yet"),
         };
         let verdict = Some(verdict.to_owned());
-        return Explained { image, this, compared_with: compared_with.to_owned(), verdict, differences };
+        let compared_with = compared_with.to_owned();
+        return Explained { image, this, compared_with, verdict, differences, dependencies: None };
     };
     let lost = match &found.presence {
         Presence::Registry(published) => !published.lost.is_empty(),
@@ -213,7 +224,7 @@ fn explain<K>(
     if ready == Ready::Yes && verdict.is_none() && !pinned {
         differences.push("an image of this tree's key is in the registry already".to_owned());
     }
-    Explained { image, this, compared_with: before.name, verdict, differences }
+    Explained { image, this, compared_with: before.name, verdict, differences, dependencies: None }
 }
 
 /// The Debian packages in which two roots differ, where the labels of both are available.

@@ -106,6 +106,8 @@ pub fn plan(
     let (decision, reasons) = change::decide(&facts);
     let (verification, verification_reason) = verify(&head.policy, purpose, &changed, tested.as_deref());
     let ChangeFacts { changes, base, app, .. } = facts;
+    let builds = compiles && matches!(decision, Work::Fast | Work::BaseFast) && head_revision.is_none();
+    let dependencies = if builds { pipeline::to_pull(&head) } else { None };
     Ok(ChangePlan {
         decision,
         reasons,
@@ -119,6 +121,7 @@ pub fn plan(
         verification_reason,
         machines: Machines::needed(&head.policy, decision, compiles),
         compiles,
+        dependencies,
         shadow: sampled,
     })
 }
@@ -191,6 +194,7 @@ fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Optio
         verification_reason: "the base's inputs cannot be read".to_owned(),
         machines: Machines::Several,
         compiles: true,
+        dependencies: None,
         shadow: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 use super::base::show;
 use crate::documents;
 use crate::flags::{Format, Global, PruneFlags};
+use crate::pipeline;
 use std::collections::BTreeSet;
 use xtask_host::process::Command;
 use xtask_host::registry::survey::{self, SurveyRequest};
@@ -12,6 +13,7 @@ use xtask_host::tree::git::Git;
 use xtask_host::{clock, process, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::bases::{AppRules, AppSurvey, Pruning, Rules, prune_apps};
+use xtask_model::image::dependencies;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::tags::{BranchTag, branch_tag};
 use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
@@ -51,16 +53,25 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
         digests,
         tags,
     };
-    let survey = || survey_of(&client, &tree, (&bases, &apps));
+    let compiled = pipeline::dependencies_repository(&tree);
+    let survey = || {
+        let apps = survey_of(&client, &tree, (&bases, &apps))?;
+        Ok::<_, Fault>((apps, survey::dependencies(&client, &compiled)?))
+    };
     let before = survey()?;
-    let plan = prune_apps(&before, &rules);
+    let plan = prune_apps(&before.0, &rules);
+    let dependencies = dependencies::prune(before.1.clone(), flags.keep, flags.older_than, clock::now());
     if global.format == Format::Json {
-        documents::PRUNE.print(&serde_json::json!({"registry": plan, "layouts": []}))?;
+        let json = serde_json::json!({"registry": plan, "layouts": [], "dependencies": dependencies});
+        documents::PRUNE.print(&json)?;
     } else {
         show(&plan.verdicts);
+        show(&dependencies);
     }
-    if plan.is_empty() || !flags.yes {
-        let what = if plan.is_empty() { "to delete" } else { "was deleted; to delete it, add `--yes`" };
+    let old: BTreeSet<Digest> = dependencies.iter().filter(|one| !one.keep).map(|one| one.digest).collect();
+    let is_empty = plan.is_empty() && old.is_empty();
+    if is_empty || !flags.yes {
+        let what = if is_empty { "to delete" } else { "was deleted; to delete it, add `--yes`" };
         terminal::step("nothing", what);
         return Ok(());
     }
@@ -69,7 +80,14 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
             .hint("run this again")
             .into());
     }
-    Ok(delete(&client, &apps, &plan)?)
+    for digest in &old {
+        process::interrupted()?;
+        client.delete_manifest(&compiled, digest)?;
+    }
+    if !old.is_empty() {
+        terminal::step("deleted", &format!("{} manifests of compiled dependencies", old.len()));
+    }
+    if plan.is_empty() { Ok(()) } else { Ok(delete(&client, &apps, &plan)?) }
 }
 
 fn survey_of(client: &Client, tree: &Tree, (bases, apps): (&Repository, &Repository)) -> Result<AppSurvey, Fault> {

@@ -80,6 +80,7 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
         host_network: order.runs && builder.is_none() && context.docker()?.lacks_bridge()?,
         builder,
         no_cache: order.rebuild,
+        cache: None,
     })
 }
 

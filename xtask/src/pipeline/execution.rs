@@ -1,5 +1,6 @@
 //! Carries out the plan: compiles, builds, runs steps, publishes, reports. Every decision was made before.
 
+use super::dependencies::{self, Program};
 use super::engine::BuildEngine;
 use super::facts::{Image, Planned, key_file};
 use super::order::{self, BaseImage, labels, local_tags};
@@ -9,14 +10,12 @@ use super::tagging::{Named, Tagger};
 use super::{Context, docker, export, layouts, native};
 use crate::plugins::{BuildFacts, Subject};
 use crate::{announce, steps};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::{self, Publication};
 use xtask_host::registry::{Answer, attach};
-use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
@@ -32,7 +31,7 @@ use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::image::Place as ImagePlace;
 
 /// The program's compilation, in parallel with the build of the base.
-type Compilation<'scope> = ScopedJoinHandle<'scope, Result<Duration, Fault>>;
+type Compilation<'scope> = ScopedJoinHandle<'scope, Result<dependencies::Done, Fault>>;
 
 struct Done {
     base: BaseImage,
@@ -78,24 +77,24 @@ pub(super) fn execute(
 }
 
 /// The compilation that the plan needs, as a function that another thread can run.
-fn compilation(
-    context: &Context<'_>,
-    images: &[Image<'_>],
-) -> Option<impl FnOnce() -> Result<Duration, Fault> + Send + use<>> {
-    let tree = context.tree;
+fn compilation<'a>(
+    context: &'a Context<'_>,
+    images: &'a [Image<'a>],
+) -> Option<impl FnOnce() -> Result<dependencies::Done, Fault> + Send + 'a> {
     let app = images.iter().find(|image| image.plan.kind == ImageKind::App && !context.request.dry_run)?;
     let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
-    let (binary, recipe) = (tree.policy.app.binary.clone()?, app.facts.binary.clone()?);
+    let program = Program::of(context, app)?;
     // The native engine asks for the program when it finds no layer of it, unless there is time for it while the base is built.
     let waits = images.iter().all(|image| image.plan.kind == ImageKind::App || !image.plan.builds());
-    if context.request.engine == BuildEngine::Native && (waits || native::has_binary(context, app, &recipe)) {
+    if context.request.engine == BuildEngine::Native && (waits || native::has_binary(context, app, program.recipe)) {
         return None;
     }
-    let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
-    let (root, platforms) = (tree.root.clone(), platforms.clone());
     Some(move || {
-        let compile = |platform| binary::compile((&root, None), &binary, platform, &recipe, &copied);
-        platforms.iter().map(compile).sum()
+        let mut done = dependencies::Done::default();
+        for platform in platforms {
+            done.add(program.compile(platform)?);
+        }
+        Ok(done)
     })
 }
 
@@ -120,8 +119,10 @@ impl Execution<'_> {
             ImageKind::Base | ImageKind::Enhanced => None,
         };
         let mut done = self.build(image, platforms, base)?;
-        if let Some(took) = compiled.filter(|took| !took.is_zero()) {
-            done.report.seconds.insert(0, ("compile".to_owned(), took.as_secs_f64()));
+        done.report.dependencies = self.context.dependencies.take();
+        if let Some(compiled) = compiled.filter(|compiled| !compiled.took.is_zero()) {
+            done.report.seconds.insert(0, ("compile".to_owned(), compiled.took.as_secs_f64()));
+            done.report.dependencies = compiled.dependencies.or(done.report.dependencies.take());
         }
         Ok(done)
     }
@@ -435,11 +436,12 @@ fn report(image: &Image<'_>, action: &'static str, digest: Digest) -> ImageRepor
         checked: BTreeMap::new(),
         pulled: None,
         seconds: Vec::new(),
+        dependencies: None,
         layers: Vec::new(),
     }
 }
 
 /// Waits for the end of the compilation.
-fn compiled(compilation: Compilation<'_>) -> Result<Duration, Fault> {
+fn compiled(compilation: Compilation<'_>) -> Result<dependencies::Done, Fault> {
     compilation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

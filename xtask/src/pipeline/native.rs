@@ -1,6 +1,7 @@
 //! The native engine's translation of an order.
 
 use super::Context;
+use super::dependencies::Program;
 use super::facts::Image;
 use super::tagging::branch_tag;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use xtask_model::image::commit::Commit;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::{AppKey, BinaryKey};
 use xtask_model::image::order::{FromPlace, ImageOrder};
-use xtask_model::image::policy::{Binary, Compression, ImageKind};
+use xtask_model::image::policy::{Compression, ImageKind};
 use xtask_model::image::presence::Published;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Descriptor;
@@ -118,9 +119,16 @@ fn with_inputs<T>(
     let realised: BTreeMap<String, &dyn Realise> =
         stages.iter().map(|(name, stage)| (name.clone(), stage.as_ref())).collect();
     let codec = Codec::new(order.compression.native);
-    let program = Program::of(context, image, order);
-    let known_files = program.iter().map(Program::entry).collect();
-    let make = |_: &BTreeSet<ContextPath>| program.as_ref().map_or(Ok(()), Program::compile);
+    let program = Program::of(context, image);
+    let known_files = program.iter().map(|program| deferred(program, &order.platform)).collect();
+    let make = |_: &BTreeSet<ContextPath>| {
+        let Some(program) = &program else { return Ok(()) };
+        let done = program.compile(&order.platform)?;
+        if done.dependencies.is_some() {
+            context.dependencies.replace(done.dependencies);
+        }
+        Ok(())
+    };
     let published = match context.request.wanted.push {
         true => PublishedLayers::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
         false => PublishedLayers::default(),
@@ -163,34 +171,9 @@ fn open_from(context: &Context<'_>, order: &ImageOrder) -> Result<image::Image, 
 }
 
 /// The compiled program: a file that counts by its recipe, and is compiled when a layer needs it.
-struct Program<'a> {
-    root: &'a Path,
-    binary: &'a Binary,
-    recipe: &'a BinaryKey,
-    platform: &'a Platform,
-    /// Folder for what cargo compiles, where it is not the usual one.
-    compiled: Option<PathBuf>,
-    /// Files that are in the image as they are.
-    copied: BTreeSet<PathBuf>,
-}
-
-impl<'a> Program<'a> {
-    fn of(context: &'a Context<'_>, image: &'a Image<'_>, order: &'a ImageOrder) -> Option<Self> {
-        let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref())?;
-        let copied = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
-        let compiled = context.compiled();
-        Some(Self { root: &context.tree.root, binary, recipe, platform: &order.platform, compiled, copied })
-    }
-
-    fn entry(&self) -> (ContextPath, Digest) {
-        let path = ContextPath::new(binary::staged(self.platform, self.binary).as_str().as_bytes());
-        (path, Digest::of(&serde_json::to_vec(self.recipe).expect("a key is JSON")))
-    }
-
-    fn compile(&self) -> Result<(), Fault> {
-        let Self { root, binary, recipe, platform, compiled, copied } = self;
-        binary::compile((root, compiled.as_deref()), binary, platform, recipe, copied).map(drop)
-    }
+fn deferred(program: &Program<'_>, platform: &Platform) -> (ContextPath, Digest) {
+    let path = ContextPath::new(binary::staged(platform, program.binary).as_str().as_bytes());
+    (path, Digest::of(&serde_json::to_vec(program.recipe).expect("a key is JSON")))
 }
 
 /// Returns true if a published app has the program of this recipe: its layer is named then, and nothing is compiled. Where that

@@ -2,15 +2,14 @@
 //!
 //! Names no tag, sends nothing, and leaves everything in the tree that it is given.
 
+use super::dependencies::Program;
 use super::engine::BuildEngine;
 use super::facts::{Detail, Image, Lookup};
 use super::order::{self, BaseImage};
 use super::sources::Sources;
 use super::{Context, Request, buildable, docker, layouts, native};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use xtask_host::registry::layout::Layout;
-use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::{AppKey, BaseKey, FALLBACK, Fingerprint, app_changes, base_changes};
@@ -71,11 +70,8 @@ pub fn from_nothing(tree: &Tree, again: &Again<'_>) -> Result<Rebuilt, Fault> {
             .cause(plan::listed(&differences))
             .hint("filters of `.gitattributes`, such as Git LFS, have to be set up on this machine"));
     }
-    if let (BuildEngine::Docker, Some((program, recipe))) =
-        (engine, tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref()))
-    {
-        let copied: BTreeSet<PathBuf> = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
-        binary::compile((&tree.root, context.compiled().as_deref()), program, again.platform, recipe, &copied)?;
+    if let (BuildEngine::Docker, Some(program)) = (engine, Program::of(&context, &image)) {
+        program.compile(again.platform)?;
     }
     build(&context, &image, again, &planned.root)
 }

@@ -21,6 +21,7 @@ mod real_engine;
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
 
+mod dependencies;
 mod engines;
 mod faults;
 mod flow;

@@ -18,6 +18,8 @@ use xtask_model::spec::reference::{Digest, Platform, Reference};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Docker,
+    /// With its build cache in the registry, as runners that keep nothing use it.
+    DockerCached,
     DockerByPip,
     Buildah,
 }
@@ -50,6 +52,7 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Docker | Self::DockerByPip => "docker",
+            Self::DockerCached => "docker-cached",
             Self::Buildah => "buildah",
         }
     }
@@ -70,7 +73,7 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
     let to = harness.namespace(peer.name(), start, &seeds)?;
     if start != Start::Warm {
         match peer {
-            Peer::Docker | Peer::DockerByPip => harness.workspace.forget_builds()?,
+            Peer::Docker | Peer::DockerCached | Peer::DockerByPip => harness.workspace.forget_builds()?,
             Peer::Buildah => drop(harness.workspace.empty_private_folder(buildah::FOLDER)?),
         }
     }
@@ -104,10 +107,11 @@ fn before(harness: &mut Harness) -> Result<Before, Fault> {
     place_binary(harness)?;
     let unknown = from.clone();
     let mut before = Before { secrets, root: from, base: unknown };
-    let (order, _) = base_order(harness, Peer::Docker, &before, &to)?;
+    // Fills the cache of those who use one.
+    let (order, _) = base_order(harness, Peer::DockerCached, &before, &to)?;
     let digest = workspace.docker()?.build(&order, "the base with plain docker")?.digest;
     before.base = to.repository("base").digest(digest);
-    let (order, _) = app_order(harness, Peer::Docker, before.base.to_string(), &to)?;
+    let (order, _) = app_order(harness, Peer::DockerCached, before.base.to_string(), &to)?;
     workspace.docker()?.build(&order, "the app with plain docker")?;
     harness.edit_again()?;
     Ok(before)
@@ -119,7 +123,8 @@ fn base_order(harness: &Harness, peer: Peer, before: &Before, to: &Registry) -> 
     args.insert("ROOT_IMAGE".to_owned(), before.root.to_string());
     let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("base"));
-    Ok((plain::order(&harness.workspace, dockerfile, args, &before.secrets, name)?, ignore))
+    let order = plain::order(&harness.workspace, dockerfile, args, &before.secrets, name)?;
+    Ok((Build { cache: cache(harness, peer, "base")?, ..order }, ignore))
 }
 
 fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Result<(Build, RelPath), Fault> {
@@ -129,18 +134,26 @@ fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Resu
     if let Some(binary) = &policy.binary {
         args.insert("BINARY".to_owned(), binary::staged(&Platform::host(), binary).to_string());
     }
+    let cache = cache(harness, peer, "app")?;
     // pip is only used for the base.
     let peer = if peer == Peer::DockerByPip { Peer::Docker } else { peer };
     let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("app"));
-    Ok((plain::order(&harness.workspace, dockerfile, args, &Secrets::none(), name)?, ignore))
+    let order = plain::order(&harness.workspace, dockerfile, args, &Secrets::none(), name)?;
+    Ok((Build { cache, ..order }, ignore))
+}
+
+/// The build cache in the registry: one for all runs, as a branch has one.
+fn cache(harness: &Harness, peer: Peer, image: &str) -> Result<Option<String>, Fault> {
+    let used = peer == Peer::DockerCached;
+    Ok(if used { Some(format!("{}:{image}", harness.prefix("cache")?.repository("cache"))) } else { None })
 }
 
 fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
     let beside = |path: &RelPath| relative(&format!("{path}.dockerignore"));
     let text = harness.workspace.tree.files.text(path.as_ref())?;
     let text = match peer {
-        Peer::Docker => return Ok((path.clone(), beside(path))),
+        Peer::Docker | Peer::DockerCached => return Ok((path.clone(), beside(path))),
         Peer::DockerByPip => rewrite::by_pip(path.as_str(), &text)?,
         Peer::Buildah => rewrite::without_link(&text),
     };
@@ -169,7 +182,7 @@ fn realise(
 ) -> Result<(f64, String), Fault> {
     if peer != Peer::Buildah {
         let built = harness.workspace.docker()?.build(order, "the same with plain docker")?;
-        if start != Start::Warm && built.steps.cached > 0 {
+        if start != Start::Warm && peer != Peer::DockerCached && built.steps.cached > 0 {
             return Err(Fault::build("a cold build found cached steps")
                 .cause(format!("{} steps came from docker's cache", built.steps.cached)));
         }
@@ -226,6 +239,7 @@ mod tests {
             builder: None,
             host_network: true,
             no_cache: false,
+            cache: None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xtask_model::fault::Fault;
 use xtask_model::image::bases::{AppSurvey, PublishedApp, PublishedBase, Stray, Survey, staged};
+use xtask_model::image::dependencies::Stored;
 use xtask_model::image::presence::{CREATED, Published};
 use xtask_model::spec::oci::Manifest;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -37,6 +38,19 @@ pub fn survey(ask: &SurveyRequest<'_>) -> Result<Survey, Fault> {
     });
     let (bases, strays) = bases?;
     Ok(Survey { bases, apps: apps?, strays })
+}
+
+/// Every artifact of compiled dependencies, once for each of its tags.
+pub fn dependencies(client: &Client, repository: &Repository) -> Result<Vec<Stored>, Fault> {
+    let tags = client.tags(repository)?.present().unwrap_or_default();
+    let found = at_once(&tags, |tag| {
+        let Answer::Present(head) = client.head(repository, tag.clone())? else { return Ok(None) };
+        let manifest = publish::read_manifest(client, repository, head.digest)?;
+        let created = manifest.annotations.get(CREATED).and_then(|text| text.parse().ok());
+        let size = manifest.layers.iter().map(|layer| layer.size).sum();
+        Ok(Some(Stored { tag: tag.clone(), digest: head.digest, created, size }))
+    })?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// Surveys the app's repository, for a clean-up.

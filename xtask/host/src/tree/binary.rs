@@ -2,8 +2,9 @@
 //! compiler. `compile` makes it.
 
 mod compile;
+pub mod dependencies;
 
-pub use compile::{building, cargo, compile, keep};
+pub use compile::{Compiled, building, cargo, compile, is_staged, keep};
 
 use crate::file::cannot_read;
 use crate::process;
@@ -147,6 +148,8 @@ struct Reached {
     crates: String,
     /// Packages of the workspace: they have no source, and their files count instead of a checksum.
     own: BTreeSet<String>,
+    /// Source and checksum of every other one, by name and version.
+    foreign: BTreeMap<(String, String), String>,
 }
 
 /// Reads `Cargo.lock`. The text that was read last is not read again: a work tree and its commit mostly have the same.
@@ -162,7 +165,12 @@ fn locked<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Arc<Reache
     let line = |p: &&Locked| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"));
     let crates = reached.iter().map(line).collect::<Vec<_>>().join("\n");
     let own = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.clone()).collect();
-    Ok(last.insert(Arc::new(Reached { package: package.to_owned(), text, crates, own })).clone())
+    let from = |p: &&Locked| {
+        let source = format!("{} {}", p.source.as_ref()?, p.checksum.as_deref().unwrap_or("-"));
+        Some(((p.name.clone(), p.version.clone()), source))
+    };
+    let foreign = reached.iter().filter_map(from).collect();
+    Ok(last.insert(Arc::new(Reached { package: package.to_owned(), text, crates, own, foreign })).clone())
 }
 
 /// The crates that a package is made of, as `Cargo.lock` has them: those of every platform, of build scripts and of tests too.
@@ -385,6 +393,7 @@ mod tests {
             glibc: Some("2.36".parse().unwrap()),
             rust_image: None,
             embeds: false,
+            dependencies: xtask_model::image::policy::Dependencies::Off,
         }
     }
 

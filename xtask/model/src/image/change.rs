@@ -313,6 +313,9 @@ pub struct ChangePlan {
     pub machines: Machines,
     /// The app's program is compiled, as far as the comparison shows.
     pub compiles: bool,
+    /// Compiled dependencies that this machine would pull for it, or why it compiles all, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependencies: Option<String>,
     /// The images that are reused and in the sample of `[ci] shadow`: `base`, `app`.
     pub shadow: Vec<ImageKind>,
 }
@@ -359,6 +362,9 @@ impl ChangePlan {
         let mut text = format!("{}\n", self.decision);
         for reason in &self.reasons {
             text += &format!("  {reason}\n");
+        }
+        if let Some(dependencies) = &self.dependencies {
+            text += &format!("  dependencies: {dependencies}\n");
         }
         text + &format!("tests: {}\n  {}\n", self.verification, self.verification_reason)
     }
@@ -593,6 +599,7 @@ mod tests {
             verification_reason: "`[[ci.tests]]` `pages` covers every changed file (`a_b<c>.html`)".to_owned(),
             machines: Machines::One,
             compiles: false,
+            dependencies: None,
             shadow: vec![ImageKind::Base, ImageKind::App],
         }
     }

@@ -300,6 +300,18 @@ pub struct Binary {
     pub rust_image: Option<Reference>,
     /// It is compiled from files that the image copies too: these count for both.
     pub embeds: bool,
+    /// Where its dependencies may come from compiled.
+    pub dependencies: Dependencies,
+}
+
+/// Where compiled dependencies of the program come from, on a machine that lacks them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dependencies {
+    /// From the project's own repository in the registry, as far as the default branch's CI has put them there.
+    #[default]
+    Registry,
+    /// Cargo compiles them on every machine.
+    Off,
 }
 
 /// `[smoke]`
@@ -1191,6 +1203,8 @@ fn read_app(
         let glibc = section.parsed::<Version>("glibc", problems);
         let rust_image = section.parsed::<Reference>("rust-image", problems);
         let embeds = section.boolean("embeds", problems);
+        let places = [("registry", Dependencies::Registry), ("off", Dependencies::Off)];
+        let dependencies = section.choice("dependencies", &places, problems).unwrap_or_default();
         section.finish(problems);
         if let Some(image) = rust_image.as_ref().filter(|_| enhanced.is_none()) {
             let what = "`app.binary.rust-image` has no effect without `app.enhanced`, whose Dockerfile it is for";
@@ -1204,6 +1218,7 @@ fn read_app(
             glibc: glibc.map(|version| version.value),
             rust_image: rust_image.map(|image| image.value),
             embeds: embeds.unwrap_or(false),
+            dependencies,
         })
     });
     section.finish(problems);

@@ -3,6 +3,7 @@
 use crate::image::plan::{Difference, Latest};
 use crate::image::policy::ImageKind;
 use crate::image::presence::Record;
+use crate::quantity;
 use crate::spec::oci::Manifest;
 use crate::spec::reference::{Digest, Platform, Reference, Tag};
 use serde::Serialize;
@@ -53,6 +54,9 @@ pub struct ImageReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imports: Option<Imports>,
     pub seconds: Vec<(String, f64)>,
+    /// Compiled dependencies of the program, if they were pulled or pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependencies: Option<Dependencies>,
     /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
     #[serde(skip)]
     pub layers: Vec<(Digest, u64)>,
@@ -75,6 +79,25 @@ pub struct Imports {
     /// This earlier image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+}
+
+/// Compiled dependencies that came from the registry or went there.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Dependencies {
+    /// `pulled` or `pushed`.
+    pub action: &'static str,
+    /// Number of crates.
+    pub crates: usize,
+    /// Compressed bytes.
+    #[serde(rename = "size")]
+    pub bytes: u64,
+}
+
+impl Dependencies {
+    /// Their size, for people.
+    pub fn size(&self) -> String {
+        format!("{} crates, {}", self.crates, quantity::bytes(self.bytes))
+    }
 }
 
 impl ImageReport {

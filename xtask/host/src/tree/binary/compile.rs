@@ -1,5 +1,6 @@
 //! Cargo's compiling of the app's program on the host, and its staging in the build context.
 
+use super::dependencies::{Place, Units};
 use crate::process::{self, Command};
 use crate::scratch::{self, Scratch};
 use crate::terminal::Count;
@@ -20,22 +21,24 @@ use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{Binary, Version};
 use xtask_model::spec::reference::Platform;
 
-/// Compiles the binary for a platform and stages it in the build context, unless what is staged is of this recipe already.
-/// `copied` are the repository's files that the image copies, which the recipe leaves out. `compiled` is the folder for what cargo
-/// compiles, where it is not the usual one. Says how long cargo took.
-pub fn compile(
-    (root, compiled): (&Path, Option<&Path>),
-    binary: &Binary,
-    platform: &Platform,
-    recipe: &BinaryKey,
-    copied: &BTreeSet<PathBuf>,
-) -> Result<Duration, Fault> {
+/// What cargo did.
+pub struct Compiled {
+    pub took: Duration,
+    pub units: Units,
+}
+
+/// True if the binary of this recipe is in the build context.
+pub fn is_staged(place: &Place<'_>, recipe: &BinaryKey) -> bool {
+    let Place { root, binary, platform, .. } = *place;
     let staged = root.join(super::staged(platform, binary));
-    if StagedBinary::read(&note(root, binary, platform))
+    StagedBinary::read(&note(root, binary, platform))
         .is_some_and(|known| known.recipe == *recipe && known.is_still(&staged))
-    {
-        return Ok(Duration::ZERO);
-    }
+}
+
+/// Compiles the binary for a platform and stages it in the build context.
+/// `copied` are the repository's files that the image copies, which the recipe leaves out.
+pub fn compile(place: &Place<'_>, recipe: &BinaryKey, copied: &BTreeSet<PathBuf>) -> Result<Compiled, Fault> {
+    let Place { root, compiled, binary, platform } = *place;
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
     let triple = toolchain::triple(platform)?;
     let call = building(root, binary, platform, recipe.incremental)?;
@@ -45,11 +48,12 @@ pub fn compile(
     let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));
     // Cargo counts its crates for terminals alone, unless it is asked to.
     call = call.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "160");
-    let mut executable = None;
+    let (mut executable, mut units) = (None, Units::default());
     let mut said = VecDeque::new();
     let status = call.stream(|line| match artifact(line, &binary.name) {
         Some(path) => executable = Some(path),
-        None if line.starts_with('{') || line.is_empty() => {}
+        None if line.starts_with('{') => units.read(line),
+        None if line.is_empty() => {}
         None => {
             if let Some(count) = counted(line) {
                 return progress.count(count);
@@ -85,7 +89,7 @@ pub fn compile(
         check_embedded(root, &executable, binary, copied)?;
     }
     keep(root, binary, platform, recipe, &executable)?;
-    Ok(took)
+    Ok(Compiled { took, units })
 }
 
 /// The call of cargo that compiles the binary for a platform.
@@ -104,7 +108,7 @@ pub fn building(root: &Path, binary: &Binary, platform: &Platform, incremental: 
 }
 
 /// True if this machine's programs do not run there. On a system other than Linux every program of an image is for another one.
-fn is_foreign(platform: &Platform) -> bool {
+pub(super) fn is_foreign(platform: &Platform) -> bool {
     !cfg!(target_os = "linux") || *platform != Platform::host()
 }
 
@@ -302,6 +306,7 @@ mod tests {
             glibc: None,
             rust_image: None,
             embeds: false,
+            dependencies: xtask_model::image::policy::Dependencies::Off,
         }
     }
 

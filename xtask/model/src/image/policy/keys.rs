@@ -395,6 +395,12 @@ pub const TABLES: &[Table] = &[
                 Default::Toml("false"),
                 "`true` if the binary is compiled from files that the image copies too: they then count for both. Without it a build refuses such a binary",
             ),
+            key(
+                "dependencies",
+                Kind::Choice(&["registry", "off"]),
+                Default::Text("registry"),
+                "`registry`: a machine that lacks the compiled dependencies pulls them from `REPOSITORY-target`, where CI of the default branch puts them; `off`: cargo compiles them on every machine",
+            ),
         ],
     },
     Table {

@@ -4,7 +4,7 @@
 
 use super::{PolicyLocation, slashed};
 use crate::image::plugin::{KEYLESS, SIGN};
-use crate::image::policy::{Action, Engine, Laptop, Policy};
+use crate::image::policy::{Action, Dependencies, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
 
 pub const CARGO_DENY: &str = "0.20.2";
@@ -141,9 +141,9 @@ impl Cache {
         }
     }
 
-    /// The crates of the app's program: compiled once for a lock, whatever is edited.
+    /// The crates of the app's program: compiled once for a lock, whatever is edited. Only where they are not in the registry.
     fn program(policy: &Policy, place: &PolicyLocation) -> Option<Self> {
-        let binary = policy.app.binary.as_ref()?;
+        let binary = policy.app.binary.as_ref().filter(|binary| binary.dependencies == Dependencies::Off)?;
         let at = slashed(&place.workspace);
         let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
         let paths = vec![format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];

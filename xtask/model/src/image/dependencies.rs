@@ -1,0 +1,240 @@
+//! Compiled dependencies of the app's program, as an artifact in the registry: its names, its document, and what may be in it.
+//!
+//! The artifact has the files of cargo that belong to crates of registries and git, and none of the workspace's own.
+
+use crate::image::bases::{Verdict, age};
+use crate::image::key::Fingerprint;
+use crate::spec::reference::{Digest, Tag};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Type of the artifact.
+pub const ARTIFACT: &str = "application/vnd.dev.xtask.dependencies.v1";
+
+/// Media type of its [`Contents`].
+pub const CONTENTS: &str = "application/vnd.dev.xtask.dependencies.contents.v1+json";
+
+/// Longest artifact that is pulled, in bytes as it is sent.
+pub const LONGEST: u64 = 2 << 30;
+
+/// Longest artifact that is unpacked, in bytes.
+pub const LONGEST_UNPACKED: u64 = 8 << 30;
+
+/// Longest document, in bytes.
+pub const LONGEST_CONTENTS: u64 = 4 << 20;
+
+/// Name of its repository, by the app's.
+pub fn repository(app: &str) -> String {
+    format!("{app}-target")
+}
+
+/// Everything that decides whether cargo uses what another machine has compiled, by name.
+pub type Inputs = BTreeMap<&'static str, String>;
+
+/// Hash of the inputs.
+pub fn key(inputs: &Inputs) -> Fingerprint {
+    let digest = Digest::of(serde_json::to_string(inputs).expect("texts are JSON").as_bytes());
+    digest.hex().parse().expect("a digest is a fingerprint")
+}
+
+/// Tag that builds read.
+pub fn tag(key: &Fingerprint) -> Tag {
+    key.tag(32)
+}
+
+const UNTESTED: &str = "-untested";
+
+/// Tag until the tests of the commit have passed. No build reads it.
+pub fn untested(key: &Fingerprint) -> Tag {
+    format!("{}{UNTESTED}", tag(key)).parse().expect("hex digits and a word are a tag")
+}
+
+/// Tag that an untested one becomes.
+pub fn tested(tag: &Tag) -> Option<Tag> {
+    tag.as_str().strip_suffix(UNTESTED)?.parse().ok()
+}
+
+/// Document of the artifact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Number of crates.
+    pub crates: usize,
+    /// Names of cargo's units: `serde-0123456789abcdef`.
+    pub units: BTreeSet<String>,
+    /// Uncompressed digest of the layer.
+    pub diff_id: Option<Digest>,
+    /// Files that are a part of another one, and are made of it after unpacking.
+    pub parts: BTreeMap<String, Part>,
+}
+
+/// Bytes of a file: the metadata of a crate is in its library once more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub of: String,
+    pub at: u64,
+    pub size: u64,
+}
+
+/// Where a file of cargo belongs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Belongs {
+    /// A file of its own, at this path: a library or a macro.
+    File(String),
+    /// To the folder of a unit, at this path: what its build script made.
+    Built(String),
+    /// To the folder of a unit, at this path, that makes cargo trust all other files of the unit.
+    Fingerprint(String),
+}
+
+impl Contents {
+    /// Where a file belongs, by its path below cargo's folder for what it builds; `None` for what does not belong into an artifact.
+    pub fn belongs(&self, path: &str) -> Option<Belongs> {
+        let parts: Vec<&str> = path.split('/').collect();
+        if parts.iter().any(|part| matches!(*part, "" | "." | "..")) {
+            return None;
+        }
+        let kind = parts.iter().position(|part| KINDS.contains(part)).filter(|at| (1..=2).contains(at))?;
+        let name = *parts.get(kind + 1)?;
+        let is_last = parts.len() == kind + 2;
+        let upto = || parts[..=kind + 1].join("/");
+        match parts[kind] {
+            "deps" if is_last => {
+                let (stem, end) = name.rsplit_once('.')?;
+                let (_, hash) = stem.rsplit_once('-')?;
+                let known = LIBRARIES.contains(&end) && self.units.iter().any(|unit| unit_hash(unit) == Some(hash));
+                known.then(|| Belongs::File(upto()))
+            }
+            "build" if !is_last && self.units.contains(name) => Some(Belongs::Built(upto())),
+            ".fingerprint" if !is_last && self.units.contains(name) => Some(Belongs::Fingerprint(upto())),
+            _ => None,
+        }
+    }
+
+    /// Units that are of none of these crates.
+    pub fn strangers(&self, crates: &BTreeSet<String>) -> Vec<&str> {
+        let known = |unit: &String| unit_crate(unit).is_some_and(|name| crates.contains(name));
+        self.units.iter().filter(|unit| !known(unit)).map(String::as_str).collect()
+    }
+}
+
+const KINDS: [&str; 3] = ["deps", "build", ".fingerprint"];
+const LIBRARIES: [&str; 4] = ["rlib", "rmeta", "so", "dylib"];
+
+/// Hash in the name of a unit.
+pub fn unit_hash(unit: &str) -> Option<&str> {
+    let (_, hash) = unit.rsplit_once('-')?;
+    (hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hash)
+}
+
+/// Crate in the name of a unit.
+fn unit_crate(unit: &str) -> Option<&str> {
+    unit_hash(unit).and_then(|hash| unit.strip_suffix(hash)?.strip_suffix('-'))
+}
+
+/// An artifact in the registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub tag: Tag,
+    pub digest: Digest,
+    pub created: Option<Timestamp>,
+    pub size: u64,
+}
+
+/// Plans the deletion: the newest and the young stay. Which machines still pull one is unknown.
+pub fn prune(mut stored: Vec<Stored>, keep: usize, older_than: Duration, now: Timestamp) -> Vec<Verdict> {
+    stored.sort_by_key(|one| (std::cmp::Reverse(one.created), one.tag.clone()));
+    // A manifest may have two tags: deleting it takes both.
+    let mut digests: Vec<Digest> = stored.iter().map(|one| one.digest).collect();
+    digests.dedup();
+    digests.truncate(keep);
+    let verdict = |one: Stored| {
+        let age = age(one.created, now);
+        let is_newest = digests.contains(&one.digest);
+        let is_young = one.created.is_none_or(|created| now.since(created) < older_than);
+        let reason = match (is_newest, is_young) {
+            (true, _) => format!("one of the newest {keep}"),
+            (false, true) => format!("{age} old"),
+            (false, false) => format!("{age} old, not one of the newest {keep}"),
+        };
+        let (name, keep) = (one.tag.to_string(), is_newest || is_young);
+        Verdict { name, digest: one.digest, size: one.size, keep, reasons: vec![reason] }
+    };
+    stored.into_iter().map(verdict).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents() -> Contents {
+        let units = ["serde-0123456789abcdef", "my-sys-00000000000000aa"].map(str::to_owned);
+        Contents { crates: 2, units: units.into(), ..Contents::default() }
+    }
+
+    #[test]
+    fn only_files_of_its_units_belong_to_an_artifact() {
+        let belongs = |path: &str| contents().belongs(path);
+        let file = |path: &str| Some(Belongs::File(path.to_owned()));
+        for path in
+            ["release/deps/libserde-0123456789abcdef.rlib", "x86_64-linux/release/deps/libx-00000000000000aa.so"]
+        {
+            assert_eq!(belongs(path), file(path), "{path}");
+        }
+        assert_eq!(
+            belongs("release/build/my-sys-00000000000000aa/out/a/b.o"),
+            Some(Belongs::Built("release/build/my-sys-00000000000000aa".to_owned()))
+        );
+        assert_eq!(
+            belongs("dev/.fingerprint/serde-0123456789abcdef/lib-serde"),
+            Some(Belongs::Fingerprint("dev/.fingerprint/serde-0123456789abcdef".to_owned()))
+        );
+        for path in [
+            "release/app",
+            "deps/libserde-0123456789abcdef.rlib",
+            "release/deps/app-ffffffffffffffff",
+            "release/deps/libapp-ffffffffffffffff.rlib",
+            "release/deps/serde-0123456789abcdef.d",
+            "release/deps/serde-0123456789abcdef",
+            "release/.fingerprint/app-ffffffffffffffff/bin-app",
+            "release/.fingerprint/serde-0123456789abcdef",
+            "release/build/../deps/libserde-0123456789abcdef.rlib",
+            "a/b/release/deps/libserde-0123456789abcdef.rlib",
+            "/release/deps/libserde-0123456789abcdef.rlib",
+            "",
+        ] {
+            assert_eq!(belongs(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn units_of_other_crates_are_strangers() {
+        let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(contents().strangers(&known(&["serde", "my-sys"])), Vec::<&str>::new());
+        assert_eq!(contents().strangers(&known(&["serde", "my"])), ["my-sys-00000000000000aa"]);
+    }
+
+    #[test]
+    fn untested_artifacts_have_a_tag_that_no_build_reads() {
+        let key = key(&Inputs::from([("crates", "serde 1".to_owned())]));
+        assert_eq!(tested(&untested(&key)), Some(tag(&key)));
+        assert_eq!(tested(&tag(&key)), None);
+    }
+
+    #[test]
+    fn the_newest_and_the_young_stay() {
+        const DAY: i64 = 86_400;
+        let at = |days: i64| Timestamp::from_second(days * DAY).unwrap();
+        let one = |tag: &str, created: Option<i64>| Stored {
+            tag: tag.parse().unwrap(),
+            digest: Digest::of(tag.as_bytes()),
+            created: created.map(at),
+            size: 1,
+        };
+        let all = vec![one("old", Some(10)), one("young", Some(99)), one("newest", Some(100)), one("unknown", None)];
+        let verdicts = prune(all, 1, Duration::from_secs(7 * 86_400), at(101));
+        let verdicts: Vec<(&str, bool)> = verdicts.iter().map(|one| (&*one.name, one.keep)).collect();
+        assert_eq!(verdicts, [("newest", true), ("young", true), ("old", false), ("unknown", true)]);
+    }
+}
