@@ -84,6 +84,7 @@ fn called(docker: &Docker, launch: &Launch) -> Command {
     match launch.manner {
         Manner::Confined => call.args(CONFINED).arg("--init=false"),
         Manner::Open => call,
+        Manner::Offline => call.arg("--network=none"),
     }
 }
 
