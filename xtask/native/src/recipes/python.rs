@@ -1,7 +1,7 @@
 //! `python-packages`: makes layers of the wheels of a lock, without running the stage that installs them under docker.
 //!
 //! The parts depend only on the lock, the platform and the Python version. The result equals, file by file, that of the
-//! stage `packages`: tests compare both. Nothing is compiled from source. A layer has the compressed bytes of its wheels; files
+//! stage `packages`: tests compare both. What has no wheel is built from source first, by `recipes::source`. A layer has the compressed bytes of its wheels; files
 //! are unpacked only for the compiler and the import check, in memory where that is possible.
 //!
 //! The last part, the environment, depends on all others and on the root. Whatever part is made, every package is
@@ -22,6 +22,8 @@ mod unpack;
 mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
+use crate::recipes::BUILD_PACKAGES;
+use crate::recipes::source::{self, Needed, Sources};
 use crate::recipes::stage::{Part, Realise, RootFiles};
 use crate::root;
 use crate::wheel::Wheel;
@@ -48,7 +50,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Policy;
 use xtask_model::quantity;
-use xtask_model::spec::lock::{Lock, LockedPackage, Pin};
+use xtask_model::spec::lock::{Indexes, Lock, LockedPackage, Pin, sources};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
@@ -91,6 +93,10 @@ pub struct PythonPackages<'a> {
     requirements: Requirements,
     lock: Lock,
     compiler: Compiler,
+    sources: Sources<'a>,
+    /// Packages that are built from source.
+    needed: BTreeMap<String, Needed>,
+    build_packages: BTreeSet<String>,
     groups: Vec<Group>,
     parts: Vec<Part>,
     made: Mutex<Vec<Made>>,
@@ -118,11 +124,11 @@ impl<'a> PythonPackages<'a> {
     /// Reads what determines the parts. Reads only the configuration of the root.
     ///
     /// # Errors
-    /// An unreadable lock or script, a platform without wheels, a stage that compiles.
-    pub fn new(request: &Request<'_>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
+    /// An unreadable lock or script, a platform without wheels.
+    pub fn new(request: &Request<'_>, sources: Sources<'a>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let Request { root, policy, platform, .. } = *request;
         let (base, own_python) = (&policy.base, policy.root.python.as_str());
-        settings(request.args, platform, own_python)?;
+        settings(platform, own_python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
@@ -146,18 +152,25 @@ impl<'a> PythonPackages<'a> {
         let python = stated.clone().unwrap_or_else(|| own_python.to_owned());
         let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
-        only_wheels(&lock, &packages)?;
+        let build_packages = sources::build_packages(request.args.get(BUILD_PACKAGES).map_or("", String::as_str));
+        let needed = sources.needed(&lock, &packages, (platform, environment.markers()), &build_packages);
+        only_wheels(&lock, packages.iter().filter(|package| !needed.contains_key(&package.name)))?;
         let groups = groups::groups(&packages, &direct);
         let compiler = compiler(platform, &environment);
         let glibc = request.args.get("MANYLINUX").cloned().unwrap_or_else(|| GLIBC.to_owned());
         let layers = Digest::of(&serde_json::to_vec(&config.rootfs.diff_ids).expect("digests are valid JSON"));
         let recipe = |packages: &[LockedPackage]| {
             let pins: Vec<Pin> = packages.iter().map(Pin::from).collect();
-            serde_json::json!({
+            let mut recipe = serde_json::json!({
                 "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
                 "root": stated.is_none().then_some(layers), "platform": platform.to_string(), "glibc": glibc,
                 "script": compile, "compiler": compiler.to_json(),
-            })
+            });
+            let built: Vec<Digest> = packages.iter().filter_map(|one| Some(needed.get(&one.name)?.id)).collect();
+            if !built.is_empty() {
+                recipe["built"] = serde_json::json!(built);
+            }
+            recipe
         };
         let under = ContextPath::new(HOME.trim_start_matches('/'));
         let part = |name: String, recipe: &serde_json::Value| Part {
@@ -190,6 +203,9 @@ impl<'a> PythonPackages<'a> {
             glibc,
             uv,
             compiler,
+            sources,
+            needed,
+            build_packages,
             groups,
             parts,
             made: Mutex::default(),
@@ -237,8 +253,11 @@ impl<'a> PythonPackages<'a> {
         let began = Instant::now();
         let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let indexes = uv::indexes(&self.root, &self.requirements)?;
+        let built = self.built(&indexes)?;
+        let listed: Vec<LockedPackage> =
+            packages.iter().filter(|package| !built.contains_key(&package.name)).cloned().collect();
         let wanted = WheelRequest {
-            packages: &packages,
+            packages: &listed,
             indexes: &indexes,
             python: &self.python,
             platform: &self.platform,
@@ -248,7 +267,7 @@ impl<'a> PythonPackages<'a> {
         let place = Place { home: HOME, folder: &python };
         // The root's files may need a download too, so both run at once.
         let (found, own) = std::thread::scope(|scope| {
-            let fetching = scope.spawn(|| distributions(&wanted, downloads.path(), &place));
+            let fetching = scope.spawn(|| distributions(&packages, built, &wanted, downloads.path(), &place));
             let own = (self.compiler == Compiler::Root).then(|| self.root_python());
             (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
@@ -292,6 +311,19 @@ impl<'a> PythonPackages<'a> {
         let kept = Made { import, distributions, folder, finished: false, _downloads: downloads };
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
         Ok(made)
+    }
+
+    /// The wheels of the packages that are built from source.
+    fn built(&self, indexes: &Indexes) -> Result<wheels::Wheels, Fault> {
+        let place = source::Place {
+            root_files: self.root_files,
+            indexes,
+            python: &self.python,
+            platform: &self.platform,
+            glibc: &self.glibc,
+            build_packages: &self.build_packages,
+        };
+        self.sources.wheels(&self.needed, &place)
     }
 
     /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
@@ -472,15 +504,22 @@ impl Realise for PythonPackages<'_> {
 }
 
 /// The packages as they are installed, in the order of their names.
-fn distributions(wanted: &WheelRequest<'_>, downloads: &Path, place: &Place<'_>) -> Result<Vec<Distribution>, Fault> {
-    let found = wheels::fetch(wanted, downloads)?;
+fn distributions(
+    packages: &[LockedPackage],
+    built: wheels::Wheels,
+    wanted: &WheelRequest<'_>,
+    downloads: &Path,
+    place: &Place<'_>,
+) -> Result<Vec<Distribution>, Fault> {
+    let mut found = if wanted.packages.is_empty() { wheels::Wheels::new() } else { wheels::fetch(wanted, downloads)? };
+    found.extend(built);
     let install = |package: &LockedPackage| {
         let (path, name) = found
             .get(&package.name)
             .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
         Distribution::new(&Wheel::open(path, name)?, package, place)
     };
-    let mut out = wanted.packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
+    let mut out = packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
     out.sort_by(|one, two| one.name.cmp(&two.name));
     Ok(out)
 }
@@ -513,13 +552,8 @@ struct Unpacked<'a> {
 /// Rejects settings of the stage that the recipe does not support; needs no root.
 ///
 /// # Errors
-/// Packages to compile with; a platform without wheels.
-pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
-    if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-        return Err(Fault::usage(format!("`BUILD_PACKAGES` requests compilers (`{packages}`)"))
-            .needed_by("the recipe `python-packages`, which only installs wheels")
-            .hint("build this base with docker: `--engine docker`"));
-    }
+/// A platform without wheels.
+pub(super) fn settings(platform: &Platform, python: &str) -> Result<(), Fault> {
     environment(python, platform).map(drop)
 }
 
@@ -572,16 +606,15 @@ fn no_compiler(minor: &str) -> Fault {
 }
 
 /// Rejects a lock that forbids wheels for these packages.
-fn only_wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
+fn only_wheels<'p>(lock: &Lock, packages: impl Iterator<Item = &'p LockedPackage>) -> Result<(), Fault> {
     let forbidden = |name: &str| lock.no_binary.contains(":all:") || lock.no_binary.contains(name);
-    let names: Vec<&str> =
-        packages.iter().map(|package| package.name.as_str()).filter(|name| forbidden(name)).collect();
+    let names: Vec<&str> = packages.map(|package| package.name.as_str()).filter(|name| forbidden(name)).collect();
     if names.is_empty() {
         return Ok(());
     }
     Err(Fault::usage(format!("`--no-binary` in the requirements excludes the wheels of {}", names.join(", ")))
-        .needed_by("the recipe `python-packages`, which only installs wheels")
-        .hint("build this base with docker: `--engine docker`"))
+        .needed_by("the recipe `python-packages`")
+        .hint("record how they are built from source: `cargo xtask lock`"))
 }
 
 /// The root's full Python version: a label in Debian roots of xtask, a variable in Python's images.

@@ -99,7 +99,7 @@ impl Git {
 pub const TOKEN: &str = "XTASK_GIT_TOKEN";
 
 /// Gives git the token, by its environment: it is never an argument.
-fn with_token(call: Command, url: &str) -> Command {
+pub(super) fn with_token(call: Command, url: &str) -> Command {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let server = variable("GITHUB_SERVER_URL").unwrap_or_else(|| "https://github.com".to_owned());
     let Some([key, value]) = variable(TOKEN).and_then(|token| header(url, &server, &token)) else { return call };
