@@ -263,7 +263,7 @@ Examples:
     /// Resolve the requirements into the lock, and pin the root's digests
     ///
     /// Writes the lock with all packages and their hashes for all platforms, the installer's lock, and `images.lock` with the
-    /// root's digest for each platform.
+    /// root's digest for each platform. Lists the packages without a wheel with what each needs, and pins their build requirements there.
     Lock {
         /// Change nothing; fail if the lock is out of date, incomplete or inconsistent
         #[arg(long)]

@@ -34,9 +34,12 @@ if kind == "wheel":
         for path, text in files.items():
             made.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), text)
 else:
-    project = f"[project]\nname = '{name}'\nversion = '{version}'\n[build-system]\nrequires = []\nbuild-backend = 'none'\n"
+    project = f"[project]\nname = '{name}'\nversion = '{version}'\n[build-system]\nrequires = ['plain<1.1']\nbuild-backend = 'none'\n"
+    files = {"PKG-INFO": meta.replace("2.1", "2.2"), "pyproject.toml": project}
+    if kind == "extension":
+        files["setup.py"] = "setup(ext_modules=[Extension('a', ['a.c'])])\n"
     with tarfile.open(f"{folder}/{name}-{version}.tar.gz", "w:gz") as made:
-        for path, text in {"PKG-INFO": meta.replace("2.1", "2.2"), "pyproject.toml": project}.items():
+        for path, text in files.items():
             entry = tarfile.TarInfo(f"{name}-{version}/{path}")
             entry.size = len(text)
             made.addfile(entry, io.BytesIO(text.encode()))
@@ -244,18 +247,82 @@ fn a_lock_that_a_bot_edited_is_refused_everywhere() {
 }
 
 #[test]
-fn a_package_without_a_wheel_is_found_by_lock() {
+fn a_package_without_a_wheel_is_pinned_with_what_it_is_built_with() {
     let Some(world) = World::new("a package without a wheel") else { return };
-    world.asks("INDEX\nsrconly\n");
-    assert!(world.xtask(&["lock", "--offline"], &[], 2).contains("srconly 1.0 has no wheel for linux/amd64 3.12"));
+    let pins = || fs::read_to_string(world.path("images.lock")).unwrap_or_default();
     let policy = fs::read_to_string(world.path("images.toml")).unwrap();
+    world.asks("INDEX\nsrconly\nneedw\n");
+    let said = world.xtask(&["lock", "--offline"], &[], 0);
+    let pure = "srconly 1.0 has no wheel for linux/amd64 3.12, linux/amd64 3.13: pure Python, needs no compiler";
+    assert!(said.contains(pure), "{said}");
+    let own = pins();
+    let source = format!("name = \"srconly\"\nversion = \"1.0\"\nfrom = \"{}\"\n", world.hash("srconly-1.0.tar.gz"));
+    assert!(own.contains(&source) && own.contains("\"plain==1.0 --hash=sha256:"), "{own}");
+    world.xtask(&["lock", "--check"], &[], 0);
+    // Pins stay, though the index has a newer version, until they are renewed.
+    let now = |what: &[&str]| world.xtask(what, &[("PIP_INDEX_URL", &world.own_index())], 0);
+    now(&["lock", "--offline"]);
+    assert_eq!(pins(), own);
+    make(&world.folder.path().join("files"), "plain", "1.0.1", "wheel", &[]);
+    now(&["lock", "--offline", "--upgrade", "--cooldown", "0"]);
+    assert!(pins().contains("\"plain==1.0.1 --hash=sha256:"), "{}", pins());
+    // Without a pin nothing says how it is built.
+    fs::remove_file(world.path("images.lock")).unwrap();
+    let unknown = "`images.lock` does not say how they are built";
+    assert!(world.xtask(&["lock", "--check"], &[], 6).contains(unknown));
+    assert!(world.xtask(&["doctor", "--offline"], &[], 2).contains(unknown));
+    // All packages are listed, and what compiles is an error where nothing compiles.
+    make(&world.folder.path().join("files"), "compiled", "1.0", "extension", &[]);
+    world.asks("INDEX\nsrconly\ncompiled\n");
+    let said = world.xtask(&["lock", "--offline"], &[], 2);
+    let needs = "compiled 1.0 has no wheel for linux/amd64 3.12, linux/amd64 3.13: probably needs `gcc libc6-dev python3-dev` (`ext_modules` in `setup.py`)";
+    assert!(said.contains(needs) && said.contains(pure), "{said}");
+    assert!(said.contains("`BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`"), "{said}");
+    assert!(pins().is_empty() && !world.lock_text().contains("compiled"), "nothing is written");
     fs::write(world.path("images.toml"), format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n")).unwrap();
     world.xtask(&["lock", "--offline"], &[], 0);
+    assert_eq!(pins().matches("[[source]]").count(), 2, "{}", pins());
     world.xtask(&["lock", "--check"], &[], 0);
-    // The compilers go, the lock stays.
+    // Nothing is left of pins that nothing uses.
     fs::write(world.path("images.toml"), policy).unwrap();
-    assert!(world.xtask(&["lock", "--check"], &[], 6).contains("the base does not compile packages"));
-    assert!(world.xtask(&["doctor", "--offline"], &[], 2).contains("the base does not compile packages"));
+    world.asks("INDEX\nneedw\n");
+    world.xtask(&["lock", "--offline"], &[], 0);
+    assert!(!world.path("images.lock").exists());
+}
+
+#[test]
+fn a_checkout_of_a_commit_is_locked_by_it() {
+    let Some(world) = World::new("a checkout") else { return };
+    let from = world.folder.path().join("checkout");
+    fs::create_dir(&from).unwrap();
+    let git = |args: &[&str]| {
+        let front = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        let done = Command::new("git").args(front).args(args).current_dir(&from).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "-q"]);
+    let project = "[project]\nname = 'checked'\nversion = '1.0'\n[build-system]\nrequires = ['plain']\nbuild-backend = 'own'\n\
+                   backend-path = ['.']\n";
+    fs::write(from.join("pyproject.toml"), project).unwrap();
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "one"]);
+    let url = format!("git+file://{}@{}", from.display(), git(&["rev-parse", "HEAD"]));
+    world.asks(&format!("INDEX\nchecked @ {}\n", url.rsplit_once('@').unwrap().0));
+    let said = world.xtask(&["lock", "--offline"], &[], 2);
+    assert!(said.contains("a checkout without a commit") && said.contains("git ls-remote"), "{said}");
+    world.asks(&format!("INDEX\nchecked @ {url}\n"));
+    let said = world.xtask(&["lock", "--offline"], &[], 0);
+    assert!(said.contains("has no wheel for linux/amd64 3.12") && said.contains("pure Python"), "{said}");
+    assert!(world.lock_text().contains(&format!("\nchecked @ {url}\n")), "{}", world.lock_text());
+    let pins = fs::read_to_string(world.path("images.lock")).unwrap();
+    assert!(pins.contains(&format!("from = \"{url}\"")) && pins.contains("\"plain==1.1 --hash="), "{pins}");
+    world.xtask(&["lock", "--check"], &[], 0);
+    for name in ["install", "compile", "check-imports"].map(|name| format!("dockerfiles/{name}.py")) {
+        fs::copy(Path::new(ROOT).join(&name), world.path(&name)).unwrap();
+    }
+    let said = world.xtask(&["build-base", "--offline", "--engine", "docker"], &[], 2);
+    assert!(said.contains("docker cannot install checkouts of git") && said.contains("--engine native"), "{said}");
 }
 
 #[test]
@@ -643,7 +710,7 @@ fn the_documented_configuration_of_renovate_finds_every_pin() {
     let platforms = platforms.map(|(name, byte)| (name.parse().unwrap(), digest(byte).parse().unwrap()));
     let image = "registry.example:5000/library/python:3.12-slim";
     let pin = RootPin { image: image.parse().unwrap(), platforms: platforms.into() };
-    let pins = ImagesLock { root: Some(pin), base: Some(digest("c").parse().unwrap()) };
+    let pins = ImagesLock { root: Some(pin), base: Some(digest("c").parse().unwrap()), ..ImagesLock::default() };
     let files = [
         format!("images.toml={}", root.join("images.toml").display()),
         format!("services/app/images.lock={}", place("images.lock", &pins.to_string())),

@@ -13,29 +13,40 @@ mod debian_root;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
+#[path = "support/real_registry.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_registry;
 
 use real_engine::{Engine, engine};
+use real_registry::RealRegistry;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
+use xtask_host::index::Cache;
 use xtask_host::process::Command;
 use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish::wheels;
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::tree::secrets::Secrets;
-use xtask_host::tree::uv::{self, Upgrade, Uv};
+use xtask_host::tree::uv::{self, BuildRequest, Upgrade, Uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::{self, Compression, Policy};
+use xtask_model::spec::lock::sources::SourcePin;
+use xtask_model::spec::lock::{Lock, LockedPackage};
 use xtask_model::spec::oci::{Config, Manifest};
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::{self, Digest, Platform};
+use xtask_model::spec::sdist::BuildSystem;
 use xtask_model::spec::wheel::checked;
 use xtask_native::layer::item::{Bytes, Content, Item};
 use xtask_native::layer::packed;
 use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{self, Codec, Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
+use xtask_native::recipes::source::{Kept, Sources};
 use xtask_native::recipes::stage::{Earlier, Part, Realise, RootFiles, Selection, TakeLayer};
 use xtask_native::recipes::user::UserStage;
 
@@ -210,6 +221,15 @@ impl Repository {
     }
 
     fn recipe<'a>(&self, root: &'a Root, platform: &str) -> Result<PythonPackages<'a>, Fault> {
+        self.recipe_with(root, platform, Sources::default())
+    }
+
+    fn recipe_with<'a>(
+        &self,
+        root: &'a Root,
+        platform: &str,
+        sources: Sources<'a>,
+    ) -> Result<PythonPackages<'a>, Fault> {
         let request = Request {
             root: self.folder.path(),
             policy: &self.policy,
@@ -217,7 +237,7 @@ impl Repository {
             args: &arguments(),
             work: &self.folder.path().join("target/native"),
         };
-        PythonPackages::new(&request, root)
+        PythonPackages::new(&request, sources, root)
     }
 }
 
@@ -835,7 +855,211 @@ fn a_package_without_a_wheel_is_named() {
     let fault = recipe.produce(&[0, 1, 2]).unwrap_err();
     assert_eq!(fault.exit, Exit::Usage);
     assert!(fault.what.starts_with("docopt 0.6.2 has no wheel for linux/"), "{fault}");
-    assert!(fault.hints[0].contains("--engine docker"), "{fault}");
+    assert!(fault.hints[0].contains("cargo xtask lock"), "{fault}");
+}
+
+/// Writes a source archive: its folder, name, version, build requirements, the body of `build_wheel` and whether the backend is the
+/// archive's own. The body has a list of files, `module`, and may do as it likes.
+const SDIST: &str = r#"
+import io, json, sys, tarfile
+folder, name, version, requires, body, own = sys.argv[1:]
+backend = f"""
+import os, socket, zipfile
+def build_wheel(directory, settings=None, metadata=None):
+    module = "x = 1"
+    {body}
+    info, stem = "{name}-{version}.dist-info", "{name}-{version}-py3-none-any.whl"
+    files = {{"{name}.py": module, f"{{info}}/METADATA": "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n",
+             f"{{info}}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"}}
+    files[f"{{info}}/RECORD"] = "".join(f"{{path}},,\\n" for path in [*files, f"{{info}}/RECORD"])
+    with zipfile.ZipFile(os.path.join(directory, stem), "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+    return stem
+"""
+project = f"[build-system]\nrequires = {requires}\nbuild-backend = 'made_up'\n" + ("backend-path = ['.']\n" if own == "own" else "")
+files = {"pyproject.toml": project, "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n"}
+files["made_up.py" if own == "own" else "unused.py"] = backend
+with tarfile.open(f"{folder}/{name}-{version}.tar.gz", "w:gz") as made:
+    for path, text in files.items():
+        entry = tarfile.TarInfo(f"{name}-{version}/{path}")
+        entry.size = len(text.encode())
+        made.addfile(entry, io.BytesIO(text.encode()))
+"#;
+
+/// A repository with one package, that has a source archive alone, and what `images.lock` says of it.
+fn of_source(uv: &Uv, body: &str, build: &[LockedPackage], own: bool) -> (Repository, SourcePin) {
+    let repository = Repository::of_wheels(uv, &[]);
+    let folder = repository.folder.path().join("target/wheels");
+    let (owned, requires) = (if own { "own" } else { "" }, if own { "[]" } else { "['made-up-backend']" });
+    let call = Command::new("python3").args(["-c", SDIST]).arg(&folder).args(["pure", "1.0", requires, body, owned]);
+    call.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
+    let digest = Digest::of(&std::fs::read(folder.join("pure-1.0.tar.gz")).unwrap());
+    let base = &repository.policy.base;
+    let [requirements, path] =
+        [&base.requirements.paths()[0], &base.lock].map(|path| repository.folder.path().join(path));
+    let line = format!("pure==1.0 --hash={digest}\n");
+    std::fs::write(requirements, format!("--no-index\n--find-links ./target/wheels\n{line}")).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap() + &line;
+    let mut lock = Lock::parse(Path::new("a.lock"), &text).unwrap();
+    for platform in ["linux/amd64", "linux/arm64"] {
+        lock.records.add_missing_wheel(&lock.packages[0], &format!("{platform} 3.13"));
+    }
+    std::fs::write(&path, lock.records.written(&text, &lock.packages)).unwrap();
+    let (name, version, from) = ("pure".to_owned(), "1.0".to_owned(), digest.to_string());
+    (repository, SourcePin { name, version, from, build: build.to_vec() })
+}
+
+/// The module of the package, or why it was not made.
+fn module(repository: &Repository, root: &Root, sources: &Sources<'_>) -> Result<String, Fault> {
+    module_for(repository, root, sources, &Platform::host().to_string())
+}
+
+fn module_for(repository: &Repository, root: &Root, sources: &Sources<'_>, platform: &str) -> Result<String, Fault> {
+    let recipe = repository.recipe_with(root, platform, sources.clone())?;
+    let made = checked(&recipe, &[0, 1])?;
+    let item = made[0].iter().find(|item| item.path.to_string().ends_with("/pure.py")).unwrap();
+    let Content::File(bytes) = &item.content else { panic!("{}", item.path) };
+    Ok(String::from_utf8(packed::contents(bytes)?).unwrap())
+}
+
+#[test]
+fn a_package_without_a_wheel_is_built_once_and_kept() {
+    let (Some(registry), Some(_)) = (RealRegistry::start(false), engine()) else { return };
+    let (root, uv, folder) = (Root::get(), pinned_uv(), tempfile::tempdir().unwrap());
+    let client = Client::new(ClientOptions::default());
+    let repository: reference::Repository = format!("{}/base", registry.address).parse().unwrap();
+    let (ours, pin) = of_source(&uv, "module = f'x = {os.urandom(8)!r}'", &[], true);
+    let machine = |name: &str, kept: Option<bool>| Sources {
+        pins: vec![pin.clone()],
+        root: Some(root.manifest),
+        others: Vec::new(),
+        suite: None,
+        kept: kept.map(|push| Kept { client: &client, repository: &repository, push }),
+        cache: Cache::at(folder.path().join(name)),
+    };
+    let built = module(&ours, &root, &machine("first", Some(true))).unwrap_or_else(|fault| panic!("{fault}"));
+    assert!(built.starts_with("x = b'"), "{built}");
+    // The same machine, another one with the registry, and one that has neither.
+    assert_eq!(module(&ours, &root, &machine("first", None)).unwrap(), built);
+    assert_eq!(module(&ours, &root, &machine("second", Some(false))).unwrap(), built);
+    assert_eq!(module(&ours, &root, &machine("second", None)).unwrap(), built, "it is in the cache now");
+    assert_ne!(module(&ours, &root, &machine("third", None)).unwrap(), built, "it is built");
+    let tags = client.tags(&repository).unwrap().present().unwrap();
+    assert_eq!(tags.iter().filter(|tag| wheels::is(tag)).count(), 1, "{tags:?}");
+    // A wheel for every platform is used on one whose root does not run here.
+    let other = if Platform::host().architecture == "arm64" { "linux/amd64" } else { "linux/arm64" };
+    let foreign = Sources { root: Some(Digest::of(b"another root")), ..machine("fifth", Some(false)) };
+    let fault = module_for(&ours, &root, &foreign, other).unwrap_err();
+    assert!(fault.what.contains(&format!("cannot be built for {other} on this machine")), "{fault}");
+    let foreign = Sources { others: vec![(Platform::host(), root.manifest)], ..foreign };
+    assert_eq!(module_for(&ours, &root, &foreign, other).unwrap(), built);
+    // Another artifact under the tag is not taken.
+    let tag = tags[0].clone();
+    let found = client.manifest(&repository, tag.clone()).unwrap().present().unwrap();
+    let text = String::from_utf8(found.bytes).unwrap().replace("pure-1.0-py3", "else-1.0-py3");
+    client.put_manifest(&repository, tag, &found.media_type, text.as_bytes()).unwrap();
+    let fault = module(&ours, &root, &machine("fourth", Some(false))).unwrap_err();
+    assert!(fault.causes[0].contains("`else-1.0-py3-none-any.whl` is not pure 1.0"), "{fault}");
+    // Another source is another package.
+    let (edited, other) = of_source(&uv, "module = 'x = 2'", &[], true);
+    let sources = Sources { pins: vec![other], ..machine("first", Some(false)) };
+    assert_eq!(module(&edited, &root, &sources).unwrap(), "x = 2");
+}
+
+#[test]
+fn a_build_has_its_pinned_requirements_and_gives_the_same_bytes() {
+    let Some(_) = engine() else { return };
+    let (root, uv, folder) = (Root::get(), pinned_uv(), tempfile::tempdir().unwrap());
+    let body =
+        "import shutil, subprocess; module = 'x = ' + repr(subprocess.check_output(['made-up', 'x'], text=True))";
+    let (plain, _) = of_source(&uv, body, &[], true);
+    let sdist = plain.folder.path().join("target/wheels/pure-1.0.tar.gz");
+    let text = Command::new("tar").args(["-xOf"]).arg(sdist).arg("pure-1.0/made_up.py").read(Exit::Build).unwrap();
+    let files: &[(&str, &str)] = &[
+        ("made_up.py", &text),
+        ("made_up_tool.py", "import sys\ndef main(): print('tool', sys.argv[1])\n"),
+        ("made_up_backend-1.0.dist-info/entry_points.txt", "[console_scripts]\nmade-up = made_up_tool:main\n"),
+    ];
+    let backends = Repository::of_wheels(&uv, &[("made-up-backend", "1.0", "", files)]);
+    let lock = std::fs::read_to_string(backends.folder.path().join(&backends.policy.base.lock)).unwrap();
+    let build = Lock::parse(Path::new("a.lock"), &lock).unwrap().packages;
+    let (ours, pin) = of_source(&uv, "", &build, false);
+    let wheel = "target/wheels/made_up_backend-1.0-py3-none-any.whl";
+    std::fs::copy(backends.folder.path().join(wheel), ours.folder.path().join(wheel)).unwrap();
+    let made: Vec<Vec<u8>> = ["one", "two"]
+        .map(|name| {
+            let cache = folder.path().join(name);
+            let (root_digest, pins) = (Some(root.manifest), vec![pin.clone()]);
+            let sources = Sources { pins, root: root_digest, cache: Cache::at(&cache), ..Sources::default() };
+            let found = module(&ours, &root, &sources).unwrap_or_else(|fault| panic!("{fault}"));
+            assert_eq!(found, "x = 'tool x\\n'");
+            let files = std::fs::read_dir(cache.join("wheels")).unwrap().map(|entry| entry.unwrap().path());
+            std::fs::read(files.last().unwrap()).unwrap()
+        })
+        .into();
+    assert_eq!(made[0], made[1], "two builds of one source");
+}
+
+#[test]
+fn a_failed_build_says_why() {
+    let Some(_) = engine() else { return };
+    let (root, uv, folder) = (Root::get(), pinned_uv(), tempfile::tempdir().unwrap());
+    // Only the host has this port.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("('127.0.0.1', {})", listener.local_addr().unwrap().port());
+    for (body, cause, hint) in [
+        ("raise SystemExit('made up: no')", "made up: no", "output"),
+        (&*format!("socket.create_connection({address})"), "Connection refused", "a build has no network"),
+        ("open('/proc/1/root/etc/shadow-of-the-host')", "No such file", "output"),
+    ] {
+        let (ours, pin) = of_source(&uv, body, &[], true);
+        let cache = Cache::at(folder.path());
+        let sources = Sources { pins: vec![pin], root: Some(root.manifest), cache, ..Sources::default() };
+        let fault = module(&ours, &root, &sources).unwrap_err();
+        assert_eq!((fault.exit, fault.what.as_str()), (Exit::Build, "cannot build pure 1.0 from source"));
+        assert!(fault.causes.iter().any(|line| line.contains(cause)), "{fault}");
+        assert!(fault.hints[0].contains(hint), "{fault}");
+    }
+}
+
+#[test]
+fn setuptools_builds_a_package_of_the_index() {
+    let Some(_) = engine() else { return };
+    let (root, uv, folder) = (Root::get(), pinned_uv(), tempfile::tempdir().unwrap());
+    let repository = Repository::new(&uv, "docopt==0.6.2\n");
+    let path = repository.folder.path().join(&repository.policy.base.lock);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut lock = Lock::parse(Path::new("a.lock"), &text).unwrap();
+    lock.records.add_missing_wheel(&lock.packages[0], &format!("{} 3.13", Platform::host()));
+    std::fs::write(&path, lock.records.written(&text, &lock.packages)).unwrap();
+    let requires = BuildSystem::of(None).unwrap().requires;
+    let found = uv::requirements(repository.folder.path(), "requirements-enhanced.txt".as_ref()).unwrap();
+    let indexes = uv::indexes(repository.folder.path(), &found).unwrap();
+    let request = BuildRequest {
+        requires: &requires,
+        indexes: &indexes,
+        python: "3.12",
+        before: &[],
+        cooldown: None,
+        needed_by: "docopt",
+    };
+    let build = uv.build_requirements(&request).unwrap_or_else(|fault| panic!("{fault}"));
+    assert!(build.iter().any(|package| package.name == "setuptools"), "{build:?}");
+    assert_eq!(uv.build_requirements(&BuildRequest { before: &build, ..request }).unwrap(), build);
+    let package = &lock.packages[0];
+    let pin = SourcePin {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        from: package.hashes.first().unwrap().clone(),
+        build,
+    };
+    let cache = Cache::at(folder.path());
+    let sources = Sources { pins: vec![pin], root: Some(root.manifest), cache, ..Sources::default() };
+    let recipe = repository.recipe_with(&root, &Platform::host().to_string(), sources).unwrap();
+    let made = checked(&recipe, &[0, 1]).unwrap_or_else(|fault| panic!("{fault}"));
+    let names: Vec<String> = made[0].iter().map(|item| item.path.to_string()).collect();
+    assert!(names.iter().any(|name| name.ends_with("site-packages/docopt.py")), "{names:?}");
 }
 
 /// A folder's byte code by path.

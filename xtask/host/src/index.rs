@@ -1,4 +1,5 @@
-//! A client of package indexes: the wheels of locked packages, chosen as uv would choose them, downloaded and verified.
+//! A client of package indexes: the wheels of locked packages, chosen as uv would choose them, and source archives, downloaded and
+//! verified.
 //!
 //! Settings are the host's own: those of uv and pip for indexes, credentials, certificates and proxies. Every file is checked against
 //! the lock's sha256 before it has its name in the cache, and again before it is used. Where an index needs what this lacks, such as
@@ -18,7 +19,7 @@ use crate::process;
 use cache::Choice;
 use client::Client;
 use progress::Progress;
-use source::{Found, Sources};
+use source::{Found, Sources, Wanted};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -87,7 +88,7 @@ pub fn fetch_with(request: &WheelRequest<'_>, settings: &Settings, cache: &Cache
     let client = Client::new(settings, request.indexes);
     let work = Work {
         request,
-        python: Python { version, tags },
+        wanted: Wanted::Wheel(Python { version, tags }),
         sources: Sources::new(&client, request.indexes),
         cache,
         progress: Progress::new(request.packages.len()),
@@ -95,6 +96,46 @@ pub fn fetch_with(request: &WheelRequest<'_>, settings: &Settings, cache: &Cache
     let outcomes = work.all()?;
     cache.sweep();
     verdict(request, outcomes)
+}
+
+/// Fetches the source archives of packages, in their order: each is the one with a hash of the lock.
+///
+/// # Errors
+/// A package without an archive (usage); an index that refuses, fails, cannot be reached or needs another installer (network).
+pub fn fetch_archives(packages: &[LockedPackage], indexes: &Indexes) -> Result<Vec<FetchedWheel>, Fault> {
+    let (settings, cache) = (Settings::from_env(indexes)?, Cache::of_user());
+    let unsupported = |why: &str| {
+        Fault::network("cannot fetch source archives")
+            .cause(why)
+            .hint("name an index with its user and password in the environment")
+    };
+    if let Some(why) = &settings.unsupported {
+        return Err(unsupported(why));
+    }
+    let client = Client::new(&settings, indexes);
+    let request = &WheelRequest { packages, indexes, python: "", platform: &Platform::host(), glibc: "" };
+    let sources = Sources::new(&client, indexes);
+    let work =
+        Work { request, wanted: Wanted::Archive, sources, cache: &cache, progress: Progress::new(packages.len()) };
+    let outcomes = work.all()?;
+    cache.sweep();
+    let mut archives = Vec::new();
+    for (package, outcome) in packages.iter().zip(outcomes) {
+        match outcome {
+            Some(Ok(archive)) => archives.push(archive),
+            Some(Err(Failure::Fault(fault))) => return Err(fault),
+            Some(Err(Failure::Unsupported(why))) => return Err(unsupported(&why)),
+            Some(Err(Failure::NoWheel(causes))) => {
+                let what = format!("{} {} has neither a wheel nor a source archive", package.name, package.version);
+                return Err(causes
+                    .into_iter()
+                    .fold(Fault::usage(what), Fault::cause)
+                    .hint("pin a version that has one"));
+            }
+            None => {}
+        }
+    }
+    Ok(archives)
 }
 
 /// Why there is no wheel of one package.
@@ -116,7 +157,7 @@ type Outcome = Result<FetchedWheel, Failure>;
 
 struct Work<'a> {
     request: &'a WheelRequest<'a>,
-    python: Python,
+    wanted: Wanted,
     sources: Sources<'a>,
     cache: &'a Cache,
     progress: Progress,
@@ -209,19 +250,24 @@ impl Work<'_> {
         let url = self.request.indexes.url(locked);
         let file = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
         let name = xtask_model::spec::wheel::page::decoded(file);
+        let local = |url: &str| {
+            url.strip_prefix("file://").map_or_else(|| url.to_owned(), xtask_model::spec::wheel::page::decoded)
+        };
+        let Wanted::Wheel(python) = &self.wanted else {
+            return Ok(Found { name, url: local(url), ..Found::default() });
+        };
         let wheel = name
             .parse::<WheelName>()
             .map_err(|_| Failure::NoWheel(vec![format!("{}: `{}` is not a wheel", package.name, printable(&name))]))?;
-        if self.python.tags.rank(&wheel).is_none() {
+        if python.tags.rank(&wheel).is_none() {
             return Err(Failure::NoWheel(vec![format!("{}: `{name}` is for another platform", package.name)]));
         }
-        let url = url.strip_prefix("file://").map_or_else(|| url.to_owned(), xtask_model::spec::wheel::page::decoded);
-        Ok(Found { name, url, ..Found::default() })
+        Ok(Found { name, url: local(url), ..Found::default() })
     }
 
     /// The wheel that the indexes and pages of links have.
     fn listed(&self, package: &LockedPackage) -> Result<Found, Failure> {
-        self.sources.find(package, &self.python)?.map_err(|why| self.without(package, why))
+        self.sources.find(package, &self.wanted)?.map_err(|why| self.without(package, why))
     }
 
     fn without(&self, package: &LockedPackage, why: NoWheel) -> Failure {
@@ -302,9 +348,9 @@ fn verdict(request: &WheelRequest<'_>, outcomes: Vec<Option<Outcome>>) -> Result
     let verb = if without.len() == 1 { "has" } else { "have" };
     let what = format!("{} {verb} no wheel for {} and Python {}", without.join(", "), request.platform, request.python);
     let glibc = request.glibc.replace('_', ".");
-    let fault = Fault::usage(what).needed_by(format!("the native engine, which compiles nothing (glibc {glibc})"));
+    let fault = Fault::usage(what).needed_by(format!("the native engine (glibc {glibc})"));
     let fault = causes.iter().fold(fault, |fault, cause| fault.cause(cause));
-    Err(fault.hint("build it with compilers: `--engine docker`, with `BUILD_PACKAGES` in `[base] args`"))
+    Err(fault.hint("record how they are built from source: `cargo xtask lock`"))
 }
 
 fn differs(package: &LockedPackage, found: &Found, came: &Digest) -> Fault {

@@ -7,4 +7,5 @@ pub mod oci;
 pub mod project;
 pub mod reference;
 pub mod requirements;
+pub mod sdist;
 pub mod wheel;

@@ -32,6 +32,8 @@ pub enum Manner {
     Confined,
     /// Docker's defaults, with a network.
     Open,
+    /// Docker's defaults without a network, except an own loopback.
+    Offline,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub struct Launch {
 }
 
 impl Launch {
+    pub(crate) fn offline(args: &[String]) -> Self {
+        Self { entrypoint: None, args: args.to_vec(), manner: Manner::Offline }
+    }
+
     pub fn confined(args: &[String]) -> Self {
         Self { entrypoint: None, args: args.to_vec(), manner: Manner::Confined }
     }

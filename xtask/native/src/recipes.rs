@@ -2,10 +2,12 @@
 
 pub mod python;
 mod reference;
+pub mod source;
 pub mod stage;
 pub mod user;
 
 use crate::recipes::python::{PythonPackages, Request};
+use crate::recipes::source::Sources;
 use crate::recipes::stage::{Realise, RootFiles};
 use crate::recipes::user::UserStage;
 use std::collections::BTreeMap;
@@ -17,24 +19,35 @@ use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
+/// The argument with Debian's names of compilers and headers.
+pub(crate) const BUILD_PACKAGES: &str = "BUILD_PACKAGES";
+
+/// What realised stages are made of, besides the tree.
+pub struct Surroundings<'a, 'w> {
+    pub root_files: &'a dyn RootFiles,
+    /// Working folder, for what does not fit into memory.
+    pub work: &'w Path,
+    pub sources: Sources<'a>,
+}
+
 /// Realised stages of a base's Dockerfile by name. Makes nothing yet, and reads only the root's configuration.
 pub fn stages<'a>(
     tree: &Tree,
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,
     platform: &Platform,
-    root_files: &'a dyn RootFiles,
-    work: &Path,
+    surroundings: Surroundings<'a, '_>,
 ) -> Result<BTreeMap<String, Box<dyn Realise + 'a>>, Fault> {
     let mut stages: BTreeMap<String, Box<dyn Realise + 'a>> = BTreeMap::new();
     check(dockerfile, args, platform, &tree.policy.base)?;
+    let Surroundings { root_files, work, sources } = surroundings;
     no_triggers(dockerfile, root_files.config())?;
     for (name, recipe) in &tree.policy.base.stages {
         let args = arguments(dockerfile, name, args, platform)?;
         let stage: Box<dyn Realise + 'a> = match recipe {
             Recipe::PythonPackages => {
                 let request = Request { root: &tree.root, policy: &tree.policy, platform, args: &args, work };
-                Box::new(PythonPackages::new(&request, root_files)?)
+                Box::new(PythonPackages::new(&request, sources.clone(), root_files)?)
             }
             Recipe::User => Box::new(UserStage::new(&args, root_files)?),
         };
@@ -50,9 +63,20 @@ pub fn check(
     platform: &Platform,
     base: &Base,
 ) -> Result<(), Fault> {
-    base.stages
-        .iter()
-        .try_for_each(|(stage, recipe)| reference::check(dockerfile, stage, *recipe, (args, platform), base))
+    base.stages.iter().try_for_each(|(stage, recipe)| {
+        let args = match recipe {
+            Recipe::PythonPackages => &without_build_packages(args),
+            Recipe::User => args,
+        };
+        reference::check(dockerfile, stage, *recipe, (args, platform), base)
+    })
+}
+
+/// The arguments without the packages that the recipe installs in a container, where the Dockerfile has a stage for them.
+fn without_build_packages(args: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut args = args.clone();
+    args.remove(BUILD_PACKAGES);
+    args
 }
 
 /// Rejects settings that a recipe of the policy does not support.
@@ -64,7 +88,8 @@ pub fn settings(
 ) -> Result<(), Fault> {
     let python = |recipe: &Recipe| *recipe == Recipe::PythonPackages;
     for stage in policy.base.stages.iter().filter(|(_, recipe)| python(recipe)).map(|(stage, _)| stage) {
-        python::settings(&arguments(dockerfile, stage, args, platform)?, platform, &policy.root.python)?;
+        arguments(dockerfile, stage, &without_build_packages(args), platform)?;
+        python::settings(platform, &policy.root.python)?;
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ fn lock(tree: &Tree) -> Finding {
         Ok(lock) => lock,
         Err(fault) => return bad("lock", fault),
     };
-    match facts::without_wheel(tree, &lock) {
+    match facts::unbuildable(tree, &lock) {
         Ok(missing) if missing.is_empty() => {}
         Ok(missing) => return bad("lock", facts::no_wheel(&missing)),
         Err(fault) => return bad("lock", fault),

@@ -335,8 +335,7 @@ impl Staged {
                     terminal::step("no wheel", package);
                 }
                 terminal::warn(
-                    "packages without a wheel are compiled by docker: `BUILD_PACKAGES = \"gcc libc6-dev\"` in `[base.args]` of `images.toml`, or \
-                     pin a version that has a wheel",
+                    "packages without a wheel are built once from source: `cargo xtask lock` pins how, and says which need compilers",
                 );
             }
             Err(fault) if fault.exit == Exit::Network || fault.exit == Exit::Missing => unknown(&fault.what),
@@ -348,7 +347,7 @@ impl Staged {
         let base = &self.tree.policy.base;
         if base.format() != Format::Pip {
             let lock = facts::lock(&self.tree)?;
-            return Ok((lock.packages.len(), facts::without_wheel(&self.tree, &lock)?));
+            return Ok((lock.packages.len(), facts::unbuildable(&self.tree, &lock)?));
         }
         let uv = uv::find(&self.tree.root, &[]).or_else(|_| {
             terminal::step("installing", "uv, which is not on `PATH`, for this check");
@@ -365,7 +364,7 @@ impl Staged {
         let lock = Lock::parse(base.lock.as_ref(), &uv.resolve(&resolution)?)?;
         let records = uv.describe(&lock, &facts::indexes(&self.tree)?, &facts::targets(&self.tree)?)?;
         let lock = Lock { records, ..lock };
-        Ok((lock.packages.len(), facts::without_wheel(&self.tree, &lock)?))
+        Ok((lock.packages.len(), facts::unbuildable(&self.tree, &lock)?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `lock`: resolves the requirements, the installer and the root's digests, each into its file.
 
 mod pull_request;
+mod sources;
 
 use crate::flags::Global;
 use crate::pipeline;
@@ -14,6 +15,7 @@ use xtask_host::{clock, file, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::lock::images::RootPin;
+use xtask_model::spec::lock::sources::SourcePin;
 use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};
 use xtask_model::spec::requirements::Version;
 
@@ -51,14 +53,23 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
     };
     let days = wanted.cooldown.unwrap_or(tree.policy.cooldown);
     let cooldown = (wanted.upgrade && days > 0).then(|| Cooldown::of_days(clock::now(), days));
-    match base.format() {
-        Format::Pip => resolve(tree, &uv, wanted, cooldown.as_ref())?,
+    let pinning = (wanted.upgrade, cooldown.as_ref());
+    let sources = match base.format() {
+        Format::Pip => {
+            let text = resolve(tree, &uv, wanted, cooldown.as_ref())?;
+            let sources = sources::pin(tree, &uv, &Lock::parse(base.lock.as_ref(), &text)?, pinning)?;
+            write(&tree.root, base.lock.as_ref(), &text)?;
+            sources
+        }
         format if wanted.upgrade || !wanted.packages.is_empty() => {
             let what = format!("`{}` is written by another tool, which upgrades it", base.lock);
             return Err(Fault::usage(what).hint(format!("`{}`, with that tool's own options", format.command())));
         }
-        _ => check_foreign(tree)?,
-    }
+        _ => {
+            let lock = check_foreign(tree)?;
+            sources::pin(tree, &uv, &lock, pinning)?
+        }
+    };
     let python = &tree.policy.root.python;
     let newer = if wanted.upgrade { uv.newer_installer_lock(python, cooldown.as_ref())? } else { None };
     let installer = match newer {
@@ -69,16 +80,12 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
     for path in inputs::projects::write(&tree.root, &tree.policy)? {
         terminal::step("wrote", &format!("`{path}`"));
     }
-    pin_root(tree, global)
+    pin(tree, global, sources)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
-fn check_foreign(tree: &Tree) -> Result<(), Fault> {
+fn check_foreign(tree: &Tree) -> Result<Lock, Fault> {
     let lock = facts::lock(tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
-    let missing = facts::without_wheel(tree, &lock)?;
-    if !missing.is_empty() {
-        return Err(facts::no_wheel(&missing));
-    }
     terminal::step("checked", &format!("{} packages of `{}`", lock.packages.len(), tree.policy.base.lock));
     let local = inputs::local(&*tree.files, &tree.policy)?;
     if !local.is_empty() {
@@ -87,11 +94,11 @@ fn check_foreign(tree: &Tree) -> Result<(), Fault> {
             &format!("projects of this repository, whose code an app copies: {}", local.join(", ")),
         );
     }
-    Ok(())
+    Ok(lock)
 }
 
-/// Resolves the requirements into the lock.
-fn resolve(tree: &Tree, uv: &uv::Uv, wanted: &Wanted<'_>, cooldown: Option<&Cooldown>) -> Result<(), Fault> {
+/// Resolves the requirements into the text of the lock.
+fn resolve(tree: &Tree, uv: &uv::Uv, wanted: &Wanted<'_>, cooldown: Option<&Cooldown>) -> Result<String, Fault> {
     let base = &tree.policy.base;
     let upgrade = match (wanted.upgrade, wanted.packages) {
         (true, _) => Upgrade::All,
@@ -123,7 +130,7 @@ fn resolve(tree: &Tree, uv: &uv::Uv, wanted: &Wanted<'_>, cooldown: Option<&Cool
     if changes.is_some_and(|changes| changes.is_empty()) {
         terminal::step("unchanged", &format!("{} packages", after.packages.len()));
     }
-    write(&tree.root, base.lock.as_ref(), &text)
+    Ok(text)
 }
 
 /// An upgrade within a cooldown, which lowers no pin: what is newer than the cooldown was taken on purpose, and stays.
@@ -165,16 +172,12 @@ fn without_downgrades(uv: &uv::Uv, request: &Request<'_>, before: &Lock, cooldow
     }
 }
 
-/// The lock with what its packages require, each of which has to have a wheel where nothing is compiled.
+/// The lock with what its packages require.
 fn recorded(tree: &Tree, uv: &uv::Uv, text: &str) -> Result<String, Fault> {
     let lock = Lock::parse(tree.policy.base.lock.as_ref(), text)?;
     let records = uv.describe(&lock, &facts::indexes(tree)?, &facts::targets(tree)?)?;
     let text = records.written(text, &lock.packages);
     let lock = Lock { records, ..lock };
-    let missing = facts::without_wheel(tree, &lock)?;
-    if !missing.is_empty() {
-        return Err(facts::no_wheel(&missing));
-    }
     let requirements = inputs::asked(&*tree.files, &tree.policy)?;
     let lock = Lock { overridden: requirements.overridden().clone(), ..lock };
     lock::check_closure(&requirements, &facts::environments(tree), &lock)?;
@@ -188,25 +191,35 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Gets the root's digests and writes them. If they are unavailable and the policy has a fallback, pins do not change.
-fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
+/// Gets the root's digests and writes them, with the sources. If the root is unavailable and the policy has a fallback, its pin does not
+/// change.
+fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<(), Fault> {
     let image = &tree.policy.root.image;
-    if global.offline {
+    let before = facts::images_lock(tree)?;
+    let root = match global.offline {
+        true => before.root.clone(),
+        false => match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
+            Ok(platforms) => Some(RootPin { image: image.clone(), platforms }),
+            Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
+                let cause = fault.causes.last().cloned().unwrap_or(fault.what);
+                terminal::warn(&format!(
+                    "the root `{image}` is not pinned: {cause}; builds fall back to Debian packages"
+                ));
+                before.root.clone()
+            }
+            Err(fault) => return Err(fault.needed_by("the root's digests in `images.lock`")),
+        },
+    };
+    let (path, lock) = (Path::new(lock::images::PATH), ImagesLock { root, sources, ..before.clone() });
+    if lock == before {
         return Ok(());
     }
-    match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
-        Ok(platforms) => {
-            let base = facts::images_lock(tree)?.base;
-            let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
-            write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
-        }
-        Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
-            let cause = fault.causes.last().cloned().unwrap_or(fault.what);
-            terminal::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian packages"));
-            Ok(())
-        }
-        Err(fault) => Err(fault.needed_by("the root's digests in `images.lock`")),
+    if lock != ImagesLock::default() {
+        return write(&tree.root, path, &lock.to_string());
     }
+    std::fs::remove_file(tree.root.join(path)).map_err(|error| {
+        Fault::usage(format!("cannot remove `{}`, which pins nothing any more", path.display())).cause(error)
+    })
 }
 
 /// Fails if a lock is out of date, incomplete or inconsistent.
@@ -237,7 +250,7 @@ pub fn check(global: &Global) -> Result<(), Fault> {
 
 /// Fails if the lock does not record the requirements of its packages, and so cannot be checked without them.
 fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
-    let missing = facts::without_wheel(tree, lock)?;
+    let missing = facts::unbuildable(tree, lock)?;
     if !missing.is_empty() {
         return Err(Fault { exit: Exit::Drift, ..facts::no_wheel(&missing) });
     }

@@ -11,12 +11,15 @@ use xtask_native::preflight;
 /// Refuses an image that the engine cannot build. An image that is reused needs no engine.
 ///
 /// # Errors
-/// For the native engine, the first instruction that it does not support; for docker, a folder of packages that no step of a
-/// Dockerfile can read.
+/// For the native engine, the first instruction that it does not support; for docker, packages that it cannot build, and a folder of
+/// packages that no step of a Dockerfile can read.
 pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault> {
     match (context.request.engine, kind) {
         (BuildEngine::Native, _) => preflight::check(context.tree, kind, &context.request.wanted.platforms),
         (BuildEngine::Docker, ImageKind::Base | ImageKind::Enhanced) => {
+            if kind == ImageKind::Base {
+                facts::check_docker(context.tree, &facts::unchecked_lock(context.tree)?)?;
+            }
             let wanted = facts::secrets(context.tree, kind)?;
             let checked = secrets::check_folders(&wanted, &|| facts::indexes(context.tree));
             checked.map_err(|fault| match kind {

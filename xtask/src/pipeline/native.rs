@@ -6,15 +6,15 @@ use super::facts::Image;
 use super::tagging::branch_tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use xtask_host::index;
+use xtask_host::index::{self, Cache};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::terminal;
-use xtask_host::tree::{binary, context, inputs};
+use xtask_host::tree::{binary, context, facts, inputs};
 use xtask_model::fault::Fault;
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::ContextPath;
-use xtask_model::image::key::{AppKey, BinaryKey};
+use xtask_model::image::key::{AppKey, BaseKey, BinaryKey};
 use xtask_model::image::order::{FromPlace, ImageOrder};
 use xtask_model::image::policy::{Compression, ImageKind};
 use xtask_model::image::presence::Published;
@@ -27,6 +27,7 @@ use xtask_native::files::ImageFiles;
 use xtask_native::image::{self, Place};
 use xtask_native::layer::Codec;
 use xtask_native::push::published::{EarlierImage, PublishedLayers};
+use xtask_native::recipes::source::{Kept, Sources};
 use xtask_native::recipes::stage::Realise;
 use xtask_native::store::Store;
 use xtask_native::{assembly, recipes};
@@ -112,7 +113,9 @@ fn with_inputs<T>(
     let stages = match order.kind {
         ImageKind::Base => {
             let work = tree.root.join("target/native/work");
-            recipes::stages(tree, &dockerfile, &args, &order.platform, &files, &work)?
+            let sources = sources(context, image, order)?;
+            let surroundings = recipes::Surroundings { root_files: &files, work: &work, sources };
+            recipes::stages(tree, &dockerfile, &args, &order.platform, surroundings)?
         }
         ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
     };
@@ -159,6 +162,26 @@ fn with_inputs<T>(
     drop(stages);
     store.prune_if_due()?;
     Ok(done)
+}
+
+/// How packages without a wheel are built for a base, and where their wheels are kept.
+fn sources<'c>(context: &'c Context<'_>, image: &Image<'_>, order: &'c ImageOrder) -> Result<Sources<'c>, Fault> {
+    let (tree, request) = (context.tree, &context.request);
+    let roots = serde_json::from_str::<BaseKey>(&image.facts.key).map(|key| key.root.digests).unwrap_or_default();
+    let fallback = tree.policy.root.fallback.as_ref().map(|debian| debian.suite.clone());
+    Ok(Sources {
+        pins: facts::images_lock(tree)?.sources,
+        root: Some(order.from.digest),
+        others: roots.into_iter().filter(|(platform, _)| *platform != order.platform).collect(),
+        // The fallback is in a layout, or in the repository of its own.
+        suite: fallback.filter(|_| order.from.repository != tree.policy.root.image.repository),
+        kept: (!request.offline).then_some(Kept {
+            client: &context.client,
+            repository: &order.repository,
+            push: request.wanted.push,
+        }),
+        cache: Cache::of_user(),
+    })
 }
 
 /// The image that the Dockerfile's `FROM` names.

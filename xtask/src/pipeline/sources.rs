@@ -157,7 +157,8 @@ impl<'t> Sources<'t> {
     /// # Panics
     /// In a tree that was read for a build on a pinned base.
     pub fn base_key(&self, root: &RootImage) -> BaseKey {
-        facts::base_key(self.tree, root, self.lock.as_ref().expect("the lock was read"), &self.base)
+        let lock = self.lock.as_ref().expect("the lock was read");
+        facts::base_key(self.tree, root, (lock, &self.pins), &self.base)
     }
 
     /// The app's key on a base.

@@ -71,6 +71,12 @@ pub fn user_folder() -> Option<PathBuf> {
     set("XTASK_CACHE_DIR").or_else(user)
 }
 
+impl Default for Cache {
+    fn default() -> Self {
+        Self::of_user()
+    }
+}
+
 impl Cache {
     /// The user's: see [`user_folder`].
     pub fn of_user() -> Self {
@@ -117,6 +123,34 @@ impl Cache {
             file.persist(folder.join(key.hex())).map_err(|error| error.error)
         };
         let _ = write();
+    }
+
+    /// A wheel that was built on this machine or came from the base's repository, by what it is made of: name and digest.
+    pub fn built(&self, id: &Digest) -> Option<(String, PathBuf)> {
+        let Choice { filename, sha256, .. } = self.choice(id)?;
+        Some((filename, self.verified(&sha256)?))
+    }
+
+    /// Keeps such a wheel.
+    ///
+    /// # Errors
+    /// A cache that cannot be written.
+    pub fn keep_built(&self, id: &Digest, filename: &str, bytes: &[u8]) -> Result<PathBuf, Fault> {
+        let (folder, sha256) = (self.wheels(), Digest::of(bytes));
+        let path = folder.join(format!("{}.whl", sha256.hex()));
+        let write = || {
+            create(&folder)?;
+            let mut file = scratch::file_in(&folder, NEW)?;
+            file.write_all(bytes)?;
+            file.persist(&path).map(drop).map_err(|error| error.error)
+        };
+        write().map_err(|error| {
+            Fault::build(format!("cannot write to the cache of wheels, `{}`", folder.display()))
+                .cause(error)
+                .hint("name another folder: `XTASK_CACHE_DIR=…`")
+        })?;
+        self.remember(id, &Choice { filename: filename.to_owned(), sha256, yanked: None });
+        Ok(path)
     }
 
     /// Downloads a wheel. What an interrupted download has left is used, and two processes do not download one file at once.

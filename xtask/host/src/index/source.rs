@@ -9,7 +9,7 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::lock::indexes::Strategy;
 use xtask_model::spec::lock::{Indexes, LockedPackage};
 use xtask_model::spec::requirements::secret;
-use xtask_model::spec::wheel::choice::{NoWheel, Python, choose};
+use xtask_model::spec::wheel::choice::{self, NoWheel, Python};
 use xtask_model::spec::wheel::page::{File, Page, decoded};
 
 /// A file that was chosen. Its URL is absolute, or a path of this machine, which begins with `/`; it may hold a password.
@@ -20,6 +20,25 @@ pub(super) struct Found {
     pub(super) sha256: Option<String>,
     pub(super) yanked: Option<String>,
     pub(super) size: Option<u64>,
+}
+
+/// The kind of file that is looked for.
+pub(super) enum Wanted {
+    Wheel(Python),
+    Archive,
+}
+
+impl Wanted {
+    fn choose<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f File>,
+        package: &LockedPackage,
+    ) -> Result<&'f File, NoWheel> {
+        match self {
+            Self::Wheel(python) => choice::choose(files, package, python).map(|(file, _)| file),
+            Self::Archive => choice::archive(files, package),
+        }
+    }
 }
 
 pub(super) struct Sources<'a> {
@@ -47,7 +66,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The file to install of a package, or why there is none.
-    pub(super) fn find(&self, package: &LockedPackage, python: &Python) -> Result<Result<Found, NoWheel>, Failure> {
+    pub(super) fn find(&self, package: &LockedPackage, wanted: &Wanted) -> Result<Result<Found, NoWheel>, Failure> {
         let links = match self.links.get_or_init(|| self.links()) {
             Ok(links) => links.as_slice(),
             Err(failure) => return Err(failure.clone()),
@@ -62,14 +81,14 @@ impl<'a> Sources<'a> {
                     files.extend(page);
                     break;
                 }
-                Strategy::FirstMatch => match choose(links.iter().chain(&page), package, python) {
-                    Ok((file, _)) => return Ok(Ok(found(file))),
+                Strategy::FirstMatch => match wanted.choose(links.iter().chain(&page), package) {
+                    Ok(file) => return Ok(Ok(found(file))),
                     Err(reason) => drop(why.get_or_insert(reason)),
                 },
                 Strategy::BestMatch => files.extend(page),
             }
         }
-        Ok(choose(&files, package, python).map(|(file, _)| found(file)).map_err(|reason| why.unwrap_or(reason)))
+        Ok(wanted.choose(&files, package).map(found).map_err(|reason| why.unwrap_or(reason)))
     }
 
     /// The files of a project on an index; `None` where the index does not have it.

@@ -6,6 +6,7 @@
 
 pub mod completeness;
 pub mod records;
+pub mod wheels;
 
 use crate::registry::{self, Answer, Client, Name};
 use crate::{process, terminal};

@@ -1,7 +1,7 @@
 //! Reads what a registry has of bases and apps, many questions at a time. Changes nothing.
 
 use crate::process;
-use crate::registry::publish::{self, records};
+use crate::registry::publish::{self, records, wheels};
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use xtask_model::fault::Fault;
 use xtask_model::image::bases::{AppSurvey, PublishedApp, PublishedBase, Stray, Survey, staged};
 use xtask_model::image::dependencies::Stored;
+use xtask_model::image::key::BaseKey;
 use xtask_model::image::presence::{CREATED, Published};
+use xtask_model::spec::lock::sources::{SourceKey, build_packages};
 use xtask_model::spec::oci::Manifest;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_model::time::Timestamp;
@@ -36,8 +38,8 @@ pub fn survey(ask: &SurveyRequest<'_>) -> Result<Survey, Fault> {
         let apps = scope.spawn(|| apps(ask));
         (bases(ask), apps.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let (bases, strays) = bases?;
-    Ok(Survey { bases, apps: apps?, strays })
+    let Found { bases, strays, wheels } = bases?;
+    Ok(Survey { bases, apps: apps?, strays, wheels: built(ask, &wheels)? })
 }
 
 /// Every artifact of compiled dependencies, once for each of its tags.
@@ -55,7 +57,7 @@ pub fn dependencies(client: &Client, repository: &Repository) -> Result<Vec<Stor
 
 /// Surveys the app's repository, for a clean-up.
 pub fn apps_of(ask: &SurveyRequest<'_>) -> Result<AppSurvey, Fault> {
-    let (images, strays) = bases(&SurveyRequest { bases: ask.apps, referrers: true, ..*ask })?;
+    let Found { bases: images, strays, .. } = bases(&SurveyRequest { bases: ask.apps, referrers: true, ..*ask })?;
     let tags = ask.client.tags(ask.apps)?.present().unwrap_or_default();
     let heads = at_once(&tags, |tag| {
         // The tag of a signature or of referrers has the digest of its image.
@@ -75,8 +77,26 @@ pub fn apps_of(ask: &SurveyRequest<'_>) -> Result<AppSurvey, Fault> {
     Ok(AppSurvey { images, strays, orphans, records })
 }
 
-fn bases(ask: &SurveyRequest<'_>) -> Result<(Vec<PublishedBase>, Vec<Stray>), Fault> {
-    let standing = standing(ask, ask.bases, |_| true)?;
+/// The wheels that were built from source for bases.
+fn built(ask: &SurveyRequest<'_>, found: &[(Tag, Digest)]) -> Result<Vec<Stray>, Fault> {
+    at_once(found, |(tag, digest)| {
+        let manifest = ask.client.manifest(ask.bases, *digest)?.present();
+        let manifest = manifest.and_then(|found| serde_json::from_slice::<Manifest>(&found.bytes).ok());
+        let created = manifest.and_then(|manifest| manifest.annotations.get(CREATED)?.parse().ok());
+        Ok(Stray { tag: tag.clone(), digest: *digest, created })
+    })
+}
+
+/// What a repository of bases has.
+struct Found {
+    bases: Vec<PublishedBase>,
+    strays: Vec<Stray>,
+    wheels: Vec<(Tag, Digest)>,
+}
+
+fn bases(ask: &SurveyRequest<'_>) -> Result<Found, Fault> {
+    let (wheels, standing): (Vec<_>, Vec<_>) =
+        standing(ask, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
     let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     let (mut staging, mut subjects) = (Vec::new(), Vec::new());
@@ -111,7 +131,7 @@ fn bases(ask: &SurveyRequest<'_>) -> Result<(Vec<PublishedBase>, Vec<Stray>), Fa
         let created = publish::read(ask.client, ask.bases, *digest)?.present().and_then(|found| created(&found));
         Ok(Stray { tag: tag.clone(), digest: *digest, created })
     })?;
-    Ok((bases, strays))
+    Ok(Found { bases, strays, wheels })
 }
 
 fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<PublishedBase>, Fault> {
@@ -151,13 +171,14 @@ fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<
         lost,
         parts,
         staging: BTreeMap::new(),
+        wheels: wheels_of(&found),
     }))
 }
 
 fn apps(ask: &SurveyRequest<'_>) -> Result<Vec<PublishedApp>, Fault> {
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     // An app from scratch has no base.
-    let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-");
+    let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-") && !wheels::is(tag);
     for (tag, digest) in standing(ask, ask.apps, counts)? {
         tags.entry(digest).or_default().push(tag);
     }
@@ -187,6 +208,20 @@ fn app(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<P
 fn root(found: &Published) -> Option<String> {
     let key: serde_json::Value = serde_json::from_str(found.key()?).ok()?;
     key["root"]["image"].as_str().map(str::to_owned)
+}
+
+/// Tags of the wheels that a base's key says were built from source for it.
+fn wheels_of(found: &Published) -> BTreeSet<Tag> {
+    let Some(key) = found.key().and_then(|key| serde_json::from_str::<BaseKey>(key).ok()) else {
+        return BTreeSet::new();
+    };
+    let build_packages = build_packages(key.args.get("BUILD_PACKAGES").map_or("", String::as_str));
+    let roots = key.root.digests.iter();
+    let of_root = |(platform, root): (&Platform, &Digest)| {
+        let tag = |source: &SourceKey| wheels::tag(&source.wheel(root, platform, &build_packages));
+        key.sources.iter().map(tag).collect::<Vec<_>>()
+    };
+    roots.flat_map(of_root).collect()
 }
 
 fn created(found: &Published) -> Option<Timestamp> {

@@ -5,6 +5,7 @@
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
+use crate::terminal;
 use crate::tree::context::{self, Files, Open};
 use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
@@ -24,7 +25,8 @@ use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::lock::formats::Format;
-use xtask_model::spec::lock::{self, ImagesLock, Lock};
+use xtask_model::spec::lock::sources::{self, SourcePin};
+use xtask_model::spec::lock::{self, ImagesLock, Lock, LockedPackage};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_model::spec::requirements::Environment;
@@ -350,19 +352,58 @@ fn argument(tree: &Tree, text: &str, name: &str) -> Option<String> {
     tree.policy.base.args.get(name).cloned().or_else(default)
 }
 
-/// Packages of the lock that have no wheel where they are used, each with the places, for a base that compiles nothing.
-pub fn without_wheel(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
-    if lock.packages.iter().all(|package| lock.records.without_wheel(package).next().is_none()) || compiles(tree)? {
+/// Packages of the lock that have no wheel where they are used, each with the places.
+pub fn without_wheel<'l>(tree: &Tree, lock: &'l Lock) -> Result<Vec<(&'l LockedPackage, String)>, Fault> {
+    if lock.packages.iter().all(|package| lock.records.without_wheel(package).next().is_none()) {
         return Ok(Vec::new());
     }
     let targets = targets(tree)?;
-    let missing = |package: &lock::LockedPackage| {
+    let missing = |package: &'l LockedPackage| {
         let here = |place: &&str| targets.iter().any(|target| target.name == **place);
         let places: Vec<&str> = lock.records.without_wheel(package).filter(here).collect();
         (!places.is_empty())
-            .then(|| format!("{} {} has no wheel for {}", package.name, package.version, places.join(", ")))
+            .then(|| (package, format!("{} has no wheel for {}", sources::shown(package), places.join(", "))))
     };
     Ok(lock.packages.iter().filter_map(missing).collect())
+}
+
+/// Those of them that nothing says how to build: `images.lock` does not, and the Dockerfile has no compilers.
+pub fn unbuildable(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    let missing = without_wheel(tree, lock)?;
+    if missing.is_empty() || compiles(tree)? {
+        return Ok(Vec::new());
+    }
+    let pins = images_lock(tree)?.sources;
+    let open = missing.into_iter().filter(|(package, _)| !pins.iter().any(|pin| pin.is_of(package)));
+    Ok(open.map(|(_, shown)| shown).collect())
+}
+
+/// Fails where docker cannot build the base's packages: without compilers its Dockerfile takes wheels alone, and it installs
+/// nothing without a hash.
+pub fn check_docker(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
+    let missing = without_wheel(tree, lock)?;
+    let checkouts: Vec<&str> = missing.iter().filter_map(|(package, _)| sources::checkout(package)).collect();
+    if !checkouts.is_empty() {
+        let fault = Fault::usage("docker cannot install checkouts of git, which have no hash");
+        let fault = checkouts.iter().fold(fault, Fault::cause);
+        return Err(fault.hint("build with the native engine, which builds their wheels once: `--engine native`"));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if compiles(tree)? {
+        let names: Vec<&str> = missing.iter().map(|(package, _)| package.name.as_str()).collect();
+        terminal::warn(&format!(
+            "docker compiles {} with the newest build requirements of the index; `images.lock` pins those of the native engine",
+            names.join(", ")
+        ));
+        return Ok(());
+    }
+    let fault = Fault::usage("packages have no wheel, and the base's Dockerfile does not compile packages");
+    let fault = missing.iter().map(|(_, shown)| shown).fold(fault, Fault::cause);
+    Err(fault
+        .hint("build with the native engine, which builds their wheels once: `--engine native`")
+        .hint("or compile them by docker: `BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`"))
 }
 
 /// Targets of packages for which uv knows wheels.
@@ -384,13 +425,10 @@ pub fn unchecked_targets(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault>
     Ok(names.filter(|name| !lock.records.is_empty() && !looked.contains(name)).collect())
 }
 
-/// A package without a wheel in a base that compiles nothing.
+/// Packages without a wheel of which nothing says how they are built.
 pub fn no_wheel(missing: &[String]) -> Fault {
-    let fault = Fault::usage("packages have no wheel, and the base does not compile packages");
-    missing.iter().fold(fault, Fault::cause).hint(
-        "pin a version that has one, or compile it: `BUILD_PACKAGES = \"gcc python3-dev\"` in `[base.args]`, with \
-         `--engine docker`",
-    )
+    let fault = Fault::usage("packages have no wheel, and `images.lock` does not say how they are built");
+    missing.iter().fold(fault, Fault::cause).hint("pin their build requirements: `cargo xtask lock`")
 }
 
 pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
@@ -432,13 +470,14 @@ pub enum RootPlace {
     Layout(PathBuf),
 }
 
-pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> BaseKey {
+pub fn base_key(tree: &Tree, root: &RootImage, (lock, pins): (&Lock, &ImagesLock), parsed: &Parsed) -> BaseKey {
     BaseKey {
         schema: SCHEMA,
         epoch: tree.policy.base.epoch,
         root: RootKey { image: root.name.clone(), digests: root.digests.clone() },
         python: tree.policy.root.python.clone(),
         lock: lock.meaning(),
+        sources: sources::used(&pins.sources, lock).into_iter().map(SourcePin::key).collect(),
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.base.args.clone(),
         labels: labels(tree, ImageKind::Base),

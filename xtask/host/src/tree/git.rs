@@ -12,6 +12,7 @@ mod objects;
 mod places;
 pub mod remote;
 pub mod revision;
+pub mod source;
 #[cfg(test)]
 mod tests;
 

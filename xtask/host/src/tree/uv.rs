@@ -3,9 +3,11 @@
 //! Runs programs and reads files; the lock that comes out is returned as a text and written by nobody here. Deterministic:
 //! variables that would change *what* is chosen are kept from uv, those about *how to get it* are not.
 
+mod build;
 mod describe;
 mod install;
 
+pub use build::BuildRequest;
 pub use describe::Target;
 pub use install::install;
 

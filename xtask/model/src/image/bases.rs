@@ -24,6 +24,8 @@ pub struct Survey {
     pub apps: Vec<PublishedApp>,
     /// Manifests that an engine pushed and no base lists: a job was killed between the two, or is at it now.
     pub strays: Vec<Stray>,
+    /// Wheels that were built from source.
+    pub wheels: Vec<Stray>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,6 +51,9 @@ pub struct PublishedBase {
     pub parts: BTreeSet<Digest>,
     /// The tags under which an engine pushed single platforms of it.
     pub staging: BTreeMap<Tag, Digest>,
+    /// Tags of the wheels that were built from source for it.
+    #[serde(skip)]
+    pub wheels: BTreeSet<Tag>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -274,6 +279,7 @@ pub(crate) mod tests {
             missing: Vec::new(),
             lost: Vec::new(),
             parts: BTreeSet::from([manifest]),
+            wheels: BTreeSet::new(),
             staging: BTreeMap::from([(format!("{}-linux-amd64", fingerprint.tag(12)).parse().unwrap(), manifest)]),
         }
     }

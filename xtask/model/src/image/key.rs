@@ -5,6 +5,7 @@
 
 use crate::image::context::{ContextEntry, FileKind};
 use crate::spec::lock;
+use crate::spec::lock::sources::SourceKey;
 use crate::spec::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -70,6 +71,9 @@ pub struct BaseKey {
     pub root: RootKey,
     pub python: String,
     pub lock: lock::LockMeaning,
+    /// Packages without a wheel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceKey>,
     pub dockerfile: Vec<String>,
     pub args: BTreeMap<String, String>,
     /// Labels of the policy: those that say the same of every build of this key.
@@ -176,6 +180,7 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<
         changes.push(format!("python {} -> {}", old.python, new.python));
     }
     changes.extend(lock::diff(&old.lock, &new.lock).iter().map(|change| format!("{change} ({})", names.lock)));
+    source_changes(&old.sources, &new.sources, &mut changes);
     line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
     map_changes("label", &old.labels, &new.labels, &mut changes);
@@ -184,6 +189,31 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<
     }
     text_change("compression", &old.compression, &new.compression, &mut changes);
     changes
+}
+
+/// Changes of build requirements. A new, removed or other source is a change of the lock too.
+fn source_changes(old: &[SourceKey], new: &[SourceKey], changes: &mut Vec<String>) {
+    let shown = |key: &SourceKey| {
+        let list: Vec<String> = key.build.iter().map(|pin| format!("{} {}", pin.name, pin.version)).collect();
+        if list.is_empty() { "nothing".to_owned() } else { list.join(", ") }
+    };
+    for after in new {
+        match old.iter().find(|before| before.name == after.name) {
+            None => changes.push(format!("{} is built from source, with {}", after.name, shown(after))),
+            Some(before) if before.build != after.build => {
+                let (before, now) = (shown(before), shown(after));
+                let what = if before == now {
+                    "other files of the same versions".to_owned()
+                } else {
+                    format!("{before} -> {now}")
+                };
+                changes.push(format!("build requirements of {}: {what} (images.lock)", after.name));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.iter().filter(|before| new.iter().all(|after| after.name != before.name));
+    changes.extend(gone.map(|before| format!("{} is no longer built from source", before.name)));
 }
 
 pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<String> {
@@ -316,6 +346,7 @@ fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<St
 pub(crate) mod tests {
     use super::*;
     use crate::image::context::{ContextPath, ObjectFormat, ObjectId};
+    use crate::spec::lock::sources::SourcePin;
     use expect_test::expect;
     use std::collections::BTreeSet;
 
@@ -349,6 +380,7 @@ pub(crate) mod tests {
                 no_binary: BTreeSet::new(),
                 only_binary: BTreeSet::new(),
             },
+            sources: Vec::new(),
             dockerfile: vec!["ARG ROOT_IMAGE".to_owned(), "FROM ${ROOT_IMAGE}".to_owned()],
             args: BTreeMap::new(),
             labels: BTreeMap::from([("org.opencontainers.image.title".to_owned(), "app-base".to_owned())]),
@@ -402,6 +434,28 @@ pub(crate) mod tests {
         .assert_eq(&base_key().json());
         expect!["5dac28280035855efd8dedc2a534b201ff7bb111ede334d2d895696f6696eacd"]
             .assert_eq(&base_key().fingerprint().to_string());
+    }
+
+    #[test]
+    fn build_requirements_of_sources_count() {
+        let pin = |version: &str| {
+            let build = vec![format!("setuptools=={version} --hash=sha256:{}", "0".repeat(64))];
+            let build = SourcePin::parse_build(&build).unwrap();
+            SourcePin { name: "docopt".to_owned(), version: "1".to_owned(), from: "sha256:1".to_owned(), build }.key()
+        };
+        let plain = base_key();
+        let [old, new] = ["80.9.0", "81.0"].map(|version| BaseKey { sources: vec![pin(version)], ..base_key() });
+        assert_ne!(old.fingerprint(), plain.fingerprint());
+        assert_ne!(old.fingerprint(), new.fingerprint());
+        let back: BaseKey = serde_json::from_str(&new.json()).unwrap();
+        assert_eq!(back, new);
+        let changes = |old: &BaseKey, new: &BaseKey| base_changes(old, new, &NAMES);
+        assert_eq!(
+            changes(&old, &new),
+            ["build requirements of docopt: setuptools 80.9.0 -> setuptools 81.0 (images.lock)"]
+        );
+        assert_eq!(changes(&plain, &new), ["docopt is built from source, with setuptools 81.0"]);
+        assert_eq!(changes(&new, &plain), ["docopt is no longer built from source"]);
     }
 
     #[test]

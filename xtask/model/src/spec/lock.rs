@@ -10,6 +10,7 @@ pub mod hashes;
 pub mod images;
 pub mod indexes;
 pub mod pip;
+pub mod sources;
 
 pub use diff::{LockChange, diff};
 pub use images::ImagesLock;
@@ -58,7 +59,7 @@ pub struct LockedPackage {
     /// The normalised marker of PEP 508.
     pub marker: Option<String>,
     pub url: Option<String>,
-    /// `sha256:…` of every file that may be installed; never empty.
+    /// `sha256:…` of every file that may be installed, `git:…` of a checkout's commit; never empty.
     pub hashes: BTreeSet<String>,
 }
 
@@ -221,6 +222,11 @@ fn pinned(requirement: &Requirement) -> Result<LockedPackage, String> {
             None => "unknown".to_owned(),
         },
     };
+    // A commit is a digest of the files.
+    if let Some(found) = url.as_deref().and_then(requirements::Checkout::parse) {
+        let hashes = BTreeSet::from([format!("git:{}", found.commit)]);
+        return Ok(LockedPackage { name, version, extras, marker, url, hashes });
+    }
     if hashes.is_empty() {
         return Err("expected `--hash=sha256:…`: a lock knows every file by its hash".to_owned());
     }

@@ -21,7 +21,7 @@ mod version;
 
 pub use environment::Environment;
 pub use local::LocalProject;
-pub use location::{LocationKind, PackageLocation};
+pub use location::{Checkout, LocationKind, PackageLocation};
 pub use marker::{Marker, Operand};
 pub use options::Options;
 pub use portable::portable;

@@ -86,6 +86,7 @@ fn called(docker: &Docker, image: &str, launch: &Launch) -> Command {
         Manner::Confined if docker.podman => call.args(CONFINED).args(["--init=false", "--read-only-tmpfs=false"]),
         Manner::Confined => call.args(CONFINED).arg("--init=false"),
         Manner::Open => call,
+        Manner::Offline => call.arg("--network=none"),
     }
 }
 

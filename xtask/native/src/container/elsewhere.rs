@@ -40,6 +40,26 @@ pub mod bare {
             match *self {}
         }
 
+        pub(crate) fn run_with(
+            &self,
+            _folder: &Path,
+            _added: &Path,
+            _image: &Execution,
+            _launch: &Launch,
+        ) -> Result<Output, Fault> {
+            match *self {}
+        }
+
+        pub(crate) fn start_with(
+            &self,
+            _folder: &Path,
+            _added: &Path,
+            _image: &Execution,
+            _launch: &Launch,
+        ) -> Result<Contained, Fault> {
+            match *self {}
+        }
+
         pub fn start(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<Contained, Fault> {
             match *self {}
         }
@@ -59,6 +79,10 @@ pub mod bare {
         }
 
         pub fn exec(&mut self, _argv: &[String]) -> Result<Output, Fault> {
+            match *self {}
+        }
+
+        pub(crate) fn exec_offline(&mut self, _argv: &[String]) -> Result<Output, Fault> {
             match *self {}
         }
 

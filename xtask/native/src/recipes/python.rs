@@ -1,7 +1,7 @@
 //! `python-packages`: makes layers of the wheels of a lock, without running the stage that installs them under docker.
 //!
 //! The parts depend only on the lock, the platform and the Python version. The result equals, file by file, that of the
-//! stage `packages`: tests compare both. Nothing is compiled from source. A layer has the compressed bytes of its wheels; files
+//! stage `packages`: tests compare both. What has no wheel is built from source first, by `recipes::source`. A layer has the compressed bytes of its wheels; files
 //! are unpacked only for the compiler and the import check, in memory where that is possible.
 //!
 //! The last part, the environment, depends on all others and on the root. Whatever part is made, every package is
@@ -25,6 +25,8 @@ mod unpack;
 mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
+use crate::recipes::BUILD_PACKAGES;
+use crate::recipes::source::{self, Needed, Sources};
 use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
 use distribution::{Distribution, Place};
@@ -52,7 +54,7 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Policy;
 use xtask_model::quantity;
 use xtask_model::record::report::Imports;
-use xtask_model::spec::lock::{Lock, LockedPackage, Pin};
+use xtask_model::spec::lock::{Lock, LockedPackage, Pin, sources};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
@@ -96,6 +98,10 @@ pub struct PythonPackages<'a> {
     requirements: Requirements,
     lock: Lock,
     compiler: Compiler,
+    sources: Sources<'a>,
+    /// Packages that are built from source.
+    needed: BTreeMap<String, Needed>,
+    build_packages: BTreeSet<String>,
     groups: Vec<Group>,
     /// Digest of everything that an import depends on, but for the packages.
     setting: Digest,
@@ -125,11 +131,11 @@ impl<'a> PythonPackages<'a> {
     /// Reads what determines the parts. Reads only the configuration of the root.
     ///
     /// # Errors
-    /// An unreadable lock or script, a platform without wheels, a stage that compiles.
-    pub fn new(request: &Request<'_>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
+    /// An unreadable lock or script, a platform without wheels.
+    pub fn new(request: &Request<'_>, sources: Sources<'a>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let Request { root, policy, platform, .. } = *request;
         let (base, own_python) = (&policy.base, policy.root.python.as_str());
-        settings(request.args, platform, own_python)?;
+        settings(platform, own_python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
@@ -153,18 +159,25 @@ impl<'a> PythonPackages<'a> {
         let python = stated.clone().unwrap_or_else(|| own_python.to_owned());
         let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
-        only_wheels(&lock, &packages)?;
+        let build_packages = sources::build_packages(request.args.get(BUILD_PACKAGES).map_or("", String::as_str));
+        let needed = sources.needed(&lock, &packages, (platform, environment.markers()), &build_packages);
+        only_wheels(&lock, packages.iter().filter(|package| !needed.contains_key(&package.name)))?;
         let groups = groups::groups(&packages, &direct);
         let compiler = compiler(platform, &environment);
         let glibc = request.args.get("MANYLINUX").cloned().unwrap_or_else(|| GLIBC.to_owned());
         let layers = Digest::of(&serde_json::to_vec(&config.rootfs.diff_ids).expect("digests are valid JSON"));
         let recipe = |packages: &[LockedPackage]| {
             let pins: Vec<Pin> = packages.iter().map(Pin::from).collect();
-            serde_json::json!({
+            let mut recipe = serde_json::json!({
                 "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
                 "root": stated.is_none().then_some(layers), "platform": platform.to_string(), "glibc": glibc,
                 "script": compile, "compiler": compiler.to_json(),
-            })
+            });
+            let built: Vec<Digest> = packages.iter().filter_map(|one| Some(needed.get(&one.name)?.id)).collect();
+            if !built.is_empty() {
+                recipe["built"] = serde_json::json!(built);
+            }
+            recipe
         };
         let under = ContextPath::new(HOME.trim_start_matches('/'));
         let part = |name: String, recipe: &serde_json::Value| Part {
@@ -203,6 +216,9 @@ impl<'a> PythonPackages<'a> {
             glibc,
             uv,
             compiler,
+            sources,
+            needed,
+            build_packages,
             groups,
             setting,
             parts,
@@ -321,11 +337,6 @@ impl<'a> PythonPackages<'a> {
         self.groups.iter().zip(&self.parts).flat_map(of_group).collect()
     }
 
-    fn wheels(&self) -> WheelSource<'_> {
-        let Self { root, requirements, python, platform, glibc, .. } = self;
-        WheelSource { root, requirements, python, platform, glibc }
-    }
-
     /// Unpacks packages, and the root's Python.
     fn gather(
         &self,
@@ -334,12 +345,13 @@ impl<'a> PythonPackages<'a> {
         known: Option<&Known<'_>>,
     ) -> Result<Option<(Gathered, Option<RootPython>)>, Fault> {
         let folder = version_folder(&self.python);
+        let built = self.built()?;
         let groups = wanted.iter().flat_map(|index| &self.groups[*index].packages);
         let gathering = Gathering {
             locked,
             wanted: groups.map(|package| &*package.name).collect(),
             known,
-            wheels: self.wheels(),
+            wheels: self.wheels(&built),
             place: Place { home: HOME, folder: &folder },
             work: &self.work,
             whole: self.whole(),
@@ -364,6 +376,27 @@ impl<'a> PythonPackages<'a> {
             })
         };
         own.map_or_else(host, |own| Ok(own.clone()))
+    }
+
+    /// The wheels of the packages that are built from source.
+    fn built(&self) -> Result<wheels::Wheels, Fault> {
+        if self.needed.is_empty() {
+            return Ok(wheels::Wheels::new());
+        }
+        let place = source::Place {
+            root_files: self.root_files,
+            indexes: &uv::indexes(&self.root, &self.requirements)?,
+            python: &self.python,
+            platform: &self.platform,
+            glibc: &self.glibc,
+            build_packages: &self.build_packages,
+        };
+        self.sources.wheels(&self.needed, &place)
+    }
+
+    fn wheels<'b>(&'b self, built: &'b wheels::Wheels) -> WheelSource<'b> {
+        let Self { root, requirements, python, platform, glibc, .. } = self;
+        WheelSource { root, requirements, python, platform, glibc, built }
     }
 
     /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
@@ -405,7 +438,8 @@ impl<'a> PythonPackages<'a> {
         let passed = first.or_else(|failed| {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
             // Their layers have test suites too, but a failure need not be fast.
-            let Ok(more) = self.wheels().fetch(&made.restored, made.downloads.path()) else { return Err(failed) };
+            let Ok(built) = self.built() else { return Err(failed) };
+            let Ok(more) = self.wheels(&built).fetch(&made.restored, made.downloads.path()) else { return Err(failed) };
             made.folder.unpack(&made.distributions, true)?;
             made.folder.unpack(&more, true)?;
             let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
@@ -607,13 +641,8 @@ struct Unpacked<'a> {
 /// Rejects settings of the stage that the recipe does not support; needs no root.
 ///
 /// # Errors
-/// Packages to compile with; a platform without wheels.
-pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
-    if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-        return Err(Fault::usage(format!("`BUILD_PACKAGES` requests compilers (`{packages}`)"))
-            .needed_by("the recipe `python-packages`, which only installs wheels")
-            .hint("build this base with docker: `--engine docker`"));
-    }
+/// A platform without wheels.
+pub(super) fn settings(platform: &Platform, python: &str) -> Result<(), Fault> {
     environment(python, platform).map(drop)
 }
 
@@ -666,16 +695,15 @@ fn no_compiler(minor: &str) -> Fault {
 }
 
 /// Rejects a lock that forbids wheels for these packages.
-fn only_wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
+fn only_wheels<'p>(lock: &Lock, packages: impl Iterator<Item = &'p LockedPackage>) -> Result<(), Fault> {
     let forbidden = |name: &str| lock.no_binary.contains(":all:") || lock.no_binary.contains(name);
-    let names: Vec<&str> =
-        packages.iter().map(|package| package.name.as_str()).filter(|name| forbidden(name)).collect();
+    let names: Vec<&str> = packages.map(|package| package.name.as_str()).filter(|name| forbidden(name)).collect();
     if names.is_empty() {
         return Ok(());
     }
     Err(Fault::usage(format!("`--no-binary` in the requirements excludes the wheels of {}", names.join(", ")))
-        .needed_by("the recipe `python-packages`, which only installs wheels")
-        .hint("build this base with docker: `--engine docker`"))
+        .needed_by("the recipe `python-packages`")
+        .hint("record how they are built from source: `cargo xtask lock`"))
 }
 
 /// The root's full Python version: a label in Debian roots of xtask, a variable in Python's images.

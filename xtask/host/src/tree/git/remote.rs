@@ -99,7 +99,7 @@ impl Git {
 pub const TOKEN: &str = "XTASK_GIT_TOKEN";
 
 /// Gives git the token, by its environment: it is never an argument.
-fn with_token(call: Command, url: &str) -> Command {
+pub(super) fn with_token(call: Command, url: &str) -> Command {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let token = variable(TOKEN);
     // GitLab knows the token of a job by this name; GitHub takes any.

@@ -47,8 +47,14 @@ impl Uv {
             let here = closure::pins_of(&lock.packages, &target.environment).0.into_values();
             let mut open: Vec<&LockedPackage> =
                 here.filter(|package| !everywhere || records.of(package).is_none()).collect();
-            let forbidden =
-                |package: &&LockedPackage| lock.no_binary.contains(":all:") || lock.no_binary.contains(&package.name);
+            // A file of a direct reference is a wheel by its name.
+            let archive = |package: &LockedPackage| {
+                let file = package.url.as_deref().map(|url| url.split(['#', '?']).next().unwrap_or_default());
+                file.is_some_and(|file| !file.ends_with(".whl"))
+            };
+            let forbidden = |package: &&LockedPackage| {
+                archive(package) || lock.no_binary.contains(":all:") || lock.no_binary.contains(&package.name)
+            };
             let place = folder.path().join(target.name.replace(['/', ' '], "-"));
             let mut lacking: Vec<&LockedPackage> = open.extract_if(.., |package| forbidden(package)).collect();
             while !open.is_empty() {

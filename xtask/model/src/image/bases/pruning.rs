@@ -90,10 +90,26 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
             plan.verdicts.push(Verdict { name: tag.to_string(), digest: *digest, size: 0, keep: false, reasons });
         }
     }
+    for wheel in &survey.wheels {
+        let user = kept.iter().find(|base| base.wheels.contains(&wheel.tag));
+        let keep = user.is_some() || young(wheel.created, rules);
+        let reason = match user {
+            Some(base) => format!("the base `{}` has a package that was built as this wheel", base.name()),
+            None if keep => format!("{} old", age(wheel.created, rules.now)),
+            None => format!("{} old, and no base that stays has it", age(wheel.created, rules.now)),
+        };
+        if keep {
+            reachable.insert(wheel.digest);
+        }
+        let (name, reasons) = (wheel.tag.to_string(), vec![reason]);
+        plan.verdicts.push(Verdict { name, digest: wheel.digest, size: 0, keep, reasons });
+    }
+    let unused: Vec<Digest> =
+        survey.wheels.iter().map(|wheel| wheel.digest).filter(|digest| !reachable.contains(digest)).collect();
     let parts = gone.iter().flat_map(|base| base.parts.iter().chain(base.staging.values()).copied());
     let lost = strays.iter().filter(|(_, keep)| !keep).map(|(stray, _)| stray.digest);
     let mut planned = BTreeSet::new();
-    for digest in gone.iter().map(|base| base.digest).chain(parts).chain(superseded).chain(lost) {
+    for digest in gone.iter().map(|base| base.digest).chain(parts).chain(superseded).chain(lost).chain(unused) {
         if !reachable.contains(&digest) && planned.insert(digest) {
             plan.digests.push(digest);
         }
@@ -195,6 +211,29 @@ mod tests {
             built: None,
             built_on: on.platforms.values().copied().collect(),
         }
+    }
+
+    #[test]
+    fn a_wheel_stays_while_a_base_that_stays_has_it_or_it_is_young() {
+        let wheel = |name: &str, days: i64| Stray {
+            tag: format!("wheel-{name}").parse().unwrap(),
+            digest: Digest::of(name.as_bytes()),
+            created: Timestamp::from_second((1000 - days) * DAY),
+        };
+        let with = |name: &str, days: i64, wheel: &Stray| PublishedBase {
+            wheels: [wheel.tag.clone()].into(),
+            ..old(name, days)
+        };
+        let [used, unused, fresh, of_gone] =
+            [("a", 90), ("b", 90), ("c", 1), ("d", 90)].map(|(name, days)| wheel(name, days));
+        let survey = Survey {
+            bases: vec![with("new", 1, &used), with("x", 90, &of_gone)],
+            wheels: vec![used, unused.clone(), fresh, of_gone.clone()],
+            ..Survey::default()
+        };
+        let plan = prune(&survey, &rules(1));
+        assert!(plan.digests.ends_with(&[unused.digest, of_gone.digest]), "{plan:?}");
+        assert_eq!(plan.verdicts.iter().filter(|verdict| verdict.keep).count(), 3, "{plan:?}");
     }
 
     #[track_caller]
@@ -331,7 +370,7 @@ mod tests {
                     created: Timestamp::from_second((1000 - days) * DAY),
                 });
                 let strays = strays.collect();
-                (Survey { bases, apps, strays }, rules(keep))
+                (Survey { bases, apps, strays, wheels: Vec::new() }, rules(keep))
             })
     }
 

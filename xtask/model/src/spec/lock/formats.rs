@@ -16,7 +16,9 @@ use super::{Lock, LockedPackage, SCHEMA};
 use crate::fault::Fault;
 use crate::spec::project::Project;
 use crate::spec::reference::Platform;
-use crate::spec::requirements::{Environment, Marker, Requirement, RequirementSource, Requirements, normalised};
+use crate::spec::requirements::{
+    Checkout, Environment, Marker, Requirement, RequirementSource, Requirements, normalised, secret,
+};
 use condition::Condition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -176,7 +178,7 @@ pub fn printed(lock: &Lock, source: &Path) -> String {
         if let Some(marker) = &package.marker {
             let _ = write!(text, " ; {marker}");
         }
-        for hash in &package.hashes {
+        for hash in package.hashes.iter().filter(|hash| !hash.starts_with("git:")) {
             let _ = write!(text, " \\\n    --hash={hash}");
         }
         text.push('\n');
@@ -218,14 +220,28 @@ struct DraftPin {
 }
 
 impl DraftPin {
+    /// Makes it a checkout, or keeps the reason why it cannot be one.
+    fn check_out(&mut self, checkout: Result<String, String>) {
+        match checkout {
+            Ok(url) => {
+                self.hashes = Checkout::parse(&url).map(|found| format!("git:{}", found.commit)).into_iter().collect();
+                self.url = Some(url);
+                self.files = vec!["checkout".to_owned()];
+            }
+            Err(why) => self.problem = Some(why),
+        }
+    }
+
     /// Why it cannot be a line of a lock: everything in it is printed into one.
     fn wrong(&self) -> Option<String> {
         let is_name = |name: &String| {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         let is_hash = |hash: &String| {
-            hash.strip_prefix("sha256:").is_some_and(|hex| {
-                hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+            let known =
+                hash.strip_prefix("sha256:").map(|hex| (hex, 64)).or(hash.strip_prefix("git:").map(|hex| (hex, 40)));
+            known.is_some_and(|(hex, length)| {
+                hex.len() == length && hex.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
             })
         };
         let shown = self.name.escape_debug();
@@ -335,13 +351,19 @@ fn unknown(input: &Input<'_>, kind: &str, name: &str, known: &BTreeSet<String>) 
     fault.hint(format!("correct `{kind}s` in `[base]` of `images.toml`"))
 }
 
-/// A version control checkout as a reason why a package cannot be installed.
-fn checkout(name: &str, url: &str) -> String {
-    format!(
-        "`{name}` is a checkout (`{}`), which has no hash: use a release, or build its wheel (`pip wheel`), commit it, \
-         and name the file",
-        crate::spec::requirements::secret::redacted(url)
-    )
+/// A checkout of git as the URL of its pin, or the reason why it cannot be built.
+fn checkout(name: &str, url: &str, commit: &str, subdirectory: Option<&str>) -> Result<String, String> {
+    let url = secret::without_user(url.trim_start_matches("git+"));
+    let fragment = subdirectory.map(|folder| format!("#subdirectory={folder}")).unwrap_or_default();
+    let pinned = format!("git+{url}@{commit}{fragment}");
+    match Checkout::parse(&pinned) {
+        Some(_) => Ok(pinned),
+        None => Err(format!(
+            "`{name}` is a checkout (`{}`) that does not name a commit of git by `https`, `ssh`, `http` or `file`: use a release, or build its \
+             wheel (`pip wheel`), commit it, and name the file",
+            secret::redacted(&url)
+        )),
+    }
 }
 
 /// The folder of a file that a lock names relative to its own.

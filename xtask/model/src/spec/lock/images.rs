@@ -1,7 +1,9 @@
-//! `images.lock`: the digests under which the root image was last seen, platform by platform, and a base pinned by hand.
+//! `images.lock`: the digests under which the root image was last seen, platform by platform, a base pinned by hand, and what packages
+//! without a wheel are built with.
 //!
 //! Pure: read and printed here, asked for and written elsewhere.
 
+use super::sources::SourcePin;
 use crate::fault::Fault;
 use crate::spec::reference::{Digest, Malformed, Platform, Reference};
 use std::collections::BTreeMap;
@@ -13,13 +15,15 @@ use toml::de::{DeTable, DeValue};
 
 pub const PATH: &str = "images.lock";
 
-/// Digests of the root image, a base, or both. A file that pins nothing is not written.
+/// Digests of the root image, a base, sources. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
     pub root: Option<RootPin>,
     /// A base that is to be used whatever the fingerprint says: `cargo xtask base pin`.
     pub base: Option<Digest>,
+    /// Packages without a wheel, sorted: `cargo xtask lock`.
+    pub sources: Vec<SourcePin>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +61,18 @@ impl fmt::Display for ImagesLock {
                 writeln!(f, "\"{platform}\" = \"{digest}\"")?;
             }
         }
-        self.base.as_ref().map_or(Ok(()), |digest| writeln!(f, "\n[base]\ndigest = \"{digest}\""))
+        if let Some(digest) = &self.base {
+            writeln!(f, "\n[base]\ndigest = \"{digest}\"")?;
+        }
+        for pin in &self.sources {
+            let SourcePin { name, version, from, .. } = pin;
+            let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
+            writeln!(f, "\n[[source]]\nname = {}\nversion = {}\nfrom = {}", text(name), text(version), text(from))?;
+            writeln!(f, "build = [")?;
+            pin.build_lines().iter().try_for_each(|line| writeln!(f, "    {},", text(line)))?;
+            writeln!(f, "]")?;
+        }
+        Ok(())
     }
 }
 
@@ -73,7 +88,7 @@ impl ImagesLockReader {
     }
 
     fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
-        self.only(table, &["root", "base"]);
+        self.only(table, &["root", "base", "source"]);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
             self.only(base, &["digest"]);
@@ -81,10 +96,52 @@ impl ImagesLockReader {
         });
         let root = match table.get("root") {
             // A base may be pinned where the root cannot be: it comes from Debian's packages.
-            None if table.contains_key("base") => None,
+            None if table.contains_key("base") || table.contains_key("source") => None,
             _ => Some(self.root(table, end)?),
         };
-        Some(ImagesLock { root, base })
+        let sources = self.sources(table)?;
+        Some(ImagesLock { root, base, sources })
+    }
+
+    fn sources(&mut self, table: &DeTable<'_>) -> Option<Vec<SourcePin>> {
+        let Some(item) = table.get("source") else { return Some(Vec::new()) };
+        let Some(list) = item.get_ref().as_array() else {
+            self.bad(item.span(), "expected tables `[[source]]`");
+            return None;
+        };
+        let mut found = Vec::new();
+        for one in list.iter() {
+            found.push(self.source(one)?);
+        }
+        found.sort();
+        Some(found)
+    }
+
+    fn source(&mut self, item: &Spanned<DeValue<'_>>) -> Option<SourcePin> {
+        let Some(table) = item.get_ref().as_table() else {
+            self.bad(item.span(), "expected a table `[[source]]`");
+            return None;
+        };
+        self.only(table, &["name", "version", "from", "build"]);
+        let mut text = |name: &str| {
+            let value = table.get(name).and_then(|value| value.get_ref().as_str()).map(str::to_owned);
+            if value.is_none() {
+                self.bad(item.span(), format!("expected a text `{name}`"));
+            }
+            value
+        };
+        let (name, version, from) = (text("name"), text("version"), text("from"));
+        let lines = table.get("build").and_then(|value| value.get_ref().as_array());
+        let lines: Option<Vec<String>> =
+            lines.and_then(|list| list.iter().map(|one| one.get_ref().as_str().map(str::to_owned)).collect());
+        let build = lines.ok_or_else(|| "expected a list of texts `build`".to_owned());
+        match build.and_then(|lines| SourcePin::parse_build(&lines)) {
+            Ok(build) => Some(SourcePin { name: name?, version: version?, from: from?, build }),
+            Err(why) => {
+                self.bad(item.span(), why);
+                None
+            }
+        }
     }
 
     fn root(&mut self, table: &DeTable<'_>, end: usize) -> Option<RootPin> {
@@ -184,7 +241,7 @@ mod tests {
         let digest = Digest::of(b"");
         let platforms = ["linux/arm64", "linux/amd64"].map(|name| (name.parse().unwrap(), digest));
         let root = RootPin { image: "python:3.12-slim".parse().unwrap(), platforms: platforms.into() };
-        ImagesLock { root: Some(root), base }
+        ImagesLock { root: Some(root), base, ..ImagesLock::default() }
     }
 
     #[test]
@@ -201,9 +258,16 @@ mod tests {
         "#]]
         .assert_eq(&example(None).to_string());
         let base = Some(Digest::of(b"x"));
-        for lock in [example(None), example(base), ImagesLock { root: None, base }] {
+        let hash = format!("sha256:{}", "0".repeat(64));
+        let build = SourcePin::parse_build(&[format!("b==1 ; python_full_version < '3.13' --hash={hash}")]).unwrap();
+        let source = SourcePin { name: "a".to_owned(), version: "1".to_owned(), from: hash, build };
+        let sources = vec![SourcePin { build: Vec::new(), ..source.clone() }, source];
+        let of_sources = ImagesLock { sources, ..ImagesLock::default() };
+        for lock in [example(None), example(base), ImagesLock { base, ..ImagesLock::default() }, of_sources] {
             assert_eq!(parse(&lock.to_string()).unwrap(), lock);
         }
+        let broken = parse("[[source]]\nname = 'a'\nversion = '1'\nfrom = 'x'\nbuild = ['b>=1']\n").unwrap_err();
+        assert!(broken.what.contains("expected one exact version"), "{broken}");
     }
 
     #[test]
@@ -213,7 +277,7 @@ mod tests {
         expect![[r#"
             cannot read `images.lock`
 
-            images.lock:1:1: `rot` is not known here; expected `root` or `base`
+            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `source`
                 rot = 1
                 ^
 

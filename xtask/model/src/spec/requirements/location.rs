@@ -71,6 +71,30 @@ impl fmt::Debug for PackageLocation {
     }
 }
 
+/// Parts of `git+URL@COMMIT#subdirectory=FOLDER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkout<'a> {
+    /// What git is given: `https://…`.
+    pub url: &'a str,
+    /// 40 hexadecimal digits.
+    pub commit: &'a str,
+    /// Folder of the project, empty for the top.
+    pub subdirectory: &'a str,
+}
+
+impl<'a> Checkout<'a> {
+    /// Parses a URL; `None` without a commit.
+    pub fn parse(url: &'a str) -> Option<Self> {
+        let (address, fragment) = url.strip_prefix("git+")?.split_once('#').unwrap_or((url.strip_prefix("git+")?, ""));
+        let (url, commit) = address.rsplit_once('@')?;
+        let scheme = url.split_once("://")?.0;
+        let known = matches!(scheme, "https" | "http" | "ssh" | "file");
+        let whole = commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+        let subdirectory = fragment.split('&').find_map(|part| part.strip_prefix("subdirectory=")).unwrap_or_default();
+        (known && whole).then_some(Self { url, commit, subdirectory })
+    }
+}
+
 /// `${NAME}` of capital letters, digits and `_`, as pip and uv take it, replaced by its value.
 fn expanded(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, BTreeSet<String>> {
     let (mut text, mut rest, mut unset) = (String::new(), url, BTreeSet::new());
@@ -123,5 +147,20 @@ mod tests {
     fn a_password_is_not_shown() {
         let place = PackageLocation { kind: LocationKind::Extra, url: "https://u:word@h/simple".to_owned() };
         assert_eq!(format!("{place:?}"), "Extra https://***@h/simple");
+    }
+
+    #[test]
+    fn a_checkout_has_a_commit() {
+        let commit = "0a".repeat(20);
+        let url = format!("git+https://h/a.git@{commit}#egg=a&subdirectory=python");
+        let found = Checkout::parse(&url).unwrap();
+        assert_eq!(found, Checkout { url: "https://h/a.git", commit: &commit, subdirectory: "python" });
+        let ssh = format!("git+ssh://git@h/a.git@{commit}");
+        assert_eq!(Checkout::parse(&ssh).unwrap().url, "ssh://git@h/a.git");
+        for bad in
+            ["git+https://h/a.git", "git+https://h/a.git@main", "https://h/a@0a", &format!("git+ext::sh@{commit}")]
+        {
+            assert_eq!(Checkout::parse(bad), None, "{bad}");
+        }
     }
 }

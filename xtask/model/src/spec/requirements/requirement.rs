@@ -6,6 +6,7 @@
 use super::cursor::Cursor;
 use super::lines::LineError;
 use super::local;
+use super::location::Checkout;
 use super::marker::{self, Marker};
 use super::secret;
 use super::version::{OPERATORS, Specifier};
@@ -132,22 +133,26 @@ fn place(text: &str) -> Option<Result<(), LineError>> {
 pub(super) fn checkout(url: &str) -> String {
     let address = url.split(['#', '?']).next().unwrap_or_default();
     let reference = address.rsplit_once('@').map(|(_, reference)| reference).filter(|text| !text.contains('/'));
-    let pinned = reference.is_some_and(|text| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit()));
-    let why = match (pinned, reference) {
-        (true, _) => "a checkout has no file with a hash".to_owned(),
-        (false, Some(reference)) => format!("`{reference}` is not a commit: it can name another one tomorrow"),
-        (false, None) => "a checkout without a commit is another one tomorrow".to_owned(),
+    let why = match reference {
+        _ if Checkout::parse(url).is_some() => {
+            return "an editable checkout is not a package of an image: write it without `-e`".to_owned();
+        }
+        Some(reference) if reference.len() != 40 => {
+            format!("`{reference}` is not a commit: it can name another one tomorrow")
+        }
+        Some(_) => "only checkouts of git by `https`, `ssh`, `http` or `file` can be built".to_owned(),
+        None => "a checkout without a commit is another one tomorrow".to_owned(),
     };
-    let with_commit = if pinned { "" } else { " of one commit (40 digits)" };
     format!(
-        "{why}: name a release or the `https://` URL of an archive, or build the wheel{with_commit} once, commit it, and name its \
-         path: `pip wheel --no-deps --wheel-dir wheels …`"
+        "{why}: name the commit, `name @ git+https://…@COMMIT` with its 40 digits (`git ls-remote URL` prints them), a release, or the \
+         `https://` URL of an archive; or build the wheel once, commit it, and name its path: `pip wheel --no-deps --wheel-dir wheels …`"
     )
 }
 
 fn lockable(scheme: &str, word: &str) -> Result<(), LineError> {
     match scheme {
         "http" | "https" => Ok(()),
+        _ if Checkout::parse(word).is_some() => Ok(()),
         _ if scheme.contains('+') || matches!(scheme, "git" | "ssh" | "svn" | "hg" | "bzr") => {
             Err(LineError::new(0, checkout(word)))
         }
@@ -162,6 +167,12 @@ fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, LineError> {
     let (name, extras) = match (egg(&url), distribution(&url)) {
         (Some(named), _) => named,
         (None, Some((name, _))) => (name, BTreeSet::new()),
+        (None, None) if url.starts_with("git+") => {
+            return Err(LineError::new(
+                at,
+                "expected the name of a distribution before the URL, as in `name @ git+https://…`",
+            ));
+        }
         (None, None) => {
             let why = "expected the name of a distribution before the URL, as in `name @ https://…`";
             return Err(LineError::new(at, why));
@@ -247,7 +258,7 @@ fn url(cursor: &mut Cursor<'_>) -> Result<String, LineError> {
         None => return Err(LineError::new(at, "expected an `https://` URL after `@`")),
     }
     let host = text.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
-    if host.is_empty() {
+    if host.is_empty() && !text.starts_with("git+file:") {
         return Err(LineError::new(at, "expected a host after `://`"));
     }
     Ok(secret::without_user(text))
@@ -377,7 +388,9 @@ mod tests {
         refused("a @ ./x.whl", 4, "a local path");
         refused("git+https://h/a", 0, "without a commit");
         refused("a @ git+ssh://git@h/a@v1", 4, "`v1` is not a commit");
-        refused(&format!("a @ git+https://h/a@{}#egg=a", "0a".repeat(20)), 4, "a checkout has no file with a hash");
+        let commit = "0a".repeat(20);
+        check(&format!("A @ git+https://u:p@h/a@{commit}#egg=a"), &format!("a @ git+https://h/a@{commit}#egg=a"));
+        refused(&format!("a @ hg+https://h/a@{commit}"), 4, "only checkouts of git");
         refused("a @ ftp://h/a", 4, "`https://` URL");
     }
 

@@ -80,6 +80,22 @@ pub fn choose<'f>(
     }
 }
 
+/// The source archive to build: of those whose hash the lock has, or that state none, the first, a `.tar.gz` before others.
+///
+/// # Errors
+/// The reason why there is none.
+pub fn archive<'f>(files: impl IntoIterator<Item = &'f File>, package: &LockedPackage) -> Result<&'f File, NoWheel> {
+    let allowed = allowed(package);
+    let all = files.into_iter().filter(|file| !file.name.ends_with(".whl") && is_archive_of(&file.name, package));
+    let (known, other): (Vec<_>, Vec<_>) =
+        all.partition(|file| file.sha256.as_ref().is_none_or(|stated| allowed.contains(stated)));
+    match known.into_iter().min_by_key(|file| (file.sha256.is_none(), !file.name.ends_with(".tar.gz"))) {
+        Some(file) => Ok(file),
+        None if other.is_empty() => Err(NoWheel::NoVersion),
+        None => Err(NoWheel::OtherHashes(other.into_iter().map(|file| file.name.clone()).collect())),
+    }
+}
+
 fn is_archive_of(file: &str, package: &LockedPackage) -> bool {
     crate::spec::requirements::distribution(file).is_some_and(|(name, version)| {
         let same = version.parse::<Version>().is_ok_and(|version| version.to_string() == package.version);

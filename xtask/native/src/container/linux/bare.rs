@@ -6,7 +6,7 @@
 //! opened on the host, nothing is kept on disk, and a container ends with the thread that started it.
 
 use super::output::{OutputFile, StdStreams};
-use super::reexec::{self, Join, Privileges, Progress, Start, THIS_BINARY, Task};
+use super::reexec::{self, Join, Privileges, Progress, Start, Task};
 use super::subprocess;
 use crate::container::program::{Accounts, Program};
 use crate::container::{Launch, Manner};
@@ -24,6 +24,19 @@ use xtask_model::spec::oci::Execution;
 /// Time that a program gets to end after Ctrl-C, as with `docker stop`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Folders that a container's files come from.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    folder: &'a Path,
+    added: Option<&'a Path>,
+}
+
+impl<'a> Place<'a> {
+    fn new(folder: &'a Path) -> Self {
+        Self { folder, added: None }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Bare {
     program: PathBuf,
@@ -32,7 +45,7 @@ pub struct Bare {
 
 impl Bare {
     pub fn find() -> Result<Self, Fault> {
-        Self::through(THIS_BINARY)
+        Self::through(subprocess::program())
     }
 
     /// With another xtask binary for the work inside the namespaces.
@@ -40,7 +53,7 @@ impl Bare {
         let rights = if reexec::may_mount() { Privileges::Root } else { Privileges::Ordinary };
         let bare = Self { program: program.into(), rights };
         let empty = Scratch::new().map_err(cannot("create a temporary folder"))?;
-        bare.begin(empty.path(), Manner::Confined, None, &StdStreams::captured()?)?.wait()?;
+        bare.begin(Place::new(empty.path()), Manner::Confined, None, &StdStreams::captured()?)?.wait()?;
         Ok(bare)
     }
 
@@ -51,17 +64,47 @@ impl Bare {
 
     /// Runs a program of the image in `folder` to its end.
     pub fn run(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
+        self.run_at(Place::new(folder), image, launch)
+    }
+
+    /// The same with the files of another folder added to the image's.
+    pub(crate) fn run_with(
+        &self,
+        folder: &Path,
+        added: &Path,
+        image: &Execution,
+        launch: &Launch,
+    ) -> Result<Output, Fault> {
+        self.run_at(Place { folder, added: Some(added) }, image, launch)
+    }
+
+    fn run_at(&self, place: Place<'_>, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
         let streams = StdStreams::captured()?;
-        let program = program(folder, image, launch)?;
-        let status = self.begin(folder, launch.manner, Some(program), &streams)?.wait()?;
+        let program = program(place.folder, image, launch)?;
+        let status = self.begin(place, launch.manner, Some(program), &streams)?.wait()?;
         streams.output(status)
     }
 
     /// Starts a program of the image in `folder` in the background; both output streams go to its log.
     pub fn start(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
-        let log = OutputFile::new()?;
+        self.start_at(Place::new(folder), image, launch)
+    }
+
+    /// The same with the files of another folder added to the image's.
+    pub(crate) fn start_with(
+        &self,
+        folder: &Path,
+        added: &Path,
+        image: &Execution,
+        launch: &Launch,
+    ) -> Result<Contained, Fault> {
+        self.start_at(Place { folder, added: Some(added) }, image, launch)
+    }
+
+    fn start_at(&self, place: Place<'_>, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
+        let (log, folder) = (OutputFile::new()?, place.folder);
         let program = program(folder, image, launch)?;
-        let processes = self.begin(folder, launch.manner, Some(program), &StdStreams::joined(&log)?)?;
+        let processes = self.begin(place, launch.manner, Some(program), &StdStreams::joined(&log)?)?;
         let (folder, image) = (folder.to_owned(), image.clone());
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
     }
@@ -69,7 +112,7 @@ impl Bare {
     /// Starts a program of the image in `folder` in the background, with this process's streams.
     pub fn serve(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
         let program = program(folder, image, launch)?;
-        let processes = self.begin(folder, launch.manner, Some(program), &StdStreams::inherited())?;
+        let processes = self.begin(Place::new(folder), launch.manner, Some(program), &StdStreams::inherited())?;
         let (folder, image, log) = (folder.to_owned(), image.clone(), OutputFile::new()?);
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
     }
@@ -77,7 +120,7 @@ impl Bare {
     /// Runs a program on this terminal and returns its exit status. Ctrl-C is passed on.
     pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
         let program = program(folder, image, launch)?;
-        let mut processes = self.begin(folder, launch.manner, Some(program), &StdStreams::inherited())?;
+        let mut processes = self.begin(Place::new(folder), launch.manner, Some(program), &StdStreams::inherited())?;
         let mut asked = None;
         loop {
             if let Some(status) = processes.ended()? {
@@ -99,15 +142,17 @@ impl Bare {
 
     fn begin(
         &self,
-        folder: &Path,
+        place: Place<'_>,
         manner: Manner,
         program: Option<Program>,
         streams: &StdStreams,
     ) -> Result<Processes, Fault> {
         process::interrupted()?;
-        let folder = fs::canonicalize(folder).map_err(cannot("run a container"))?;
+        let canonical = |folder: &Path| fs::canonicalize(folder).map_err(cannot("run a container"));
+        let (folder, added) = (canonical(place.folder)?, place.added.map(canonical).transpose()?);
         let (report, parent) = (OutputFile::new()?, std::process::id());
-        let task = Task::First(Start { folder, report: report.path(), parent, rights: self.rights, manner, program });
+        let task =
+            Task::First(Start { folder, report: report.path(), parent, rights: self.rights, manner, added, program });
         let call = Command::new(&self.program).args(task.args()?);
         let first = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;
         let mut processes = Processes { first, init: None, init_id: None };
@@ -198,6 +243,15 @@ impl Contained {
 
     /// Runs another program in it to its end, as the image's user.
     pub fn exec(&mut self, argv: &[String]) -> Result<Output, Fault> {
+        self.exec_in(argv, self.manner)
+    }
+
+    /// The same without the container's network.
+    pub(crate) fn exec_offline(&mut self, argv: &[String]) -> Result<Output, Fault> {
+        self.exec_in(argv, Manner::Offline)
+    }
+
+    fn exec_in(&mut self, argv: &[String], manner: Manner) -> Result<Output, Fault> {
         process::interrupted()?;
         let [passwd, group] = account_files(&self.folder);
         let accounts = Accounts { passwd: &passwd, group: &group };
@@ -205,8 +259,10 @@ impl Contained {
         let (Some(init), first) = (self.processes.init_id, self.processes.first.id()) else {
             return Err(Fault::build("cannot run a program in a container that has ended"));
         };
-        let (rights, manner, parent) = (self.bare.rights, self.manner, std::process::id());
-        let task = Task::Join(Join { init, first, parent, rights, manner, program });
+        let (rights, parent) = (self.bare.rights, std::process::id());
+        // The container has a network of its own, or the program gets one.
+        let apart = manner != self.manner;
+        let task = Task::Join(Join { init, first, parent, rights, manner, apart, program });
         let streams = StdStreams::captured()?;
         let call = Command::new(&self.bare.program).args(task.args()?);
         let child = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;

@@ -52,6 +52,8 @@ pub(super) struct Start {
     pub parent: u32,
     pub rights: Privileges,
     pub manner: Manner,
+    /// A folder whose files are added to the image's.
+    pub added: Option<PathBuf>,
     /// `None` prepares everything and runs nothing.
     pub program: Option<Program>,
 }
@@ -66,6 +68,8 @@ pub(super) struct Join {
     pub parent: u32,
     pub rights: Privileges,
     pub manner: Manner,
+    /// Whether the program gets an empty network of its own instead of the container's.
+    pub apart: bool,
     pub program: Program,
 }
 
@@ -199,7 +203,7 @@ fn first(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
 
 fn leave(start: &Start) -> Result<(), Fault> {
     let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
-    if start.manner == Manner::Confined {
+    if start.manner != Manner::Open {
         flags |= UnshareFlags::NEWNET | UnshareFlags::NEWUTS;
     }
     if start.rights == Privileges::Ordinary {
@@ -217,7 +221,7 @@ fn second(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
         return Ok(ExitCode::from(NOT_STARTED));
     }
     rootfs::enter(start)?;
-    if start.manner == Manner::Confined {
+    if start.manner != Manner::Open {
         loopback::up().map_err(cannot("bring up the loopback interface"))?;
         rustix::system::sethostname(b"container").map_err(cannot("name the container"))?;
     }
@@ -248,7 +252,7 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
         // Last: it changes `/proc`.
         ("mnt", LinkNameSpaceType::Mount),
     ];
-    if task.manner == Manner::Confined {
+    if task.manner != Manner::Open && !task.apart {
         kinds.insert(0, ("net", LinkNameSpaceType::Network));
         kinds.insert(0, ("uts", LinkNameSpaceType::HostNameAndNISDomainName));
     }
@@ -265,6 +269,11 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
     }
     for (file, kind) in opened {
         rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).map_err(cannot("enter a container"))?;
+    }
+    if task.apart {
+        #[expect(deprecated, reason = "the other function is unsafe because of `CLONE_FILES`, which is not used")]
+        rustix::thread::unshare(UnshareFlags::NEWNET).map_err(cannot("make namespaces"))?;
+        loopback::up().map_err(cannot("bring up the loopback interface"))?;
     }
     privileges::drop(&task.program.user, task.rights, task.manner).map_err(cannot("drop privileges"))?;
     if let Err(error) = std::env::set_current_dir(&task.program.folder) {

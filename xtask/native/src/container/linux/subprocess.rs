@@ -45,6 +45,11 @@ pub fn through(xtask: impl Into<PathBuf>) {
     let _ = XTASK.set(xtask.into());
 }
 
+/// The xtask binary for internal calls.
+pub(super) fn program() -> PathBuf {
+    XTASK.get().cloned().unwrap_or_else(|| THIS_BINARY.into())
+}
+
 pub(super) fn use_this_binary() {
     through(THIS_BINARY);
 }

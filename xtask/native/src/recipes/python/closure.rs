@@ -35,7 +35,11 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
             .hint("correct `[root] python` in `images.toml`, then `cargo xtask lock`"));
     }
     let here = closure::pins_of(&lock.packages, environment.markers()).0;
-    let records = if here.values().all(|package| lock.records.of(package).is_some()) {
+    // What is built from source is checked by its own metadata, when it is installed.
+    let known = |package: &&&LockedPackage| {
+        lock.records.of(package).is_some() || lock.records.without_wheel(package).next().is_some()
+    };
+    let records = if here.values().all(|package| known(&package)) {
         lock.records.clone()
     } else {
         terminal::detail("some packages have no dependency record in the lock; reading their metadata");

@@ -104,7 +104,7 @@ impl Gathering<'_> {
     }
 }
 
-/// Where wheels come from.
+/// Where wheels come from: an index, or a build from source.
 #[derive(Clone, Copy)]
 pub(super) struct WheelSource<'a> {
     pub(super) root: &'a Path,
@@ -112,6 +112,8 @@ pub(super) struct WheelSource<'a> {
     pub(super) python: &'a str,
     pub(super) platform: &'a Platform,
     pub(super) glibc: &'a str,
+    /// Those that were built from source.
+    pub(super) built: &'a wheels::Wheels,
 }
 
 impl WheelSource<'_> {
@@ -121,9 +123,15 @@ impl WheelSource<'_> {
             return Ok(Vec::new());
         }
         let began = Instant::now();
-        let Self { root, requirements, python, platform, glibc } = *self;
-        let indexes = uv::indexes(root, requirements)?;
-        let found = wheels::fetch(&WheelRequest { packages, indexes: &indexes, python, platform, glibc }, downloads)?;
+        let Self { root, requirements, python, platform, glibc, built } = *self;
+        let listed: Vec<LockedPackage> =
+            packages.iter().filter(|one| !built.contains_key(&one.name)).cloned().collect();
+        let mut found = built.clone();
+        if !listed.is_empty() {
+            let indexes = uv::indexes(root, requirements)?;
+            let wanted = WheelRequest { packages: &listed, indexes: &indexes, python, platform, glibc };
+            found.extend(wheels::fetch(&wanted, downloads)?);
+        }
         let folder = version_folder(python);
         let install = |package: &LockedPackage| {
             let (path, name) = found

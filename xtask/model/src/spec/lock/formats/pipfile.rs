@@ -44,6 +44,8 @@ struct Package {
     /// Pipenv names the index of what the `Pipfile` asks for.
     index: Option<String>,
     git: Option<String>,
+    r#ref: Option<String>,
+    subdirectory: Option<String>,
     hg: Option<String>,
     svn: Option<String>,
     file: Option<String>,
@@ -113,8 +115,11 @@ fn pin(input: &Input<'_>, name: &str, package: &Package, draft: &mut Draft) -> D
         url: url.map(secret::without_user),
         ..DraftPin::default()
     };
-    if let Some(url) = package.git.as_ref().or(package.hg.as_ref()).or(package.svn.as_ref()) {
-        pin.problem = Some(checkout(name, url));
+    if let Some(url) = &package.git {
+        let commit = package.r#ref.as_deref().unwrap_or_default();
+        pin.check_out(checkout(name, url, commit, package.subdirectory.as_deref()));
+    } else if let Some(url) = package.hg.as_ref().or(package.svn.as_ref()) {
+        pin.check_out(checkout(name, &format!("no-git+{url}"), "", None));
     }
     let local = package.path.as_deref().or(package.file.as_deref().filter(|file| !file.contains("://")));
     draft.folders.extend(local.map(|path| folder_of(input.path, path)));

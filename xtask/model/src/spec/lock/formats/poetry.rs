@@ -59,6 +59,7 @@ struct Source {
     r#type: String,
     url: String,
     resolved_reference: Option<String>,
+    subdirectory: Option<String>,
 }
 
 pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
@@ -363,7 +364,7 @@ fn pin(input: &Input<'_>, package: &Package, metadata: &Metadata, draft: &mut Dr
         }
         "git" => {
             let commit = source.resolved_reference.as_deref().unwrap_or_default();
-            pin.problem = Some(checkout(&package.name, &format!("git+{}@{commit}", source.url)));
+            pin.check_out(checkout(&package.name, &source.url, commit, source.subdirectory.as_deref()));
         }
         "url" => pin.url = Some(secret::without_user(&source.url)),
         "file" => drop(draft.folders.insert(folder_of(input.path, &source.url))),

@@ -92,11 +92,14 @@ pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
             files: files().filter_map(File::name).collect(),
             ..DraftPin::default()
         };
-        if let Some(vcs) = &package.vcs {
-            let url = vcs.get("url").and_then(toml::Value::as_str).unwrap_or_default();
-            pin.problem = Some(checkout(&package.name, url));
-        }
         pin.url = package.archive.as_ref().and_then(|file| file.url.as_deref()).map(secret::without_user);
+        if let Some(vcs) = &package.vcs {
+            let text = |key: &str| vcs.get(key).and_then(toml::Value::as_str);
+            let kind = text("type").filter(|kind| *kind == "git").map_or("no-git+", |_| "");
+            let url = format!("{kind}{}", text("url").unwrap_or_default());
+            let commit = text("commit-id").unwrap_or_default();
+            pin.check_out(checkout(&package.name, &url, commit, text("subdirectory")));
+        }
         draft.indexes.extend(package.index.clone());
         let paths = files().filter(|file| file.url.is_none()).filter_map(|file| file.path.as_deref());
         draft.folders.extend(paths.map(|path| folder_of(input.path, path)));

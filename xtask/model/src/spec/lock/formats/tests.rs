@@ -408,7 +408,32 @@ fn invalid_locks_are_refused_with_a_way_out() {
         "version = \"1.9.0\"\nsource = { git = \"https://t@h/blinker?rev=1#0123\" }",
         1,
     );
-    Case::new("uv.lock", &git, None).refused("`blinker` is a checkout (`https://***@h/blinker?rev=1#0123`)");
+    Case::new("uv.lock", &git, None)
+        .refused("`blinker` is a checkout (`https://h/blinker`) that does not name a commit");
+}
+
+#[test]
+fn checkouts_of_a_commit_are_built() {
+    let commit = "0a".repeat(20);
+    let of_uv = UV.replacen(
+        "version = \"1.9.0\"\nsource = { registry = \"https://index.example/simple\" }",
+        &format!("version = \"1.9.0\"\nsource = {{ git = \"https://t@h/blinker?subdirectory=py&rev=1#{commit}\" }}"),
+        1,
+    );
+    let pylock = format!(
+        "lock-version = '1.0'\nrequires-python = '>=3.12'\n[[packages]]\nname = 'blinker'\nversion = '1.9.0'\n[packages.vcs]\ntype = 'git'\n\
+         url = 'https://h/blinker'\ncommit-id = '{commit}'\nsubdirectory = 'py'\n"
+    );
+    for (name, text) in [("uv.lock", &of_uv), ("pylock.toml", &pylock)] {
+        let lock = Case::new(name, text, None).read().lock;
+        let found = lock.packages.iter().find(|package| package.name == "blinker").unwrap();
+        assert_eq!(found.url.as_deref(), Some(&*format!("git+https://h/blinker@{commit}#subdirectory=py")), "{name}");
+        assert_eq!(found.hashes, BTreeSet::from([format!("git:{commit}")]), "{name}");
+        assert!(lock.records.without_wheel(found).next().is_some(), "{name}");
+        let back = Lock::parse(Path::new("a"), &printed(&lock, Path::new(name))).unwrap();
+        let back = back.packages.iter().find(|package| package.name == "blinker").unwrap();
+        assert_eq!((&back.url, &back.hashes), (&found.url, &found.hashes), "{name}");
+    }
 }
 
 #[test]

@@ -290,7 +290,11 @@ fn pin(input: &Input<'_>, package: &Package, draft: &mut Draft) -> DraftPin {
     };
     let source = &package.source;
     if let Some(url) = &source.git {
-        pin.problem = Some(checkout(&package.name, url));
+        // `https://h/a.git?subdirectory=python&rev=main#COMMIT`
+        let (address, commit) = url.split_once('#').unwrap_or((url, ""));
+        let (address, query) = address.split_once('?').unwrap_or((address, ""));
+        let subdirectory = query.split('&').find_map(|part| part.strip_prefix("subdirectory="));
+        pin.check_out(checkout(&package.name, address, commit, subdirectory));
     } else if let Some(url) = &source.url {
         pin.url = Some(secret::without_user(url));
     } else if let Some(path) = &source.path {

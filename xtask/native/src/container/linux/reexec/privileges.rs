@@ -52,7 +52,7 @@ pub(super) fn keep_through_exec() -> rustix::io::Result<()> {
 pub(super) fn drop(user: &User, rights: Privileges, manner: Manner) -> rustix::io::Result<()> {
     let kept = match manner {
         Manner::Confined => CapabilitySet::empty(),
-        Manner::Open => OPEN,
+        Manner::Open | Manner::Offline => OPEN,
     };
     thread::clear_ambient_capability_set()?;
     for capability in each().filter(|capability| !kept.contains(*capability)) {

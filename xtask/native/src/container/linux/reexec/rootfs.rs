@@ -31,7 +31,7 @@ pub(super) fn enter(start: &Start) -> Result<(), Fault> {
         .map_err(cannot("make mounts private"))?;
     let host_file = |name: &str| fs::read(Path::new("/etc").join(name)).ok();
     let names = match start.manner {
-        Manner::Confined => [("hosts", Some(LOCALHOST.as_bytes().to_vec())), ("resolv.conf", None)],
+        Manner::Confined | Manner::Offline => [("hosts", Some(LOCALHOST.as_bytes().to_vec())), ("resolv.conf", None)],
         Manner::Open => ["hosts", "resolv.conf"].map(|name| (name, host_file(name))),
     };
     stack(start)?;
@@ -53,7 +53,7 @@ pub(super) fn enter(start: &Start) -> Result<(), Fault> {
     }
     match start.manner {
         Manner::Confined => read_only("/", MountFlags::NOSUID | MountFlags::NODEV),
-        Manner::Open => Ok(()),
+        Manner::Open | Manner::Offline => Ok(()),
     }
 }
 
@@ -73,7 +73,10 @@ fn stack(start: &Start) -> Result<(), Fault> {
     fs::set_permissions("upper", Permissions::from_mode(mode & 0o7777)).map_err(cannot("write to a tmpfs"))?;
     // An ordinary user needs the `user.` attributes of overlayfs.
     let own = if start.rights == Privileges::Ordinary { ",userxattr" } else { "" };
-    let layers = format!("lowerdir=/proc/self/fd/{},upperdir=upper,workdir=work{own}", image.as_raw_fd());
+    let added = start.added.as_ref().map(|added| File::open(added).map_err(cannot_at("open", added))).transpose()?;
+    let lower: Vec<String> =
+        added.iter().chain([&image]).map(|folder| format!("/proc/self/fd/{}", folder.as_raw_fd())).collect();
+    let layers = format!("lowerdir={},upperdir=upper,workdir=work{own}", lower.join(":"));
     let layers = CString::new(layers).expect("the paths have no zero byte");
     mount("overlay", "root", "overlay", options, layers.as_c_str())
         .map_err(cannot("mount an overlay (ordinary users need Linux 5.11 or newer)"))?;
