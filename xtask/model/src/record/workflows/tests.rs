@@ -535,7 +535,7 @@ fn a_job_of_gitlab_without_the_plan_fails() {
 #[test]
 fn gitlab_starts_docker_only_where_something_needs_it() {
     let starts = |edit: &dyn Fn(String) -> String, job: &str| {
-        let document = gitlab(|text| edit(text)).1;
+        let document = gitlab(edit).1;
         let (starts, ends) =
             (script(&document[job]).contains("xtask engine up"), !document[job]["after_script"].is_badvalue());
         assert_eq!(starts, ends, "{job}: what a job starts, it ends");
