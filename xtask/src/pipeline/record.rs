@@ -272,6 +272,7 @@ mod tests {
             size: None,
             steps: None,
             pulled: None,
+            dependencies: None,
             seconds: Vec::new(),
             layers: layers.iter().map(|(name, size)| (Digest::of(name.as_bytes()), *size)).collect(),
         }
