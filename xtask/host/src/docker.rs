@@ -738,6 +738,17 @@ mod tests {
         assert!(argv.contains(&"--builder=far".to_owned()) && !argv.contains(&"--network=host".to_owned()), "{argv:?}");
     }
 
+    #[test]
+    fn a_cache_in_the_registry_is_read_and_written() {
+        let cached = Build { cache: Some("r/cache:app".to_owned()), ..build() };
+        let argv = docker().build_command(&cached, Path::new("/m")).argv();
+        let flags: Vec<&str> = argv.iter().map(String::as_str).filter(|arg| arg.starts_with("--cache")).collect();
+        assert_eq!(
+            flags,
+            ["--cache-from=type=registry,ref=r/cache:app", "--cache-to=type=registry,ref=r/cache:app,mode=max"]
+        );
+    }
+
     fn failed(lines: &[&str]) -> Fault {
         use std::os::unix::process::ExitStatusExt as _;
         let mut log = Log::default();

@@ -56,7 +56,16 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     let compiled = pipeline::dependencies_repository(&tree);
     let survey = || {
         let apps = survey_of(&client, &tree, (&bases, &apps))?;
-        Ok::<_, Fault>((apps, survey::dependencies(&client, &compiled)?))
+        let dependencies = match tree.policy.app.binary {
+            Some(_) => survey::dependencies(&client, &compiled),
+            None => Ok(Vec::new()),
+        };
+        // A registry may refuse to say that it has no such repository.
+        let dependencies = dependencies.unwrap_or_else(|fault| {
+            terminal::warn(&format!("compiled dependencies are not looked at: {}", pipeline::one_line(&fault)));
+            Vec::new()
+        });
+        Ok::<_, Fault>((apps, dependencies))
     };
     let before = survey()?;
     let plan = prune_apps(&before.0, &rules);

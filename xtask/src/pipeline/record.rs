@@ -274,6 +274,7 @@ mod tests {
             imports: None,
             checked: BTreeMap::new(),
             pulled: None,
+            dependencies: None,
             seconds: Vec::new(),
             layers: layers.iter().map(|(name, size)| (Digest::of(name.as_bytes()), *size)).collect(),
         }
