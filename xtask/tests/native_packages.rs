@@ -1,4 +1,4 @@
-//! The stages `packages` and `user` of this repository's base, by docker and by their recipes: the same files, byte for byte.
+//! The stages that have recipes, by docker and by their recipes: the same files, byte for byte.
 //!
 //! Real all through: a Debian root, an engine, uv and the package index that this machine uses.
 
@@ -13,6 +13,8 @@ mod debian_root;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
+#[path = "native_packages/system.rs"]
+mod system;
 
 use real_engine::{Engine, engine};
 use std::cell::Cell;

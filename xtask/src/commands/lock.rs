@@ -1,6 +1,7 @@
 //! `lock`: resolves the requirements, the installer and the root's digests, each into its file.
 
 mod pull_request;
+mod system;
 
 use crate::flags::Global;
 use crate::pipeline;
@@ -66,7 +67,8 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
         None => uv.installer_lock(uv.version(), python)?,
     };
     write(&tree.root, base.installer.as_ref(), &installer)?;
-    pin_root(tree, global)
+    let reached = pin_root(tree, global)?;
+    system::pin(tree, global, reached)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
@@ -185,22 +187,24 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Gets the root's digests and writes them. If they are unavailable and the policy has a fallback, pins do not change.
-fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
+/// Gets the root's digests and writes them. If they are unavailable and the policy has a fallback, pins do not change. Returns
+/// false if the root's registry is unreachable.
+fn pin_root(tree: &Tree, global: &Global) -> Result<bool, Fault> {
     let image = &tree.policy.root.image;
     if global.offline {
-        return Ok(());
+        return Ok(false);
     }
     match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(platforms) => {
-            let base = facts::images_lock(tree)?.base;
-            let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
-            write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
+            let root = Some(RootPin { image: image.clone(), platforms });
+            let lock = ImagesLock { root, ..facts::images_lock(tree)? };
+            write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())?;
+            Ok(true)
         }
         Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
             terminal::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian packages"));
-            Ok(())
+            Ok(false)
         }
         Err(fault) => Err(fault.needed_by("the root's digests in `images.lock`")),
     }
@@ -211,7 +215,9 @@ pub fn check(global: &Global) -> Result<(), Fault> {
     let tree = global.tree()?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
     known(&tree, &lock)?;
-    let pinned = facts::images_lock(&tree)?.root;
+    let pins = facts::images_lock(&tree)?;
+    facts::system_pin(&tree, &pins).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    let pinned = pins.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image
     {

@@ -205,7 +205,7 @@ fn new_pin(tree: &Tree, roots: &Roots) -> Option<RootPin> {
 /// Writes the new root into `images.lock`, so that builds use the images.
 fn pin(tree: &Tree, roots: &Roots) -> Result<(), Fault> {
     let Some(root) = new_pin(tree, roots) else { return Ok(()) };
-    let lock = ImagesLock { root: Some(root), base: facts::images_lock(tree)?.base };
+    let lock = ImagesLock { root: Some(root), ..facts::images_lock(tree)? };
     if file::write(&tree.root.join(PATH), &lock.to_string())? {
         terminal::step("wrote", &format!("`{PATH}`: commit it, so that builds use the new root"));
     }
