@@ -8,7 +8,7 @@ use xtask_host::scratch;
 use xtask_host::tree::facts::Tree;
 use xtask_native::container::subprocess::Isolation;
 use xtask_native::container::unpacked;
-use xtask_native::recipes::python;
+use xtask_native::recipes::{python, system};
 use xtask_native::root;
 
 /// Removes it. Nothing of a live process is touched; what cannot be removed stays for the next time.
@@ -16,7 +16,7 @@ pub fn sweep(tree: &Tree) {
     let target = tree.root.join("target");
     scratch::sweep_temporary();
     scratch::sweep(&target, &[scratch::SHARED], scratch::remove);
-    scratch::sweep(&target.join("native/work"), &[python::SCRATCH], scratch::remove);
+    scratch::sweep(&target.join("native/work"), &[python::SCRATCH, system::SCRATCH], scratch::remove);
     root::sweep(&target.join("root"), Isolation::find);
     Layout::sweep(&tree.images().join("root"));
     unpacked::sweep(tree);

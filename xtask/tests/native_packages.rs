@@ -1,4 +1,4 @@
-//! The stages `packages` and `user` of this repository's base, by docker and by their recipes: the same files, byte for byte.
+//! The stages that have recipes, by docker and by their recipes: the same files, byte for byte.
 //!
 //! Real all through: a Debian root, an engine, uv and the package index that this machine uses.
 
@@ -16,6 +16,8 @@ mod real_engine;
 #[path = "support/real_registry.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
+#[path = "native_packages/system.rs"]
+mod system;
 
 use real_engine::{Engine, engine};
 use real_registry::RealRegistry;

@@ -1,5 +1,6 @@
-//! Formats of specifications: OCI documents and references, Dockerfiles, ignore files, requirements and locks.
+//! Formats of specifications: OCI documents and references, dpkg's database, Dockerfiles, ignore files, requirements and locks.
 
+pub mod debian;
 pub mod dockerfile;
 pub mod ignore;
 pub mod lock;

@@ -89,11 +89,15 @@ impl Assembly<'_> {
 pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
     let stage_bases = file.stage_bases(inputs.args, inputs.platform)?;
-    let interpreted = interpreted(file, &stage_bases, &|name| inputs.realised.contains_key(name))?;
+    let (interpreted, below) = interpreted(file, &stage_bases, &|name| inputs.realised.contains_key(name))?;
+    let realise = |stage: usize| inputs.realised.get(file.stages()[stage].name.as_deref()?).copied();
+    let below: BTreeSet<usize> =
+        below.into_iter().filter(|on| realise(*on).is_some_and(|stage| stage.is_base())).collect();
+    let is_used = |stage: &usize| interpreted.contains(stage) || below.contains(stage);
     let mut stages =
         Stages { inputs, layers: Layers::default(), done: BTreeMap::new(), inherited: 0, selected: BTreeMap::new() };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
-    for footing in stage_bases.iter().filter(|footing| interpreted.contains(&footing.stage)) {
+    for footing in stage_bases.iter().filter(|footing| is_used(&footing.stage)) {
         if footing.on.is_none() && footing.base != "scratch" {
             let platform = stages.platform(footing)?;
             let place = format!("`{}:{}`", file.path(), file.stages()[footing.stage].line);
@@ -109,10 +113,14 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let expanded = file.expand_over(inputs.args, inputs.platform, &inherits)?;
     let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
     stages.read_context(&found)?;
-    for stage in found {
+    for stage in expanded.stages.iter().filter(|stage| is_used(&stage.index)) {
         let footing = stage_bases.iter().find(|footing| footing.stage == stage.index);
         let footing = footing.expect("every expanded stage has a footing");
-        stages.stage(stage, footing, images.get(&stage.index).copied())?;
+        let image = images.get(&stage.index).copied();
+        match realise(stage.index).filter(|_| below.contains(&stage.index)) {
+            Some(realise) => stages.realised(stage, footing, image, realise)?,
+            None => stages.stage(stage, footing, image)?,
+        }
     }
     let mut state = stages.done.remove(&file.target().index).expect("the target is always interpreted");
     state.description.label(inputs.labels);
@@ -127,29 +135,34 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
 }
 
 /// Stages to interpret: the target, the stages below it, and the stages these copy from, except those that recipes
-/// make.
+/// make; and stages of recipes that others are built on.
 fn interpreted(
     file: &Dockerfile,
     stage_bases: &[StageBase],
     realised: &dyn Fn(&str) -> bool,
-) -> Result<BTreeSet<usize>, Fault> {
+) -> Result<(BTreeSet<usize>, BTreeSet<usize>), Fault> {
     let is_realised = |stage: &usize| file.stages()[*stage].name.as_deref().is_some_and(realised);
     let target = file.target();
     if is_realised(&target.index) {
         let what = format!("{}:{}: the target is a stage that a recipe makes", file.path(), target.line);
         return Err(with_alternatives(Fault::usage(what)));
     }
-    let mut found = BTreeSet::new();
+    let (mut found, mut below) = (BTreeSet::new(), BTreeSet::new());
     let mut open = vec![target.index];
     while let Some(stage) = open.pop() {
         if is_realised(&stage) || !found.insert(stage) {
             continue;
         }
-        let on = stage_bases.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
-        open.extend(on);
+        let on_of = |stage| stage_bases.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
+        let mut on = on_of(stage);
         open.extend(file.copied_stages(stage, on));
+        while let Some(realised) = on.filter(is_realised) {
+            below.insert(realised);
+            on = on_of(realised);
+        }
+        open.extend(on);
     }
-    Ok(found)
+    Ok((found, below))
 }
 
 /// Environment and triggers that a stage inherits from its image.

@@ -8,10 +8,11 @@ use crate::image::{Image, Place};
 use crate::layer::part::Part;
 use crate::layer::toc::{self, ImageToc};
 use crate::layer::unpack::Unpacker;
-use crate::layer::{Limits, Reader};
+use crate::layer::{EntryKind, Limits, Reader};
 use crate::recipes::stage::{RootFiles, Selection};
 use crate::store::Store;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
@@ -26,10 +27,24 @@ use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor};
 use xtask_model::spec::reference::{Digest, Platform};
 
+/// Largest file of [`ImageFiles::files`], in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// A layer that is put on an image.
+#[derive(Clone)]
+struct Above<'a> {
+    /// Digest of everything that determines it.
+    recipe: Digest,
+    config: Config,
+    /// Makes it, and returns the file.
+    make: &'a dyn Fn() -> Result<PathBuf, Fault>,
+}
+
 pub struct ImageFiles<'a> {
     client: &'a Client,
     store: &'a Store,
     image: &'a Image,
+    above: Option<Above<'a>>,
     name: String,
     folder: PathBuf,
     toc: OnceCell<ImageToc>,
@@ -41,7 +56,62 @@ impl<'a> ImageFiles<'a> {
     /// Files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
-        Self { client, store, image, name: name.to_owned(), folder, toc: OnceCell::new(), part: OnceCell::new() }
+        let (toc, part) = (OnceCell::new(), OnceCell::new());
+        Self { client, store, image, above: None, name: name.to_owned(), folder, toc, part }
+    }
+
+    /// The files of this image with one more layer, which is made when a file is asked for.
+    #[must_use]
+    pub fn under(&self, recipe: Digest, make: &'a dyn Fn() -> Result<PathBuf, Fault>) -> Self {
+        let mut config = self.image.config.clone();
+        // Identifies the files, as the others do.
+        config.rootfs.diff_ids.push(recipe);
+        let (toc, part) = (OnceCell::new(), OnceCell::new());
+        Self {
+            above: Some(Above { recipe, config, make }),
+            name: self.name.clone(),
+            folder: self.folder.clone(),
+            toc,
+            part,
+            ..*self
+        }
+    }
+
+    /// Reads the layer that is put on the image, if there is one.
+    fn read_above<T>(&self, read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>) -> Result<Option<T>, Fault> {
+        let Some(above) = &self.above else { return Ok(None) };
+        let path = (above.make)()?;
+        let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", path.display())).cause(error);
+        let file = BufReader::with_capacity(256 << 10, File::open(&path).map_err(cannot)?);
+        read(&mut Reader::open(file, None, Limits::default())?).map(Some)
+    }
+
+    /// Digest of the files.
+    fn identity(&self) -> Digest {
+        let image = self.image.digest;
+        self.above.as_ref().map_or(image, |above| Digest::of(format!("{image} {}", above.recipe).as_bytes()))
+    }
+
+    /// Contents of these files, from one pass over each layer.
+    pub fn files(&self, wanted: &dyn Fn(&ContextPath) -> bool) -> Result<BTreeMap<ContextPath, Vec<u8>>, Fault> {
+        let toc = self.toc()?;
+        let mut found = BTreeMap::new();
+        for (number, (descriptor, diff_id)) in self.image.layers().enumerate() {
+            let is_last = |path: &ContextPath| toc.get(path).is_some_and(|found| found.layer == Some(number));
+            self.read_layer(descriptor, diff_id, |reader| {
+                while let Some(entry) = reader.next()? {
+                    let EntryKind::File(_) = entry.kind else { continue };
+                    if !wanted(&entry.path) || !is_last(&entry.path) {
+                        continue;
+                    }
+                    if let Some(bytes) = reader.bytes(LARGEST)? {
+                        found.insert(entry.path, bytes);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
     }
 
     fn toc(&self) -> Result<&ImageToc, Fault> {
@@ -61,6 +131,7 @@ impl<'a> ImageFiles<'a> {
             };
             layers.push(Arc::new(toc));
         }
+        layers.extend(self.read_above(toc::of)?.map(Arc::new));
         Ok(self.toc.get_or_init(|| ImageToc::new(layers)))
     }
 
@@ -76,7 +147,7 @@ impl<'a> ImageFiles<'a> {
 
     /// Folder of the whole image.
     fn whole(&self) -> PathBuf {
-        self.folder.join(self.image.digest.hex())
+        self.folder.join(self.identity().hex())
     }
 
     /// Makes a folder with this image's files, of which each process finds the result; one process makes it.
@@ -105,6 +176,7 @@ impl<'a> ImageFiles<'a> {
             let mut unpacked = Unpacker::open(folder)?;
             let mut layers = self.image.layers();
             layers.try_for_each(|(layer, diff_id)| self.read_layer(layer, diff_id, |reader| unpacked.apply(reader)))?;
+            self.read_above(|reader| unpacked.apply(reader))?;
             terminal::detail(&format!("`{}`: its files unpacked in {}", self.name, quantity::seconds(began.elapsed())));
             Ok(())
         })?;
@@ -113,21 +185,31 @@ impl<'a> ImageFiles<'a> {
 
     /// Folder of the tar files with a part of the image, one for each layer.
     fn tars(&self) -> PathBuf {
-        self.folder.join(format!("part-{}", self.image.digest.hex()))
+        self.folder.join(format!("part-{}", self.identity().hex()))
     }
 
     /// Writes the tar files, and the tables of contents of all layers, which are read only once for both.
     fn write_tars(&self, folder: &Path, part: &Selection) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(folder).map_err(cannot)?;
-        for (number, (layer, diff_id)) in self.image.layers().enumerate() {
+        let create = |number: usize| -> Result<_, Fault> {
             let file = File::create(folder.join(format!("{number}.tar"))).map_err(cannot)?;
-            let mut tar = Part::new(part.has, BufWriter::with_capacity(256 << 10, file));
+            Ok(Part::new(part.has, BufWriter::with_capacity(256 << 10, file)))
+        };
+        for (number, (layer, diff_id)) in self.image.layers().enumerate() {
+            let mut tar = create(number)?;
             let toc = self.read_layer(layer, diff_id, |reader| {
                 toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))
             })?;
             tar.finish().map_err(cannot)?;
             self.store.put_toc(&diff_id, &toc)?;
+        }
+        if self.above.is_some() {
+            let mut tar = create(self.image.manifest.layers.len())?;
+            self.read_above(|reader| {
+                toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))
+            })?;
+            tar.finish().map_err(cannot)?;
         }
         Ok(())
     }
@@ -143,7 +225,7 @@ impl<'a> ImageFiles<'a> {
         let began = Instant::now();
         self.kept(&tars, |folder| self.write_tars(folder, part))?;
         let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", tars.display())).cause(error);
-        let numbers = 0..self.image.manifest.layers.len();
+        let numbers = 0..self.image.manifest.layers.len() + usize::from(self.above.is_some());
         let files = numbers.map(|number| File::open(tars.join(format!("{number}.tar"))));
         let files = files.collect::<io::Result<Vec<File>>>().map_err(cannot)?;
         let sizes = files.iter().map(|file| Ok(file.metadata()?.len())).sum::<io::Result<u64>>().map_err(cannot)?;
@@ -193,7 +275,7 @@ pub(crate) fn read_layer<T>(
 
 impl RootFiles for ImageFiles<'_> {
     fn config(&self) -> &Config {
-        &self.image.config
+        self.above.as_ref().map_or(&self.image.config, |above| &above.config)
     }
 
     fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
@@ -227,10 +309,9 @@ impl BaseFiles for ImageFiles<'_> {
         if toc.get(path).is_none_or(|found| found.node.kind != FileKind::File) {
             return Ok(None);
         }
-        toc.read(path, |number, contents| {
-            let (descriptor, diff_id) =
-                self.image.layers().nth(number).expect("the table of contents is of these layers");
-            self.read_layer(descriptor, diff_id, |reader| contents(reader))
+        toc.read(path, |number, contents| match self.image.layers().nth(number) {
+            Some((descriptor, diff_id)) => self.read_layer(descriptor, diff_id, |reader| contents(reader)),
+            None => self.read_above(|reader| contents(reader)).map(Option::flatten),
         })
     }
 

@@ -4,15 +4,19 @@ pub mod python;
 mod reference;
 pub mod source;
 pub mod stage;
+pub mod system;
 pub mod user;
 
+use crate::files::ImageFiles;
 use crate::recipes::python::{PythonPackages, Request};
 use crate::recipes::source::Sources;
 use crate::recipes::stage::{Realise, RootFiles};
+use crate::recipes::system::SystemPackages;
 use crate::recipes::user::UserStage;
 use std::collections::BTreeMap;
 use std::path::Path;
-use xtask_host::tree::facts::Tree;
+use xtask_host::docker::debian;
+use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Base, Policy, Recipe};
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
@@ -30,7 +34,24 @@ pub struct Surroundings<'a, 'w> {
     pub sources: Sources<'a>,
 }
 
-/// Realised stages of a base's Dockerfile by name. Makes nothing yet, and reads only the root's configuration.
+/// The stage with the recipe `system-packages`, on which the others are built. Makes nothing yet.
+pub fn system<'a>(
+    tree: &Tree,
+    platform: &Platform,
+    root: &'a ImageFiles<'a>,
+    work: &Path,
+) -> Result<Option<(String, SystemPackages<'a>)>, Fault> {
+    let mut stages = tree.policy.base.stages.iter();
+    let Some((name, _)) = stages.find(|(_, recipe)| **recipe == Recipe::SystemPackages) else { return Ok(None) };
+    let pins = facts::images_lock(tree)?;
+    let Some(pin) = facts::system_pin(tree, &pins)? else { return Ok(None) };
+    let cache = debian::cache(&tree.root.join("target"));
+    let packages = facts::system_packages(pin, platform)?;
+    Ok(Some((name.clone(), SystemPackages::new(root, (&pin.suite, packages), (&cache, work)))))
+}
+
+/// Realised stages of a base's Dockerfile by name, but for the one of [`system`]. Makes nothing yet, and reads only the root's
+/// configuration.
 pub fn stages<'a>(
     tree: &Tree,
     dockerfile: &Dockerfile,
@@ -49,6 +70,7 @@ pub fn stages<'a>(
                 let request = Request { root: &tree.root, policy: &tree.policy, platform, args: &args, work };
                 Box::new(PythonPackages::new(&request, sources.clone(), root_files)?)
             }
+            Recipe::SystemPackages => continue,
             Recipe::User => Box::new(UserStage::new(&args, root_files)?),
         };
         stages.insert(name.clone(), stage);
@@ -66,7 +88,7 @@ pub fn check(
     base.stages.iter().try_for_each(|(stage, recipe)| {
         let args = match recipe {
             Recipe::PythonPackages => &without_build_packages(args),
-            Recipe::User => args,
+            Recipe::SystemPackages | Recipe::User => args,
         };
         reference::check(dockerfile, stage, *recipe, (args, platform), base)
     })

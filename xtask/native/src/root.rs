@@ -183,7 +183,7 @@ fn install(
         .arg(format!("--aptopt={}", acquire.display()))
         .arg(&recipe.suite)
         .arg(tar)
-        .args(sources(&source, &recipe.suite))
+        .args(source.lines(&recipe.suite))
         .env("PATH", path)
         .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
         .env("LC_ALL", "C.UTF-8")
@@ -222,16 +222,6 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
     } else {
         fault.hint("run it again with `-v` to see every line")
     }
-}
-
-/// One-line sources: the release, its updates and security fixes. Testing and unstable lack reliable suites for these.
-fn sources(source: &AptSource, suite: &str) -> Vec<String> {
-    let mut lines = vec![format!("deb {} {suite} main", source.mirror)];
-    if !matches!(suite, "sid" | "unstable" | "testing" | "experimental") {
-        lines.push(format!("deb {} {suite}-updates main", source.mirror));
-        lines.extend(source.security.iter().map(|mirror| format!("deb {mirror} {suite}-security main")));
-    }
-    lines
 }
 
 /// mmdebstrap and a PATH with its helper programs: from the host, else from the host release's package, unpacked to
@@ -367,20 +357,6 @@ mod tests {
         python(&[("python3.13-minimal", "3.13.5-2+deb13u1"), ("python3-minimal", "3.13.5-1")], Some("3.13.5"));
         python(&[("python3.9-minimal", "3.9.2-1"), ("python3.11-minimal", "3.11.2-6+deb12u6")], Some("3.11.2"));
         python(&[("perl-base", "5")], None);
-    }
-
-    #[test]
-    fn security_fixes_come_with_a_release() {
-        let source = AptSource {
-            mirror: "http://m/d".to_owned(),
-            security: Some("http://m/s".to_owned()),
-            keyring: PathBuf::new(),
-            acquire: String::new(),
-        };
-        let all =
-            ["deb http://m/d trixie main", "deb http://m/d trixie-updates main", "deb http://m/s trixie-security main"];
-        assert_eq!(sources(&source, "trixie"), all);
-        assert_eq!(sources(&source, "sid"), ["deb http://m/d sid main"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod pull_request;
 mod sources;
+mod system;
 
 use crate::flags::Global;
 use crate::pipeline;
@@ -80,7 +81,8 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
     for path in inputs::projects::write(&tree.root, &tree.policy)? {
         terminal::step("wrote", &format!("`{path}`"));
     }
-    pin(tree, global, sources)
+    let reached = pin(tree, global, sources)?;
+    system::pin(tree, global, reached)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
@@ -192,10 +194,11 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
 }
 
 /// Gets the root's digests and writes them, with the sources. If the root is unavailable and the policy has a fallback, its pin does not
-/// change.
-fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<(), Fault> {
+/// change. Returns false if the root's registry was not reached.
+fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<bool, Fault> {
     let image = &tree.policy.root.image;
     let before = facts::images_lock(tree)?;
+    let mut reached = !global.offline;
     let root = match global.offline {
         true => before.root.clone(),
         false => match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
@@ -205,6 +208,7 @@ fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<(), Faul
                 terminal::warn(&format!(
                     "the root `{image}` is not pinned: {cause}; builds fall back to Debian packages"
                 ));
+                reached = false;
                 before.root.clone()
             }
             Err(fault) => return Err(fault.needed_by("the root's digests in `images.lock`")),
@@ -212,14 +216,16 @@ fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<(), Faul
     };
     let (path, lock) = (Path::new(lock::images::PATH), ImagesLock { root, sources, ..before.clone() });
     if lock == before {
-        return Ok(());
+        return Ok(reached);
     }
     if lock != ImagesLock::default() {
-        return write(&tree.root, path, &lock.to_string());
+        write(&tree.root, path, &lock.to_string())?;
+        return Ok(reached);
     }
     std::fs::remove_file(tree.root.join(path)).map_err(|error| {
         Fault::usage(format!("cannot remove `{}`, which pins nothing any more", path.display())).cause(error)
-    })
+    })?;
+    Ok(reached)
 }
 
 /// Fails if a lock is out of date, incomplete or inconsistent.
@@ -228,7 +234,9 @@ pub fn check(global: &Global) -> Result<(), Fault> {
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
     known(&tree, &lock)?;
     inputs::projects::check(&*tree.files, &tree.policy)?;
-    let pinned = facts::images_lock(&tree)?.root;
+    let pins = facts::images_lock(&tree)?;
+    facts::system_pin(&tree, &pins).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    let pinned = pins.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image
     {

@@ -110,17 +110,26 @@ fn with_inputs<T>(
     let from = open_from(context, order)?;
     let files = ImageFiles::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
     let args = order.build_args();
+    let work_folder = tree.root.join("target/native/work");
+    let system = match order.kind {
+        ImageKind::Base => recipes::system(tree, &order.platform, &files, &work_folder)?,
+        ImageKind::App | ImageKind::Enhanced => None,
+    };
+    let system_layer =
+        || system.as_ref().map_or_else(|| Err(Fault::build("no Debian packages")), |(_, own)| own.layer());
+    let above = system.as_ref().and_then(|(_, own)| own.recipe()).map(|recipe| files.under(recipe, &system_layer));
     let stages = match order.kind {
         ImageKind::Base => {
-            let work = tree.root.join("target/native/work");
+            let root_files = above.as_ref().unwrap_or(&files);
             let sources = sources(context, image, order)?;
-            let surroundings = recipes::Surroundings { root_files: &files, work: &work, sources };
+            let surroundings = recipes::Surroundings { root_files, work: &work_folder, sources };
             recipes::stages(tree, &dockerfile, &args, &order.platform, surroundings)?
         }
         ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
     };
-    let realised: BTreeMap<String, &dyn Realise> =
+    let mut realised: BTreeMap<String, &dyn Realise> =
         stages.iter().map(|(name, stage)| (name.clone(), stage.as_ref())).collect();
+    realised.extend(system.as_ref().map(|(name, own)| (name.clone(), own as &dyn Realise)));
     let codec = Codec::new(order.compression.native);
     let program = Program::of(context, image);
     let known_files = program.iter().map(|program| deferred(program, &order.platform)).collect();

@@ -57,9 +57,9 @@ pub(super) fn order(
 ) -> Result<ImageOrder, Fault> {
     let (plan, policy) = (image.plan, &context.tree.policy);
     let (args, from) = match (plan.kind, base) {
-        (ImageKind::App, Some(base)) => (&policy.app.args, base.for_platform(platform)?),
-        (ImageKind::Base, _) => (&policy.base.args, from_root(context, root, platform)?),
-        (ImageKind::App | ImageKind::Enhanced, _) => (&policy.app.args, from_root(context, root, platform)?),
+        (ImageKind::App, Some(base)) => (policy.app.args.clone(), base.for_platform(platform)?),
+        (ImageKind::Base, _) => (facts::base_args(context.tree, platform)?, from_root(context, root, platform)?),
+        (ImageKind::App | ImageKind::Enhanced, _) => (policy.app.args.clone(), from_root(context, root, platform)?),
     };
     let mut labels = labels(context, image.facts);
     labels.insert(FINGERPRINT_LABEL.to_owned(), plan.fingerprint.to_string());
@@ -102,7 +102,7 @@ pub(super) fn order(
             .collect(),
         binary: binary.map(|binary| binary::staged(platform, binary)),
         compiler,
-        args: args.clone(),
+        args,
         labels,
         secrets: image.parsed.secrets.clone(),
         repository: plan.repository.clone(),

@@ -11,7 +11,7 @@ use xtask_model::image::change::{FALLBACK_ROOT, Inputs, PINNED_BASE};
 use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, Fingerprint};
 use xtask_model::image::plan::Target;
 use xtask_model::image::policy::{DebianRoot, ImageKind};
-use xtask_model::spec::lock::images::RootPin;
+use xtask_model::spec::lock::images::{RootPin, SystemPin};
 use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::reference::Digest;
 
@@ -21,6 +21,8 @@ pub struct Sources<'t> {
     pub pins: ImagesLock,
     /// Not read for a build on a pinned base.
     lock: Option<Lock>,
+    /// Pins of Debian packages on the root, where the lock is read.
+    system: Option<SystemPin>,
     /// The base's Dockerfile with the files that it reads.
     pub base: Parsed,
     /// Not read where the base alone is built.
@@ -81,13 +83,17 @@ impl<'t> Sources<'t> {
             (Some(_), Target::Base | Target::App | Target::Fast) => None,
             (Some(_), Target::Enhanced) | (None, _) => Some(facts::lock(tree)?),
         };
+        let system = match &lock {
+            Some(_) => facts::system_pin(tree, &pins)?.cloned(),
+            None => None,
+        };
         let base = facts::parse(tree, ImageKind::Base, &tree.policy.base.args)?;
         let app = match target {
             Target::Base => None,
             Target::App | Target::Fast => Some(AppSources::read(tree, ImageKind::App)?),
             Target::Enhanced => Some(AppSources::read(tree, ImageKind::Enhanced)?),
         };
-        Ok(Self { tree, pins, lock, base, app })
+        Ok(Self { tree, pins, lock, system, base, app })
     }
 
     /// Reads what a comparison needs: everything but the image from scratch.
@@ -99,6 +105,10 @@ impl<'t> Sources<'t> {
             Some(_) => facts::lock(tree).or_else(|_| facts::unchecked_lock(tree))?,
         };
         pinned_root(tree, &pins)?;
+        let system = match pins.base {
+            None => facts::system_pin(tree, &pins)?.cloned(),
+            Some(_) => facts::system_pin(tree, &pins).ok().flatten().cloned(),
+        };
         let base = match facts::parse(tree, ImageKind::Base, &tree.policy.base.args) {
             Ok(base) => base,
             Err(fault) if tree.policy.app.enhanced.is_some() => {
@@ -108,7 +118,7 @@ impl<'t> Sources<'t> {
             Err(fault) => return Err(fault.into()),
         };
         let app = Some(AppSources::read(tree, ImageKind::App)?);
-        Ok(Self { tree, pins, lock: Some(lock), base, app })
+        Ok(Self { tree, pins, lock: Some(lock), system, base, app })
     }
 
     /// The inputs of an image's Dockerfile.
@@ -158,7 +168,7 @@ impl<'t> Sources<'t> {
     /// In a tree that was read for a build on a pinned base.
     pub fn base_key(&self, root: &RootImage) -> BaseKey {
         let lock = self.lock.as_ref().expect("the lock was read");
-        facts::base_key(self.tree, root, (lock, &self.pins), &self.base)
+        facts::base_key(self.tree, root, (lock, &self.pins, self.system.as_ref()), &self.base)
     }
 
     /// The app's key on a base.

@@ -2,6 +2,8 @@
 //!
 //! Never touches the host's apt state: lists, caches, preferences and hooks are ours, and nothing is installed.
 
+pub mod packages;
+
 use crate::process::{self, Command};
 use crate::scratch::{self, Scratch};
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::quantity;
+use xtask_model::spec::debian::Paragraph;
 use xtask_model::spec::reference::Digest;
 
 /// Lists older than this are fetched again; packages that a newer point release has replaced vanish from mirrors.
@@ -97,23 +100,131 @@ impl AptSource {
                 .cause("`apt-get indextargets` names no source of Debian's `main`")
                 .hint("add one to `/etc/apt/sources.list.d/debian.sources`, then run this again")
         })?;
-        let dump = Command::new("apt-config").arg("dump").read(Exit::Missing)?;
-        let acquire = dump
-            .lines()
-            .filter(|line| line.starts_with("Acquire::") && !line.starts_with("Acquire::IndexTargets"))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        Ok(Self { mirror, security, keyring: keyring()?, acquire })
+        Ok(Self { mirror, security, keyring: keyring()?, acquire: acquire()? })
+    }
+
+    /// The host's mirror; where the host has apt and is not Debian, the one that the root names, with the root's keys in `folder`.
+    fn of_host_or(own: &OwnSources, folder: &Path) -> Result<Self, Fault> {
+        let fault = match Self::of_host() {
+            Err(fault) if process::found("apt-get").is_some() => fault,
+            found => return found,
+        };
+        let (Some((mirror, security)), Some(keys)) = (own.mirrors(), &own.keyring) else { return Err(fault) };
+        let keyring = folder.join("root-keyring.gpg");
+        fs::write(&keyring, keys).map_err(|error| cannot_write(&keyring, &error))?;
+        Ok(Self { mirror, security, keyring, acquire: acquire()? })
     }
 }
 
+/// The host's `Acquire` settings.
+fn acquire() -> Result<String, Fault> {
+    let dump = Command::new("apt-config").arg("dump").read(Exit::Missing)?;
+    let of_transport = |line: &&str| line.starts_with("Acquire::") && !line.starts_with("Acquire::IndexTargets");
+    Ok(dump.lines().filter(of_transport).flat_map(|line| [line, "\n"]).collect())
+}
+
 impl AptSource {
-    /// A deb822 source of a suite from the host's mirror, for a build on a Debian root: mounted as a secret, in no layer.
+    /// deb822 sources of a release from the host's mirror, for a build on a Debian root: mounted as a secret, in no layer.
     pub fn deb822(&self, suite: &str) -> String {
         // The keys are the image's own, from its `debian-archive-keyring`.
-        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n", self.mirror)
+        self.release(suite, Path::new("/usr/share/keyrings/debian-archive-keyring.gpg"))
     }
+
+    /// deb822 sources of a release, its updates and security fixes.
+    fn release(&self, suite: &str, keyring: &Path) -> String {
+        let source = |mirror: &str, suites: &str| {
+            let keyring = keyring.display();
+            format!("Types: deb\nURIs: {mirror}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n")
+        };
+        if is_rolling(suite) {
+            return source(&self.mirror, suite);
+        }
+        let security = self.security.iter().map(|mirror| format!("\n{}", source(mirror, &format!("{suite}-security"))));
+        source(&self.mirror, &format!("{suite} {suite}-updates")) + &security.collect::<String>()
+    }
+
+    /// One-line sources of a release, its updates and security fixes.
+    pub fn lines(&self, suite: &str) -> Vec<String> {
+        let mut lines = vec![format!("deb {} {suite} main", self.mirror)];
+        if !is_rolling(suite) {
+            lines.push(format!("deb {} {suite}-updates main", self.mirror));
+            lines.extend(self.security.iter().map(|mirror| format!("deb {mirror} {suite}-security main")));
+        }
+        lines
+    }
+}
+
+/// Testing and unstable have no reliable suites of updates and security fixes.
+fn is_rolling(suite: &str) -> bool {
+    matches!(suite, "sid" | "unstable" | "testing" | "experimental")
+}
+
+/// The root that packages are resolved for, as apt has to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct AptRoot<'a> {
+    /// `VERSION_CODENAME` of its os-release.
+    pub suite: &'a str,
+    /// Debian's name of its processor, `amd64`.
+    pub architecture: &'a str,
+    /// Its `/var/lib/dpkg/status`.
+    pub status: &'a str,
+    pub own: &'a OwnSources,
+}
+
+/// What a root itself says of the archive, for a host that is not Debian.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnSources {
+    /// The texts of its `/etc/apt/sources.list` and the files next to it.
+    pub texts: Vec<String>,
+    /// The keys that sign the archive.
+    pub keyring: Option<Vec<u8>>,
+}
+
+impl OwnSources {
+    /// True for a file of the root that this is read from.
+    pub fn has(path: &str) -> bool {
+        path == "etc/apt/sources.list" || path.starts_with("etc/apt/sources.list.d/") || Self::is_keyring(path)
+    }
+
+    fn is_keyring(path: &str) -> bool {
+        path.strip_prefix("usr/share/keyrings/debian-archive-keyring.").is_some_and(|end| ["gpg", "pgp"].contains(&end))
+    }
+
+    /// Adds such a file.
+    pub fn read(&mut self, path: &str, bytes: &[u8]) {
+        match Self::is_keyring(path) {
+            true => self.keyring = Some(bytes.to_vec()),
+            false => self.texts.push(String::from_utf8_lossy(bytes).into_owned()),
+        }
+    }
+
+    /// The archive and its security archive.
+    fn mirrors(&self) -> Option<(String, Option<String>)> {
+        let (mut main, mut security) = (None, None);
+        for (address, suite) in self.texts.iter().flat_map(|text| named_sources(text)) {
+            let place = if suite.ends_with("-security") { &mut security } else { &mut main };
+            if suite.ends_with("-security") || !suite.contains(['-', '/']) {
+                place.get_or_insert(address.trim_end_matches('/').to_owned());
+            }
+        }
+        main.map(|main| (main, security))
+    }
+}
+
+/// Addresses and suites in sources of either form, sources.list(5).
+fn named_sources(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for line in text.lines().filter_map(|line| line.trim().strip_prefix("deb ")) {
+        let options = line.trim_start().starts_with('[');
+        let rest = if options { line.split_once(']').map_or("", |(_, rest)| rest) } else { line };
+        let mut words = rest.split_whitespace();
+        found.extend(words.next().zip(words.next()).map(|(address, suite)| (address.to_owned(), suite.to_owned())));
+    }
+    for paragraph in text.split("\n\n").map(Paragraph::parse).filter(|paragraph| paragraph.get("Types").is_some()) {
+        let words = |name| paragraph.get(name).unwrap_or_default().split_whitespace().map(str::to_owned);
+        found.extend(words("URIs").flat_map(|address| words("Suites").map(move |suite| (address.clone(), suite))));
+    }
+    found
 }
 
 /// One suite of the Debian archive, with lists of its own.
@@ -129,8 +240,28 @@ pub struct Archive {
 impl Archive {
     /// Opens `suite` with its state in `cache`, and fetches its lists where they are missing or a day old.
     pub fn open(cache: &Path, suite: &str) -> Result<Self, Fault> {
-        let source = AptSource::of_host()?;
-        let folder = cache.join(suite);
+        let archive = Self::new(cache, suite, suite, &OwnSources::default())?;
+        let keyring = archive.source.keyring.display();
+        let mirror = &archive.source.mirror;
+        let sources = format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n");
+        archive.configure(&sources, "", "")?;
+        archive.update()?;
+        Ok(archive)
+    }
+
+    /// A release with its updates and security fixes, for a root.
+    fn for_root(cache: &Path, root: &AptRoot<'_>) -> Result<Self, Fault> {
+        let archive = Self::new(cache, root.suite, &format!("{}-{}", root.suite, root.architecture), root.own)?;
+        let sources = archive.source.release(root.suite, &archive.source.keyring);
+        let own = root.architecture;
+        let settings = format!("APT::Architecture \"{own}\";\nAPT::Architectures {{ \"{own}\"; }};\n");
+        archive.configure(&sources, &settings, root.status)?;
+        archive.update()?;
+        Ok(archive)
+    }
+
+    fn new(cache: &Path, suite: &str, name: &str, own: &OwnSources) -> Result<Self, Fault> {
+        let folder = cache.join(name);
         let debs = cache.join("archives");
         for folder in [&debs, &folder.join("partial"), &folder.join("lists/partial"), &folder.join("empty")] {
             fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
@@ -138,23 +269,16 @@ impl Archive {
         let lock = folder.join("lock");
         let lock =
             File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(|e| cannot_write(&lock, &e))?;
-        let archive = Self { suite: suite.to_owned(), source, folder, debs, _lock: lock };
-        archive.configure()?;
-        archive.update()?;
-        Ok(archive)
+        let source = AptSource::of_host_or(own, &folder)?;
+        Ok(Self { suite: suite.to_owned(), source, folder, debs, _lock: lock })
     }
 
-    fn configure(&self) -> Result<(), Fault> {
-        let source = format!(
-            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {}\n",
-            self.source.mirror,
-            self.suite,
-            self.source.keyring.display()
-        );
+    /// Writes apt's configuration: deb822 sources, more settings, and the status of what is installed.
+    fn configure(&self, sources: &str, settings: &str, installed: &str) -> Result<(), Fault> {
         let parts = self.folder.join("sources");
         fs::create_dir_all(&parts).map_err(|error| cannot_write(&parts, &error))?;
-        write_private(&parts.join("debian.sources"), &source)?;
-        write_private(&self.folder.join("status"), "")?;
+        write_private(&parts.join("debian.sources"), sources)?;
+        write_private(&self.folder.join("status"), installed)?;
         let at = |name: &str| self.folder.join(name).display().to_string();
         let conf = format!(
             "{acquire}\
@@ -162,7 +286,7 @@ impl Archive {
              Dir::Cache \"{cache}\";\nDir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n\
              Dir::Etc::parts \"{empty}\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::sourcelist \"/dev/null\";\n\
              Dir::Etc::sourceparts \"{parts}\";\nDir::Etc::preferences \"/dev/null\";\n\
-             Dir::Etc::preferencesparts \"{empty}\";\nAcquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n",
+             Dir::Etc::preferencesparts \"{empty}\";\nAcquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n{settings}",
             acquire = self.source.acquire,
             state = at(""),
             lists = at("lists"),
@@ -314,6 +438,7 @@ fn unpack_one(package: &DebPackage, into: &Path) -> Result<(), Fault> {
 /// One line of `apt-get download --print-uris`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OfferedPackage {
+    uri: String,
     file: String,
     size: u64,
     digest: Option<Digest>,
@@ -322,13 +447,13 @@ struct OfferedPackage {
 impl OfferedPackage {
     /// `'URI' FILE SIZE SHA256:HEX`.
     fn parse(line: &str) -> Option<Self> {
-        let (_, rest) = line.strip_prefix('\'')?.split_once("' ")?;
+        let (uri, rest) = line.strip_prefix('\'')?.split_once("' ")?;
         let mut words = rest.split(' ');
         let (file, size) = (words.next()?, words.next()?.parse().ok()?);
         let hash = words.next().and_then(|hash| format!("sha256:{}", hash.strip_prefix("SHA256:")?).parse().ok());
         // The name becomes a path; nothing but a file name will do.
         let good = file.ends_with(".deb") && !file.contains('/');
-        good.then(|| Self { file: file.to_owned(), size, digest: hash })
+        good.then(|| Self { uri: uri.to_owned(), file: file.to_owned(), size, digest: hash })
     }
 
     /// `NAME_VERSION_ARCH.deb`, where apt writes the colon of an epoch as `%3a`.
@@ -451,6 +576,38 @@ mod tests {
     }
 
     #[test]
+    fn security_fixes_come_with_a_release() {
+        let source = AptSource {
+            mirror: "http://m/d".to_owned(),
+            security: Some("http://m/s".to_owned()),
+            keyring: PathBuf::new(),
+            acquire: String::new(),
+        };
+        let all =
+            ["deb http://m/d trixie main", "deb http://m/d trixie-updates main", "deb http://m/s trixie-security main"];
+        assert_eq!(source.lines("trixie"), all);
+        assert_eq!(source.lines("sid"), ["deb http://m/d sid main"]);
+        let text = source.deb822("trixie");
+        assert!(
+            text.contains("Suites: trixie trixie-updates\n") && text.contains("Suites: trixie-security\n"),
+            "{text}"
+        );
+        assert!(source.deb822("sid").contains("Suites: sid\n"));
+    }
+
+    #[test]
+    fn a_root_names_its_own_mirror() {
+        let mirrors = |text: &str| OwnSources { texts: vec![text.to_owned()], keyring: None }.mirrors();
+        let expected = Some(("http://m.example/debian".to_owned(), Some("http://m.example/s".to_owned())));
+        let new = "# made\nTypes: deb\nURIs: http://m.example/debian/\nSuites: trixie trixie-updates\nComponents: main\n\nTypes: deb\nURIs: http://m.example/s\nSuites: trixie-security\n";
+        assert_eq!(mirrors(new), expected);
+        let old = "deb [signed-by=/x] http://m.example/debian trixie main\ndeb http://m.example/s trixie-security main\ndeb-src http://o.example/ trixie main\n";
+        assert_eq!(mirrors(old), expected);
+        assert_eq!(mirrors("Types: deb\nURIs: http://m.example\nSuites: trixie-backports\n"), None);
+        assert!(OwnSources::has("etc/apt/sources.list.d/debian.sources") && !OwnSources::has("etc/apt/apt.conf"));
+    }
+
+    #[test]
     fn offers_are_read_from_apts_lines() {
         let hex = "a".repeat(64);
         let line = format!("'http://mirror.example/p/a%2bb.deb' a_1%3a2+b4_amd64.deb 7 SHA256:{hex}");
@@ -465,7 +622,8 @@ mod tests {
     #[test]
     fn a_cached_file_counts_only_with_the_right_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let offer = OfferedPackage { file: "a_1_all.deb".to_owned(), size: 3, digest: Some(Digest::of(b"abc")) };
+        let [uri, file] = ["http://mirror.example/a.deb", "a_1_all.deb"].map(str::to_owned);
+        let offer = OfferedPackage { uri, file, size: 3, digest: Some(Digest::of(b"abc")) };
         assert!(!offer.is_in(folder.path()));
         fs::write(folder.path().join(&offer.file), "abd").unwrap();
         assert!(!offer.is_in(folder.path()));

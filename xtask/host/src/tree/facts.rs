@@ -20,11 +20,12 @@ use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::plugin::Description;
-use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
+use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath, SYSTEM_PACKAGES};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::lock::formats::Format;
+use xtask_model::spec::lock::images::{DebianPin, SystemPackages, SystemPin};
 use xtask_model::spec::lock::sources::{self, SourcePin};
 use xtask_model::spec::lock::{self, ImagesLock, Lock, LockedPackage};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
@@ -447,6 +448,53 @@ pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))
 }
 
+/// The pins of the Debian packages on the root; none where the policy has no such stage.
+///
+/// # Errors
+/// Pins that are missing, or are of other packages than the policy names.
+pub fn system_pin<'p>(tree: &Tree, pins: &'p ImagesLock) -> Result<Option<&'p SystemPin>, Fault> {
+    let Some(names) = tree.policy.base.system_packages() else { return Ok(None) };
+    let hint = "pin them: `cargo xtask lock`";
+    let Some(pin) = &pins.system else {
+        return Err(Fault::usage(format!("the Debian packages `{}` are not pinned", names.join(" "))).hint(hint));
+    };
+    if pin.packages != names {
+        let (pinned, wanted) = (pin.packages.join(" "), names.join(" "));
+        let what = format!("`{}` pins the Debian packages `{pinned}`, the policy names `{wanted}`", lock::images::PATH);
+        return Err(Fault::usage(what).hint(hint));
+    }
+    match tree.policy.project.platforms.iter().find(|platform| !pin.platforms.contains_key(*platform)) {
+        // A root from Debian packages exists for the machine that builds it.
+        Some(platform) if !pin.root.starts_with(FALLBACK) => {
+            Err(Fault::usage(format!("the Debian packages are not pinned for {platform}")).hint(hint))
+        }
+        _ => Ok(Some(pin)),
+    }
+}
+
+/// The pinned packages for a platform.
+pub fn system_packages<'p>(pin: &'p SystemPin, platform: &Platform) -> Result<&'p SystemPackages, Fault> {
+    pin.platforms.get(platform).ok_or_else(|| {
+        Fault::usage(format!("the Debian packages are not pinned for {platform}"))
+            .cause(format!("`{}` has them for {}", lock::images::PATH, pin.root))
+            .hint("pin them on such a machine: `cargo xtask lock`")
+    })
+}
+
+/// The build arguments of the base: Debian packages with their pinned versions.
+pub fn base_args(tree: &Tree, platform: &Platform) -> Result<BTreeMap<String, String>, Fault> {
+    let mut args = tree.policy.base.args.clone();
+    if tree.policy.base.system_packages().is_some() {
+        let pins = images_lock(tree)?;
+        if let Some(pin) = system_pin(tree, &pins)? {
+            let packages = &system_packages(pin, platform)?.packages;
+            let names: Vec<String> = packages.iter().map(|pin| format!("{}={}", pin.name, pin.version)).collect();
+            args.insert(SYSTEM_PACKAGES.to_owned(), names.join(" "));
+        }
+    }
+    Ok(args)
+}
+
 /// The image under the base, with its digest for each platform.
 #[derive(Clone, Debug)]
 pub struct RootImage {
@@ -470,7 +518,16 @@ pub enum RootPlace {
     Layout(PathBuf),
 }
 
-pub fn base_key(tree: &Tree, root: &RootImage, (lock, pins): (&Lock, &ImagesLock), parsed: &Parsed) -> BaseKey {
+pub fn base_key(
+    tree: &Tree,
+    root: &RootImage,
+    (lock, pins, system): (&Lock, &ImagesLock, Option<&SystemPin>),
+    parsed: &Parsed,
+) -> BaseKey {
+    let pin = |pin: &DebianPin| (pin.name.clone(), format!("{} {}", pin.version, pin.digest));
+    let of = |(platform, packages): (&Platform, &SystemPackages)| {
+        (platform.clone(), packages.packages.iter().map(pin).collect())
+    };
     BaseKey {
         schema: SCHEMA,
         epoch: tree.policy.base.epoch,
@@ -483,6 +540,7 @@ pub fn base_key(tree: &Tree, root: &RootImage, (lock, pins): (&Lock, &ImagesLock
         labels: labels(tree, ImageKind::Base),
         files: parsed.files.clone(),
         compression: tree.policy.base.compression.to_string(),
+        system: system.into_iter().flat_map(|system| system.platforms.iter().map(of)).collect(),
     }
 }
 
@@ -542,7 +600,8 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
 ///
 /// `compiler` names what compiles the binary in a stage of the Dockerfile.
 pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed, compiler: Option<String>) -> Result<AppKey, Fault> {
-    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), labels: BTreeMap::new(), ..base };
+    let scratch =
+        BaseKey { dockerfile: Vec::new(), files: Vec::new(), labels: BTreeMap::new(), system: BTreeMap::new(), ..base };
     let key = app_key(tree, scratch_base(), parsed)?;
     Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), compiler, ..key })
 }

@@ -1297,8 +1297,9 @@ impl Translator<'_> {
         }
         if !self.done.system.is_empty() {
             let what = format!("install {}", self.done.system.join(" "));
-            let stage = "they are in the stage `root` of the base's Dockerfile, which only docker builds";
-            self.add(NoteKind::Docker, first, &what, "the root needs packages of the operating system", stage);
+            let stage =
+                "`SYSTEM_PACKAGES` in `[base.args]`: `cargo xtask lock` pins them, and both engines install them";
+            self.add(NoteKind::Changed, first, &what, "the root needs packages of the operating system", stage);
         }
     }
 

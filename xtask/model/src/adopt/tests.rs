@@ -178,11 +178,11 @@ EOF
             ),
         ],
         &[
-            "docker 5 install nginx=1.*",
             "docker 7 RUN python -m spacy download en",
             "docker 9 COPY --from=web /dist /srv/www",
             "docker 10 RUN set -e && python manage.py collectstatic",
             "changed 5 install gcc",
+            "changed 5 install nginx=1.*",
         ],
     );
 }
@@ -206,7 +206,8 @@ ENTRYPOINT [\"./run.sh\"]
                 FAST,
                 &[
                     "COPY --link --from=folders --chown=1200:1200 /data /data",
-                    "COPY --link --from=folders --chmod=1777 /scratch /scratch",
+                    "WORKDIR /1/scratch",
+                    "COPY --link --from=folders --chmod=1777 /1/ /",
                     "COPY --link --chown=1200:1200 run.sh main.py /srv/app/",
                     "COPY --chown=1200:1200 --chmod=0755 run.sh /srv/app/run.sh",
                 ],
@@ -215,6 +216,27 @@ ENTRYPOINT [\"./run.sh\"]
             (BASE, &["WORKDIR /srv/app", "ARG USER_NAME=web"]),
         ],
         &[],
+    );
+}
+
+#[test]
+fn debian_packages_are_a_stage_with_a_recipe() {
+    let text = "FROM python:3.12-slim\nRUN apt-get update && apt-get install -y libpq5 gcc\nRUN pip install -r requirements.txt\nCOPY a.py /\nUSER 1000\n";
+    let files = &[("requirements.txt", ""), ("a.py", "")];
+    case(text, files).gives(
+        &[
+            (
+                "images.toml",
+                &[
+                    "SYSTEM_PACKAGES = \"libpq5\"",
+                    "system = \"system-packages\"",
+                    "engine = \"native\"",
+                    "!engine = \"docker\"",
+                ],
+            ),
+            (BASE, &["FROM ${ROOT_IMAGE} AS system", "        ${SYSTEM_PACKAGES} && \\", "FROM system AS root"]),
+        ],
+        &["changed 2 install gcc", "changed 2 install libpq5"],
     );
 }
 

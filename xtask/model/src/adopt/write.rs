@@ -4,7 +4,7 @@
 
 use super::stages::{ENVIRONMENT, Folder, From, Kept, Placed, Step, Translation, below, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
-use crate::image::policy::{self, Provider, RelPath};
+use crate::image::policy::{self, Provider, RelPath, SYSTEM_PACKAGES};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
@@ -29,8 +29,6 @@ const STAGES: &str = include_str!("../../../native/src/recipes/Dockerfile.stages
 const INSTALL: &str = include_str!("../../../../dockerfiles/install.py");
 const COMPILE: &str = include_str!("../../../../dockerfiles/compile.py");
 const CHECK_IMPORTS: &str = include_str!("../../../../dockerfiles/check-imports.py");
-
-const SYSTEM_ARG: &str = "SYSTEM_PACKAGES";
 
 pub(super) fn files(request: &Request<'_>, translation: Translation) -> Adoption {
     let mut writer =
@@ -61,6 +59,40 @@ struct PackageSource {
     keys: String,
     /// The file that engines install from.
     installed: String,
+}
+
+/// An empty folder of the app.
+struct EmptyFolder<'a> {
+    number: usize,
+    path: &'a str,
+    folder: &'a Folder,
+}
+
+impl EmptyFolder<'_> {
+    /// The folder above it and its name, if it is copied as an entry of another one: only then it has set-id and sticky bits. Without
+    /// a link where that would give the folders above another owner and mode.
+    fn entry(&self) -> Option<(&str, &str)> {
+        let mode = u32::from_str_radix(self.folder.mode.as_ref()?, 8).unwrap_or_default();
+        let (above, name) = self.path.rsplit_once('/')?;
+        (above.is_empty() || mode > 0o777).then_some((above, name))
+    }
+
+    /// Where the stage makes it.
+    fn made(&self) -> String {
+        self.entry().map_or_else(|| self.path.to_owned(), |(_, name)| format!("/{}/{name}", self.number))
+    }
+
+    fn copy(&self) -> String {
+        let link = if self.entry().is_some_and(|(above, _)| !above.is_empty()) { "" } else { " --link" };
+        let mut text = format!("COPY{link} --from=folders");
+        for (flag, value) in [("chown", &self.folder.owner), ("chmod", &self.folder.mode)] {
+            text += &value.as_ref().map_or_else(String::new, |value| format!(" --{flag}={value}"));
+        }
+        match self.entry() {
+            Some((above, _)) => text + &format!(" /{}/ {above}/\n", self.number),
+            None => text + &format!(" {0} {0}\n", self.path),
+        }
+    }
 }
 
 struct Writer<'a> {
@@ -97,7 +129,7 @@ impl Writer<'_> {
 
     /// True if the native engine can build the base.
     fn base_is_native(&self) -> bool {
-        self.done.system.is_empty() && self.done.base_runs.is_empty()
+        self.done.base_runs.is_empty()
     }
 
     /// False if the project, or its lock, says that it is not for a Python.
@@ -227,16 +259,9 @@ impl Writer<'_> {
             "FROM ${ROOT_IMAGE} AS root\n".to_owned()
         } else {
             format!(
-                "# Debian packages of every image; `[base.args]` of `images.toml` names them.\nARG {SYSTEM_ARG}=\"\"\n\
-                 FROM ${{ROOT_IMAGE}} AS system\n\n\
-                 FROM system AS root\nARG {SYSTEM_ARG}\n\
-                 RUN --mount=type=secret,id=ca \\\n    \
-                 --mount=type=secret,id=apt-sources,target=/etc/apt/sources.list.d/build.sources,mode=0444 \\\n    \
-                 if [ -f /run/secrets/ca ]; then ca=/run/secrets/ca; fi && \\\n    \
-                 apt-get ${{ca:+-o Acquire::https::CAInfo=$ca}} update && \\\n    \
-                 DEBIAN_FRONTEND=noninteractive apt-get ${{ca:+-o Acquire::https::CAInfo=$ca}} install -y --no-install-recommends \\\n        \
-                 ${{{SYSTEM_ARG}}} && \\\n    \
-                 rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*\n"
+                "# Debian packages of every image: `[base.args]` of `images.toml` names them, `images.lock` pins them.\n\
+                 ARG {SYSTEM_PACKAGES}=\"\"\nFROM ${{ROOT_IMAGE}} AS system\n{}\nFROM system AS root\n",
+                self.stage("system-packages", lock)
             )
         };
         let user_stage = if made {
@@ -300,12 +325,11 @@ impl Writer<'_> {
         for index in kept {
             text += &self.kept(*index, &mut sources);
         }
-        let folders: Vec<(&String, &Folder)> = folders.iter().collect();
+        let folders: Vec<EmptyFolder<'_>> =
+            folders.iter().enumerate().map(|(number, (path, folder))| EmptyFolder { number, path, folder }).collect();
         if !folders.is_empty() {
             text += "# Empty folders.\nFROM scratch AS folders\n";
-            for (path, _) in &folders {
-                let _ = writeln!(text, "WORKDIR {path}");
-            }
+            folders.iter().for_each(|folder| text += &format!("WORKDIR {}\n", folder.made()));
             text.push('\n');
         }
         text += "FROM ${BASE_IMAGE} AS app\n";
@@ -314,15 +338,7 @@ impl Writer<'_> {
         if runs {
             text += &env;
         }
-        for (path, folder) in &folders {
-            text += "COPY --link --from=folders";
-            for (flag, value) in [("chown", &folder.owner), ("chmod", &folder.mode)] {
-                if let Some(value) = value {
-                    let _ = write!(text, " --{flag}={value}");
-                }
-            }
-            let _ = writeln!(text, " {path} {path}");
-        }
+        folders.iter().for_each(|folder| text += &folder.copy());
         let account = format!("{}:{}", user.user, user.group);
         let mut around = Kept {
             user: account.clone(),
@@ -637,10 +653,13 @@ impl Writer<'_> {
         }
         text += &source.keys;
         if !done.system.is_empty() {
-            let _ = writeln!(text, "\n[base.args]\n{SYSTEM_ARG} = {}", quoted(&done.system.join(" ")));
+            let _ = writeln!(text, "\n[base.args]\n{SYSTEM_PACKAGES} = {}", quoted(&done.system.join(" ")));
         }
         if self.base_is_native() {
             text += "\n# What runs something in the base's Dockerfile, and the recipe that does the same without running it.\n[base.stages]\npackages = \"python-packages\"\n";
+            if !done.system.is_empty() {
+                text += "system = \"system-packages\"\n";
+            }
             if done.user.made {
                 text += "user = \"user\"\n";
             }

@@ -8,7 +8,7 @@ use crate::spec::lock;
 use crate::spec::lock::sources::SourceKey;
 use crate::spec::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -81,6 +81,9 @@ pub struct BaseKey {
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
     pub files: Vec<ContextEntry>,
     pub compression: String,
+    /// Debian packages on the root by name, each with version and digest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub system: BTreeMap<Platform, BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +191,30 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<
         file_changes(&old.files, &new.files, &mut changes);
     }
     text_change("compression", &old.compression, &new.compression, &mut changes);
+    changes.extend(system_changes(old, new));
+    changes
+}
+
+/// Changed Debian packages, each once where it is the same for all platforms.
+fn system_changes(old: &BaseKey, new: &BaseKey) -> BTreeSet<String> {
+    let mut changes = BTreeSet::new();
+    let none = BTreeMap::new();
+    let version = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+    for platform in old.system.keys().chain(new.system.keys()) {
+        let (before, after) = [old, new].map(|key| key.system.get(platform).unwrap_or(&none)).into();
+        for name in before.keys().chain(after.keys()) {
+            let change = match (before.get(name), after.get(name)) {
+                (Some(one), Some(other)) if one == other => continue,
+                (Some(one), Some(other)) if version(one) == version(other) => {
+                    format!("{name} {}: hash changed", version(one))
+                }
+                (Some(one), Some(other)) => format!("{name} {} -> {}", version(one), version(other)),
+                (Some(one), None) => format!("removed {name} {}", version(one)),
+                (None, other) => format!("added {name} {}", other.map_or_else(String::new, |other| version(other))),
+            };
+            changes.insert(format!("{change} ({})", lock::images::PATH));
+        }
+    }
     changes
 }
 
@@ -348,7 +375,6 @@ pub(crate) mod tests {
     use crate::image::context::{ContextPath, ObjectFormat, ObjectId};
     use crate::spec::lock::sources::SourcePin;
     use expect_test::expect;
-    use std::collections::BTreeSet;
 
     const NAMES: FileNames<'_> = FileNames {
         policy: "images.toml",
@@ -391,6 +417,7 @@ pub(crate) mod tests {
                 id: Some(ObjectId::new(ObjectFormat::Sha256, Digest::of(b"file").as_bytes())),
             }],
             compression: "gzip".to_owned(),
+            system: BTreeMap::new(),
         }
     }
 
@@ -529,6 +556,24 @@ pub(crate) mod tests {
             },
             "root docker.io/library/python:3.12-slim: platform linux/arm64 is new",
         );
+    }
+
+    #[test]
+    fn debian_packages_count_by_version_and_digest() {
+        let with = |packages: &[(&str, &str)]| {
+            let packages: BTreeMap<String, String> =
+                packages.iter().map(|(name, pin)| ((*name).to_owned(), (*pin).to_owned())).collect();
+            let platforms = ["linux/amd64", "linux/arm64"].map(|name| (name.parse().unwrap(), packages.clone()));
+            BaseKey { system: platforms.into(), ..base_key() }
+        };
+        let old = with(&[("a", "1 sha256:1"), ("b", "1 sha256:1"), ("c", "1 sha256:1"), ("d", "1 sha256:1")]);
+        let new = with(&[("a", "1 sha256:1"), ("b", "2 sha256:2"), ("c", "1 sha256:2"), ("e", "1 sha256:1")]);
+        assert_ne!(old.fingerprint(), new.fingerprint());
+        let changes =
+            ["added e 1", "b 1 -> 2", "c 1: hash changed", "removed d 1"].map(|text| format!("{text} (images.lock)"));
+        assert_eq!(base_changes(&old, &new, &NAMES), changes);
+        assert_eq!(serde_json::from_str::<BaseKey>(&new.json()).unwrap(), new);
+        assert!(!base_key().json().contains("system"));
     }
 
     #[track_caller]

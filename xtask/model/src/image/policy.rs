@@ -225,7 +225,17 @@ impl Base {
             _ => TRANSLATED.parse().expect("a constant path is valid"),
         }
     }
+
+    /// The Debian packages that a stage with the recipe `system-packages` adds to the root; none without such a stage.
+    pub fn system_packages(&self) -> Option<Vec<String>> {
+        self.stages.values().find(|recipe| **recipe == Recipe::SystemPackages)?;
+        let names = self.args.get(SYSTEM_PACKAGES).map_or("", String::as_str);
+        Some(names.split_whitespace().map(str::to_owned).collect())
+    }
 }
+
+/// The build argument that names Debian packages.
+pub const SYSTEM_PACKAGES: &str = "SYSTEM_PACKAGES";
 
 /// The files that say what is wanted, in order; none where another tool's lock has no such file next to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -256,12 +266,15 @@ impl fmt::Display for RequirementFiles {
 pub enum Recipe {
     /// The environment with the lock's packages: `native::python`.
     PythonPackages,
+    /// Debian packages on the root: `native::system`.
+    SystemPackages,
     /// The user's entries and folders: `native::user`.
     User,
 }
 
 impl Recipe {
-    const ALL: [(&str, Self); 2] = [("python-packages", Self::PythonPackages), ("user", Self::User)];
+    const ALL: [(&str, Self); 3] =
+        [("python-packages", Self::PythonPackages), ("system-packages", Self::SystemPackages), ("user", Self::User)];
 
     /// Its name in the policy.
     pub fn name(self) -> &'static str {
@@ -1053,6 +1066,7 @@ fn read_base(
     let epoch = section.number_or_default("epoch", problems);
     let compression = read_compression(&mut section, problems);
     let stages = read_stages(&mut section, problems);
+    check_system(&args, &stages, section.at(), problems);
     section.finish(problems);
     Some(Base {
         repository: repository.map_or_else(|| format!("{project}-base"), |name| name.value),
@@ -1181,6 +1195,34 @@ fn read_stages(section: &mut Section<'_>, problems: &mut Problems<'_>) -> BTreeM
         }
     }
     stages
+}
+
+/// The names of Debian packages, which apt would otherwise read as options or removals.
+fn check_system(
+    args: &BTreeMap<String, String>,
+    stages: &BTreeMap<String, Recipe>,
+    at: &std::ops::Range<usize>,
+    problems: &mut Problems<'_>,
+) {
+    let system: Vec<&String> =
+        stages.iter().filter(|(_, recipe)| **recipe == Recipe::SystemPackages).map(|(stage, _)| stage).collect();
+    let Some(first) = system.first() else { return };
+    if let Some(other) = system.get(1) {
+        let what = format!("`base.stages`: `{first}` and `{other}` both have the recipe `system-packages`");
+        problems.add(at, what, Some("install all packages in one stage".into()));
+    }
+    let names: Vec<&str> = args.get(SYSTEM_PACKAGES).into_iter().flat_map(|text| text.split_whitespace()).collect();
+    if names.is_empty() {
+        let what = format!("`base.stages.{first}`: `{SYSTEM_PACKAGES}` in `[base.args]` names no Debian package");
+        problems.add(at, what, Some(format!("add `{SYSTEM_PACKAGES} = \"…\"`, or remove the stage")));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-.:~=*".contains(c);
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain) && !name.ends_with('-')
+    };
+    if let Some(wrong) = names.into_iter().find(|name| !is_name(name)) {
+        problems.add(at, format!("`base.args.{SYSTEM_PACKAGES}`: `{wrong}` is not the name of a Debian package"), None);
+    }
 }
 
 fn read_app(

@@ -174,9 +174,13 @@ fn checked<K: Key + serde::de::DeserializeOwned>(json: &str, schema: impl Fn(&K)
 /// Reads the key of a base.
 ///
 /// # Errors
-/// It is of another version, or of another image.
+/// It is of another version or of another image, or the base has Debian packages that were resolved for its root.
 pub fn read_base_key(json: &str) -> Result<BaseKey, String> {
-    checked(json, |key: &BaseKey| key.schema)
+    let key = checked(json, |key: &BaseKey| key.schema)?;
+    if !key.system.is_empty() {
+        return Err("its Debian packages were resolved for its root, and its database lists both".to_owned());
+    }
+    Ok(key)
 }
 
 /// Reads the key of an app.

@@ -61,6 +61,12 @@ pub(super) enum CopySource<'a> {
         /// Whether only this part can contain the source.
         alone: bool,
     },
+    /// A part of such a stage as it is, for the stages that are built on it.
+    Whole {
+        stage: usize,
+        realise: &'a dyn Realise,
+        number: usize,
+    },
 }
 
 pub(super) struct CopyJob<'a> {
@@ -119,10 +125,11 @@ impl<'a> Layers<'a> {
     pub(super) fn prepare(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
         let mut missing: BTreeMap<usize, (&'a dyn Realise, Vec<usize>)> = BTreeMap::new();
         for layer in wanted {
-            let Some(CopyJob { origin: CopySource::Part { stage, realise, number, .. }, .. }) =
-                &self.layers[*layer].job
-            else {
-                continue;
+            let (stage, realise, number) = match self.layers[*layer].job.as_ref().map(|job| &job.origin) {
+                Some(
+                    CopySource::Part { stage, realise, number, .. } | CopySource::Whole { stage, realise, number },
+                ) => (stage, realise, number),
+                _ => continue,
             };
             let numbers = &mut missing.entry(*stage).or_insert_with(|| (*realise, Vec::new())).1;
             if !self.parts.borrow().contains_key(&(*stage, *number)) && !numbers.contains(number) {
@@ -173,6 +180,11 @@ impl<'a> Layers<'a> {
             None => fault.needed_by(format!("`{}`", job.place)),
         };
         let selected = match &job.origin {
+            CopySource::Whole { stage, number, .. } => {
+                self.prepare(&[layer], None)?;
+                let parts = self.parts.borrow();
+                return Ok(parts.get(&(*stage, *number)).map(|part| part.to_vec()).unwrap_or_default());
+            }
             CopySource::Known(known) => known.clone(),
             CopySource::Context { context, sources, whole, heredocs } => {
                 let mut selected = context.list(sources, whole)?;
@@ -293,6 +305,9 @@ impl CopyJob<'_> {
     fn predict(&self, path: &ContextPath) -> Option<PathState> {
         if !self.linked {
             return None;
+        }
+        if let CopySource::Whole { realise, .. } = &self.origin {
+            return (!realise.may_have(path)).then_some(PathState::Absent);
         }
         let owner = match &self.owner {
             Some(owner) => owner.if_numbers()?,

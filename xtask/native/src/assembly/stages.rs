@@ -100,8 +100,9 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    pub(super) fn stage(&mut self, stage: &Stage, footing: &StageBase, image: Option<usize>) -> Result<(), Fault> {
-        let mut state = match (footing.on, image) {
+    /// What a stage begins with.
+    fn base(&self, stage: &Stage, footing: &StageBase, image: Option<usize>) -> Result<State, Fault> {
+        Ok(match (footing.on, image) {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
                     let what = format!("a stage cannot be built on `{}`, which a recipe makes", stage.base);
@@ -116,7 +117,39 @@ impl<'a> Stages<'a> {
             (None, None) => {
                 State { description: Description::scratch(self.inputs.platform), chain: LayerChain::default() }
             }
-        };
+        })
+    }
+
+    /// A stage that a recipe makes, for those that are built on it: one layer for each part.
+    pub(super) fn realised(
+        &mut self,
+        stage: &Stage,
+        footing: &StageBase,
+        image: Option<usize>,
+        realise: &'a dyn Realise,
+    ) -> Result<(), Fault> {
+        let mut state = self.base(stage, footing, image)?;
+        for (number, part) in realise.parts().iter().enumerate() {
+            state.description.remember(format!("RUN # {}", part.name), true);
+            let recipe = self.recipe("stage").digest(&part.recipe).finish();
+            let plan = LayerPlan { name: part.name.clone(), recipe, needs: BTreeSet::new() };
+            let job = CopyJob {
+                place: self.place(stage.line),
+                origin: CopySource::Whole { stage: stage.index, realise, number },
+                to: "/".to_owned(),
+                owner: None,
+                mode: None,
+                excludes: Ignore::none(),
+                linked: true,
+            };
+            self.add(&mut state, plan, Some(job), RefCell::default());
+        }
+        self.done.insert(stage.index, state);
+        Ok(())
+    }
+
+    pub(super) fn stage(&mut self, stage: &Stage, footing: &StageBase, image: Option<usize>) -> Result<(), Fault> {
+        let mut state = self.base(stage, footing, image)?;
         self.inherited += state.description.history_bytes;
         if self.inherited > HISTORIES {
             let what = format!("stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
@@ -283,7 +316,7 @@ impl<'a> Stages<'a> {
         let mut recipe = self.recipe("copy").digest(source).text(job.to.as_bytes());
         recipe = recipe.maybe(transfer.chown()).maybe(transfer.chmod()).texts(&transfer.excludes);
         let reads = match &job.origin {
-            CopySource::Known(_) | CopySource::Context { .. } => &[][..],
+            CopySource::Known(_) | CopySource::Context { .. } | CopySource::Whole { .. } => &[][..],
             CopySource::Stage { reads, .. } | CopySource::Part { reads, .. } => reads,
         };
         recipe = recipe.number(reads.len() as u64);

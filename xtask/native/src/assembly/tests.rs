@@ -80,6 +80,7 @@ impl FromImages for MadeUp {
 struct Parts {
     parts: Vec<Part>,
     produced: RefCell<Vec<Vec<usize>>>,
+    is_base: bool,
 }
 
 fn parts(folders: &[&str]) -> Parts {
@@ -88,12 +89,20 @@ fn parts(folders: &[&str]) -> Parts {
         recipe: Digest::of(folder.as_bytes()),
         under: ContextPath::new(*folder),
     };
-    Parts { parts: folders.iter().map(part).collect(), produced: RefCell::default() }
+    Parts { parts: folders.iter().map(part).collect(), produced: RefCell::default(), is_base: false }
 }
 
 impl Realise for Parts {
     fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    fn is_base(&self) -> bool {
+        self.is_base
+    }
+
+    fn may_have(&self, path: &ContextPath) -> bool {
+        path.as_bytes() != b"new"
     }
 
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
@@ -313,6 +322,28 @@ fn parts_of_a_recipe_are_layers() {
         "Dockerfile:3: a stage cannot be built on `made`, which a recipe makes",
     );
     refuses(made, "Dockerfile:1: the target is a stage that a recipe makes");
+}
+
+#[test]
+fn a_stage_can_be_built_on_a_recipe_that_allows_it() {
+    let mut world = world();
+    world.made = Parts { is_base: true, ..parts(&["etc", "lib"]) };
+    let text = "FROM base AS made\nRUN x\nFROM made AS root\nFROM root\nCOPY a /lib/\nWORKDIR /new\n";
+    let layers = world.layers(text).unwrap_or_else(|fault| panic!("{fault}"));
+    let made = [["etc/ 700 8:9", "etc/f 600 8:9"], ["lib/ 700 8:9", "lib/f 600 8:9"]];
+    // What a copy adds to has the mode that the recipe gave it.
+    assert_eq!(layers, [&made[0][..], &made[1], &["lib/ 700 8:9", "lib/a 644 0:0"], &["new/ 755 0:0"]]);
+    let linked = "FROM base AS made\nRUN x\nFROM made\nCOPY --link a /x/\nWORKDIR /new\n";
+    world.made.produced.borrow_mut().clear();
+    let planned = world.with(linked, |assembly| assembly.layers.len()).unwrap();
+    assert_eq!((planned, world.made.produced.borrow().len()), (4, 0), "nothing is made for a plan");
+    let history = world.with(linked, |assembly| assembly.config.history.len()).unwrap();
+    assert_eq!(history, 4);
+    let recipes = world.recipes(linked);
+    world.made.parts[0].recipe = Digest::of(b"another version");
+    let others = world.recipes(linked);
+    let same: Vec<bool> = recipes.iter().zip(&others).map(|(one, other)| one == other).collect();
+    assert_eq!(same, [false, true, true, true]);
 }
 
 #[test]

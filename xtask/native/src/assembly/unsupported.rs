@@ -27,9 +27,10 @@ pub(crate) struct Candidate<'a> {
 pub(crate) fn check(subject: &Candidate<'_>) -> Result<(), Fault> {
     let Candidate { dockerfile, args, platform, image, realised } = subject;
     let stage_bases = dockerfile.stage_bases(args, platform)?;
-    let interpreted = interpreted(dockerfile, &stage_bases, realised)?;
+    let (interpreted, below) = interpreted(dockerfile, &stage_bases, realised)?;
+    let is_used = |stage: &usize| interpreted.contains(stage) || below.contains(stage);
     let mut images = stage_bases.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
-    if let Some(other) = images.find(|footing| interpreted.contains(&footing.stage) && footing.base != *image) {
+    if let Some(other) = images.find(|footing| is_used(&footing.stage) && footing.base != *image) {
         let line = dockerfile.stages()[other.stage].line;
         return Err(wrong_base(&other.base, image).needed_by(format!("`{}:{line}`", dockerfile.path())));
     }

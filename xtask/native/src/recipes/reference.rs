@@ -33,7 +33,7 @@ pub(super) fn check(
     })?;
     let stage_bases = targeted.stage_bases(args, platform)?;
     let found = targeted.target();
-    checked.is_built_on_the_root(found, &stage_bases, (args, platform), expected)?;
+    checked.is_built_on_the_root(found, &stage_bases, (args, platform), (expected, base))?;
     checked.same(found, expected)
 }
 
@@ -65,15 +65,18 @@ impl Checked<'_> {
             .hint(format!("or write the stage exactly as the recipe `{name}` has it, and move additions to another stage or to the requirements"))
     }
 
-    /// A recipe uses the root's files, so no other stage may be in between.
+    /// A recipe uses the root's files, so no other stage may be in between but the one with Debian packages, which is there for all
+    /// others where the policy has it.
     fn is_built_on_the_root(
         &self,
         found: &Stage,
         stage_bases: &[StageBase],
         (args, platform): (&BTreeMap<String, String>, &Platform),
-        expected: &[Instruction],
+        (expected, base): (&[Instruction], &Base),
     ) -> Result<(), Fault> {
         let known = arguments(expected);
+        let system = base.stages.iter().find(|(_, recipe)| **recipe == Recipe::SystemPackages).map(|(name, _)| name);
+        let mut missing = system.filter(|_| self.recipe != Recipe::SystemPackages);
         let mut at = found.index;
         loop {
             let stage = &self.dockerfile.stages()[at];
@@ -86,6 +89,10 @@ impl Checked<'_> {
             }
             let Some(on) = footing.on else {
                 let root = args.get("ROOT_IMAGE");
+                if let Some(name) = missing.filter(|_| root == Some(&footing.base)) {
+                    let why = format!("it is not built on the stage `{name}`, whose packages the image has");
+                    return Err(self.refuse(stage.line, "this `FROM`", why));
+                }
                 if root == Some(&footing.base) {
                     return Ok(());
                 }
@@ -94,7 +101,9 @@ impl Checked<'_> {
             };
             let below = &self.dockerfile.stages()[on];
             let free = |kind: &Kind| matches!(kind, Kind::Arg(pairs) if pairs.iter().all(|(name, _)| known.contains(&name.as_str())));
-            if let Some(extra) = below.instructions.iter().find(|instruction| !free(&instruction.kind)) {
+            if missing.is_some() && below.name.as_ref() == missing {
+                missing = None;
+            } else if let Some(extra) = below.instructions.iter().find(|instruction| !free(&instruction.kind)) {
                 let name = found.name.as_deref().unwrap_or_default();
                 let why =
                     format!("the stage `{name}` is built on it, but the recipe reads only the files of `ROOT_IMAGE`");
@@ -360,6 +369,35 @@ mod tests {
         let fault = checked(&text, &[]).unwrap_err();
         assert_eq!(fault.what, "`Dockerfile.base` has no stage `user`");
         assert!(fault.needed_by.unwrap().contains("[base.stages]"));
+    }
+
+    /// The stages of this repository on one with Debian packages.
+    fn on_packages(text: &str) -> Result<(), Fault> {
+        let stages = "[base.stages]\nsystem = \"system-packages\"\n";
+        let policy = include_str!("../../../../images.toml").replace("[base.stages]\n", stages);
+        let policy = policy.replacen(stages, &format!("[base.args]\nSYSTEM_PACKAGES = \"libpq5\"\n\n{stages}"), 1);
+        let policy = parse(&policy, &|_| true)?;
+        let dockerfile = Dockerfile::parse("Dockerfile.base", text)?;
+        let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), "root.invalid/any".to_owned())]);
+        super::super::check(&dockerfile, &args, &Platform::host(), &policy.base)
+    }
+
+    #[test]
+    fn all_stages_are_built_on_the_one_with_debian_packages() {
+        let (_, system) = STAGES.split_once("FROM scratch AS system-packages\n").unwrap();
+        let system = system.split("\nFROM ").next().unwrap();
+        let root = "FROM ${ROOT_IMAGE} AS root\n";
+        let with = |text: &str| DOCKERFILE.replacen(root, text, 1);
+        let good = with(&format!("FROM ${{ROOT_IMAGE}} AS system\n{system}\nFROM system AS root\n"));
+        on_packages(&good).unwrap_or_else(|fault| panic!("{fault}"));
+        let fault = on_packages(&good.replace("FROM root AS user", "FROM ${ROOT_IMAGE} AS user")).unwrap_err();
+        assert_eq!(fault.causes, ["it is not built on the stage `system`, whose packages the image has"]);
+        let more = good.replace("FROM system AS root\n", "FROM system AS root\nRUN true\n");
+        assert!(on_packages(&more).unwrap_err().what.contains("this `RUN`"));
+        let other = good.replace("${SYSTEM_PACKAGES} && \\\n    rm", "${SYSTEM_PACKAGES} nginx && \\\n    rm");
+        assert_ne!(other, good);
+        assert!(on_packages(&other).unwrap_err().causes[0].contains("nginx"));
+        assert!(on_packages(DOCKERFILE).unwrap_err().causes[0].contains("not built on the stage `system`"));
     }
 
     #[test]

@@ -54,6 +54,16 @@ pub trait Realise {
         Ok(())
     }
 
+    /// True if the parts are all that the stage changes, so that other stages can be built on it.
+    fn is_base(&self) -> bool {
+        false
+    }
+
+    /// False for a path that no part has, known before they are made.
+    fn may_have(&self, _: &ContextPath) -> bool {
+        true
+    }
+
     /// Checks all parts together, new and known ones. Runs in every build, not in a dry run.
     fn check(&self) -> Result<(), Fault> {
         Ok(())

@@ -318,14 +318,11 @@ pub const TABLES: &[Table] = &[
                     "compression of layers. The native engine writes zstd at a seventh of the speed of gzip, and not smaller; docker does not recompress layers of its build cache",
                 ),
             ),
-            of(
-                Engine::Native,
-                key(
-                    "stages",
-                    Kind::MapOf(&["python-packages", "user"]),
-                    Default::None,
-                    "the recipe that builds a stage of the Dockerfile without running it, by the stage's name. A stage with other instructions than the recipe's is refused with its line",
-                ),
+            key(
+                "stages",
+                Kind::MapOf(&["python-packages", "system-packages", "user"]),
+                Default::None,
+                "the recipe that builds a stage of the Dockerfile without running it, by the stage's name, for the native engine. A stage with other instructions than the recipe's is refused with its line. With `system-packages`, `images.lock` pins the Debian packages of `SYSTEM_PACKAGES` in `[base.args]` for both engines",
             ),
         ],
     },

@@ -53,14 +53,33 @@ fn a_stage_has_a_recipe_that_exists() {
     for expected in [
         "`base.stages`: `Extra` is the name of no stage",
         "hint: write `extra`",
-        "`base.stages.Extra` is `python-package`, not one of `python-packages`, `user`",
+        "`base.stages.Extra` is `python-package`, not one of `python-packages`, `system-packages`, `user`",
         "hint: did you mean `python-packages`?",
-        "`base.stages.user` is `none`, not one of `python-packages`, `user`",
+        "`base.stages.user` is `none`, not one of `python-packages`, `system-packages`, `user`",
     ] {
         assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
     }
     let without = GOOD.replace("[base.stages]\npackages = \"python-packages\"\nuser = \"user\"\n", "");
     assert!(parse(&without, &|_| true).unwrap().base.stages.is_empty());
+}
+
+#[test]
+fn debian_packages_are_names() {
+    let with = |args: &str| {
+        let stages = "user = \"user\"\nsystem = \"system-packages\"\n";
+        let text =
+            GOOD.replace("user = \"user\"\n", stages).replace("[base.stages]", &format!("{args}\n[base.stages]"));
+        parse(&text, &|_| true)
+    };
+    let names = |args: &str| {
+        with(&format!("[base.args]\nSYSTEM_PACKAGES = \"{args}\"")).map(|policy| policy.base.system_packages())
+    };
+    let found = names("libpq5  nginx=1.* g++").unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(found.unwrap(), ["libpq5", "nginx=1.*", "g++"]);
+    for wrong in ["-o", "libpq5-", "a;b", ""] {
+        assert!(names(&format!("{wrong} ")).is_err(), "{wrong}");
+    }
+    assert!(parse(GOOD, &|_| true).unwrap().base.system_packages().is_none());
 }
 
 /// The policy with other lines in place of its requirements and lock.

@@ -1,11 +1,12 @@
-//! `images.lock`: the digests under which the root image was last seen, platform by platform, a base pinned by hand, and what packages
-//! without a wheel are built with.
+//! `images.lock`: the digests under which the root image was last seen, platform by platform, the Debian packages on it, a base pinned by
+//! hand, and what packages without a wheel are built with.
 //!
 //! Pure: read and printed here, asked for and written elsewhere.
 
 use super::sources::SourcePin;
 use crate::fault::Fault;
 use crate::spec::reference::{Digest, Malformed, Platform, Reference};
+use crate::supply::inventory;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 pub const PATH: &str = "images.lock";
 
-/// Digests of the root image, a base, sources. A file that pins nothing is not written.
+/// Digests of the root image, packages, a base, sources. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
@@ -24,6 +25,92 @@ pub struct ImagesLock {
     pub base: Option<Digest>,
     /// Packages without a wheel, sorted: `cargo xtask lock`.
     pub sources: Vec<SourcePin>,
+    /// Debian packages on the root: `cargo xtask lock`.
+    pub system: Option<SystemPin>,
+}
+
+/// The packages that `SYSTEM_PACKAGES` adds to the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemPin {
+    /// Name of the root that they were resolved for.
+    pub root: String,
+    /// The root's release of Debian.
+    pub suite: String,
+    /// What the policy named.
+    pub packages: Vec<String>,
+    pub platforms: BTreeMap<Platform, SystemPackages>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemPackages {
+    /// Digest of the root's own packages with their versions, see [`installed`].
+    pub installed: Digest,
+    /// Sorted by name.
+    pub packages: Vec<DebianPin>,
+}
+
+/// A package by version and digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DebianPin {
+    pub name: String,
+    pub version: String,
+    pub digest: Digest,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Path below a mirror, percent-encoded.
+    pub path: String,
+}
+
+impl DebianPin {
+    /// Name of its file on this machine.
+    pub fn file(&self) -> String {
+        let file = self.path.rsplit('/').next().unwrap_or_default();
+        // Versions may differ in the epoch alone, which is not part of a file's name.
+        format!("{}-{file}", &self.digest.hex()[..12])
+    }
+
+    /// True if it is in the archive of security fixes.
+    pub fn is_security(&self) -> bool {
+        self.path.starts_with("pool/updates/")
+    }
+}
+
+impl fmt::Display for DebianPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, version, digest, size, path } = self;
+        write!(f, "{name} {version} {digest} {size} {path}")
+    }
+}
+
+impl std::str::FromStr for DebianPin {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let malformed = || Malformed(format!("`{text}` is not a name, version, digest, size and path"));
+        let words: Vec<&str> = text.split(' ').collect();
+        let [name, version, digest, size, path] = words[..] else { return Err(malformed()) };
+        let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:~_%/".contains(c));
+        let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && is_plain(name) && is_plain(version);
+        let is_path = path.starts_with("pool/") && path.ends_with(".deb") && is_plain(path) && !path.contains("..");
+        let size = size.parse().ok().filter(|_| is_name && is_path).ok_or_else(malformed)?;
+        Ok(Self {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            digest: digest.parse()?,
+            size,
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Digest of the packages that a dpkg status lists, with their versions: pins hold for a root with just these.
+pub fn installed(status: &str) -> Digest {
+    let mut lines: Vec<String> = inventory::debian(status)
+        .iter()
+        .map(|package| format!("{}:{} {}\n", package.name, package.architecture, package.version))
+        .collect();
+    lines.sort();
+    Digest::of(lines.concat().as_bytes())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +151,28 @@ impl fmt::Display for ImagesLock {
         if let Some(digest) = &self.base {
             writeln!(f, "\n[base]\ndigest = \"{digest}\"")?;
         }
+        self.write_system(f)?;
         for pin in &self.sources {
             let SourcePin { name, version, from, .. } = pin;
             let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
             writeln!(f, "\n[[source]]\nname = {}\nversion = {}\nfrom = {}", text(name), text(version), text(from))?;
             writeln!(f, "build = [")?;
             pin.build_lines().iter().try_for_each(|line| writeln!(f, "    {},", text(line)))?;
+            writeln!(f, "]")?;
+        }
+        Ok(())
+    }
+}
+
+impl ImagesLock {
+    fn write_system(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(SystemPin { root, suite, packages, platforms }) = &self.system else { return Ok(()) };
+        let names: Vec<String> = packages.iter().map(|name| format!("\"{name}\"")).collect();
+        write!(f, "\n# Debian packages on the root: name, version, digest, size, path on a mirror.\n[system]\n")?;
+        writeln!(f, "root = \"{root}\"\nsuite = \"{suite}\"\npackages = [{}]", names.join(", "))?;
+        for (platform, SystemPackages { installed, packages }) in platforms {
+            writeln!(f, "\n[system.platforms.\"{platform}\"]\ninstalled = \"{installed}\"\npackages = [")?;
+            packages.iter().try_for_each(|pin| writeln!(f, "    \"{pin}\","))?;
             writeln!(f, "]")?;
         }
         Ok(())
@@ -88,19 +191,20 @@ impl ImagesLockReader {
     }
 
     fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
-        self.only(table, &["root", "base", "source"]);
+        self.only(table, &["root", "base", "system", "source"]);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
             self.only(base, &["digest"]);
             self.text(base, "digest", "a digest, `sha256:` and 64 hex digits", end)
         });
+        let system = table.get("system").and_then(|_| self.system(table, end));
         let root = match table.get("root") {
             // A base may be pinned where the root cannot be: it comes from Debian's packages.
-            None if table.contains_key("base") || table.contains_key("source") => None,
+            None if ["base", "system", "source"].iter().any(|key| table.contains_key(*key)) => None,
             _ => Some(self.root(table, end)?),
         };
         let sources = self.sources(table)?;
-        Some(ImagesLock { root, base, sources })
+        Some(ImagesLock { root, base, sources, system })
     }
 
     fn sources(&mut self, table: &DeTable<'_>) -> Option<Vec<SourcePin>> {
@@ -142,6 +246,47 @@ impl ImagesLockReader {
                 None
             }
         }
+    }
+
+    fn system(&mut self, table: &DeTable<'_>, end: usize) -> Option<SystemPin> {
+        let system = self.table(table, "system", end)?;
+        self.only(system, &["root", "suite", "packages", "platforms"]);
+        let root = self.text::<Plain>(system, "root", "the name of an image", end);
+        let suite = self.text::<Plain>(system, "suite", "a release of Debian", end);
+        let packages = self.list::<Plain>(system, "packages", "a list of names", end);
+        let mut platforms = BTreeMap::new();
+        for (name, item) in self.table(system, "platforms", end)?.iter() {
+            match (name.get_ref().parse::<Platform>(), item.get_ref().as_table()) {
+                (Ok(platform), Some(one)) => {
+                    self.only(one, &["installed", "packages"]);
+                    let installed = self.text(one, "installed", "a digest", end);
+                    let packages = self.list(one, "packages", "a list of packages", end);
+                    platforms.extend(
+                        installed
+                            .zip(packages)
+                            .map(|(installed, packages)| (platform, SystemPackages { installed, packages })),
+                    );
+                }
+                (Err(why), _) => self.bad(name.span(), why.to_string()),
+                (_, None) => self.bad(item.span(), "expected a table"),
+            }
+        }
+        let packages = packages?.into_iter().map(|name| name.0).collect();
+        Some(SystemPin { root: root?.0, suite: suite?.0, packages, platforms })
+    }
+
+    fn list<T: std::str::FromStr<Err = Malformed>>(
+        &mut self,
+        table: &DeTable<'_>,
+        name: &str,
+        what: &str,
+        end: usize,
+    ) -> Option<Vec<T>> {
+        let Some(items) = table.get(name).and_then(|item| item.get_ref().as_array()) else {
+            self.bad(table.get(name).map_or(end..end, Spanned::span), format!("expected `{name}`, {what}"));
+            return None;
+        };
+        items.iter().map(|item| self.value(item, what)).collect()
     }
 
     fn root(&mut self, table: &DeTable<'_>, end: usize) -> Option<RootPin> {
@@ -208,6 +353,19 @@ impl ImagesLockReader {
     }
 }
 
+/// A word of the file: nothing that a shell, apt or TOML reads as more than a name.
+struct Plain(String);
+
+impl std::str::FromStr for Plain {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "+-.:~_/@=*".contains(c);
+        let is_plain = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain);
+        is_plain.then(|| Self(text.to_owned())).ok_or_else(|| Malformed(format!("`{text}` is not a name")))
+    }
+}
+
 fn fault(path: &Path, text: &str, problems: &[TomlError]) -> Fault {
     let mut problems = problems.to_vec();
     problems.sort_by_key(|(span, _)| span.start);
@@ -244,6 +402,45 @@ mod tests {
         ImagesLock { root: Some(root), base, ..ImagesLock::default() }
     }
 
+    fn system() -> SystemPin {
+        let pin = "libpq5 17.6-0+deb13u1 sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 7 pool/main/p/libpq5_17.6-0%2bdeb13u1_amd64.deb";
+        let packages = SystemPackages { installed: Digest::of(b""), packages: vec![pin.parse().unwrap()] };
+        SystemPin {
+            root: "debian:trixie".to_owned(),
+            suite: "trixie".to_owned(),
+            packages: vec!["libpq5".to_owned()],
+            platforms: [("linux/amd64".parse().unwrap(), packages)].into(),
+        }
+    }
+
+    #[test]
+    fn packages_are_pinned_by_version_and_digest() {
+        let lock = ImagesLock { system: Some(system()), ..ImagesLock::default() };
+        expect![[r#"
+            # Written by `cargo xtask lock`; do not edit.
+
+            # Debian packages on the root: name, version, digest, size, path on a mirror.
+            [system]
+            root = "debian:trixie"
+            suite = "trixie"
+            packages = ["libpq5"]
+
+            [system.platforms."linux/amd64"]
+            installed = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+            packages = [
+                "libpq5 17.6-0+deb13u1 sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 7 pool/main/p/libpq5_17.6-0%2bdeb13u1_amd64.deb",
+            ]
+        "#]]
+        .assert_eq(&lock.to_string());
+        assert_eq!(parse(&lock.to_string()).unwrap(), lock);
+        for (from, to) in
+            [("libpq5 17", "-o 17"), ("pool/main", "../main"), (" 7 ", " x "), ("[\"libpq5\"]", "[\"-o\"]")]
+        {
+            let fault = parse(&lock.to_string().replace(from, to)).unwrap_err();
+            assert!(fault.what.contains("images.lock:"), "{fault}");
+        }
+    }
+
     #[test]
     fn it_has_one_form() {
         expect![[r#"
@@ -277,7 +474,7 @@ mod tests {
         expect![[r#"
             cannot read `images.lock`
 
-            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `source`
+            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `system` or `source`
                 rot = 1
                 ^
 
