@@ -71,9 +71,9 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
     for (index, text) in [text, two, docker, other, laptops].iter().enumerate() {
         let policy = xtask_model::image::policy::parse(text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = workflows::generate(&policy, &below).unwrap();
+        let below = workflows::generate(&[&policy], &below).unwrap();
         for file in
-            workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap().into_iter().chain(below)
+            workflows::generate(&[&policy], &workflows::PolicyLocation::default()).unwrap().into_iter().chain(below)
         {
             let path = folder.join(format!("{index}/{}", file.path));
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -377,7 +377,7 @@ fn project(folder: &Path, registry: &str) {
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
     std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
-    for file in workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap() {
+    for file in workflows::generate(&[&policy], &workflows::PolicyLocation::default()).unwrap() {
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
 }

@@ -286,7 +286,7 @@ impl Staged {
         for file in &adoption.files {
             put(&file.path, &file.text).map_err(cannot)?;
         }
-        let tree = Tree::with_registry(None, Box::new(folder.path().to_owned()))?;
+        let tree = Tree::with_registry(None, Box::new(folder.path().to_owned()), &[])?;
         Ok(Self { folder, tree })
     }
 

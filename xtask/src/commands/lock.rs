@@ -30,17 +30,27 @@ pub struct Wanted<'a> {
 
 /// Resolves and pins; then proposes what changed, if wanted.
 pub fn run(global: &Global, wanted: &Wanted<'_>, pull_request: bool) -> anyhow::Result<()> {
-    let tree = global.tree()?;
-    let proposal = if pull_request { Some(PullRequest::prepare(&tree)?) } else { None };
-    lock(global, &tree, wanted)?;
+    let trees = global.trees_of_bases()?;
+    let proposal = if pull_request { Some(PullRequest::prepare(&trees)?) } else { None };
+    let upgrades = |tree: &&Tree| tree.policy.base.format() == Format::Pip;
+    let upgrade = wanted.upgrade || !wanted.packages.is_empty();
+    if upgrade && trees.iter().any(|tree| upgrades(&tree)) {
+        for tree in trees.iter().filter(|tree| !upgrades(tree)) {
+            terminal::step("left out", &format!("`{}`: another tool writes and upgrades it", tree.policy.base.lock));
+        }
+        trees.iter().filter(upgrades).try_for_each(|tree| lock(tree, wanted))?;
+    } else {
+        trees.iter().try_for_each(|tree| lock(tree, wanted))?;
+    }
+    pin_root(&trees[0], global)?;
     match proposal {
-        Some(proposal) => proposal.open(&tree),
+        Some(proposal) => proposal.open(&trees),
         None => Ok(()),
     }
 }
 
-/// Writes all locks.
-fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> {
+/// Writes the locks of a base.
+fn lock(tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let base = &tree.policy.base;
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
@@ -65,8 +75,7 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
         Some(newer) => newer,
         None => uv.installer_lock(uv.version(), python)?,
     };
-    write(&tree.root, base.installer.as_ref(), &installer)?;
-    pin_root(tree, global)
+    write(&tree.root, base.installer.as_ref(), &installer)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
@@ -193,8 +202,8 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
     }
     match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(platforms) => {
-            let base = facts::images_lock(tree)?.base;
-            let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
+            let root = Some(RootPin { image: image.clone(), platforms });
+            let lock = ImagesLock { root, ..facts::images_lock(tree)? };
             write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
         }
         Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
@@ -208,10 +217,13 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
 
 /// Fails if a lock is out of date, incomplete or inconsistent.
 pub fn check(global: &Global) -> Result<(), Fault> {
-    let tree = global.tree()?;
-    let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
-    known(&tree, &lock)?;
-    let pinned = facts::images_lock(&tree)?.root;
+    global.trees_of_bases()?.iter().try_for_each(|tree| check_base(global, tree))
+}
+
+fn check_base(global: &Global, tree: &Tree) -> Result<(), Fault> {
+    let lock = facts::lock(tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    known(tree, &lock)?;
+    let pinned = facts::images_lock(tree)?.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image
     {

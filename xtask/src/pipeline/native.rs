@@ -44,10 +44,10 @@ pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
     with_inputs(context, image, order, |inputs| {
         inputs.inputs.realised.values().try_for_each(|stage| stage.check())?;
         let Some(folder) = order.layout() else {
-            return builder::build(&context.client, inputs, Destination::Repository(&order.repository));
+            return builder::build(context.client, inputs, Destination::Repository(&order.repository));
         };
         let layout = Layout::open_or_create(folder)?.sharing(&context.tree.images());
-        let built = builder::build(&context.client, inputs, Destination::Layout(&layout))?;
+        let built = builder::build(context.client, inputs, Destination::Layout(&layout))?;
         let size = layout.blob_size(&built.digest).unwrap_or(0);
         let manifest = Descriptor::new(MANIFEST, built.digest, size);
         layout.set(image.plan.tag.as_str(), &manifest.with_platform(&order.platform))?;
@@ -106,7 +106,7 @@ fn with_inputs<T>(
         false => store(&tree.root)?,
     };
     let from = open_from(context, order)?;
-    let files = ImageFiles::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
     let args = order.build_args();
     let stages = match order.kind {
         ImageKind::Base => {
@@ -122,7 +122,7 @@ fn with_inputs<T>(
     let known_files = program.iter().map(Program::entry).collect();
     let make = |_: &BTreeSet<ContextPath>| program.as_ref().map_or(Ok(()), Program::compile);
     let published = match context.request.wanted.push {
-        true => PublishedLayers::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
+        true => PublishedLayers::read(context.client, &order.repository, &previous(context, image, &order.platform)),
         false => PublishedLayers::default(),
     };
     let codec_id = codec.id();
@@ -159,7 +159,7 @@ fn open_from(context: &Context<'_>, order: &ImageOrder) -> Result<image::Image, 
         FromPlace::Registry | FromPlace::NotBuilt => Place::Registry(order.from.repository.clone()),
         FromPlace::Layout(folder) => Place::Layout(Layout::open_or_create(folder)?),
     };
-    image::Image::open(&context.client, place, order.from.digest, &order.platform)
+    image::Image::open(context.client, place, order.from.digest, &order.platform)
 }
 
 /// The compiled program: a file that counts by its recipe, and is compiled when a layer needs it.
@@ -216,7 +216,7 @@ fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
     let mut found = Vec::new();
     if let Some(tag) = branch_tag(context.tree).filter(|_| image.plan.kind == ImageKind::App) {
         // An image that cannot be read saves no work; the build continues.
-        match publish::read(&context.client, &image.plan.repository, tag) {
+        match publish::read(context.client, &image.plan.repository, tag) {
             Ok(answer) => found.extend(answer.present()),
             Err(fault) => terminal::detail(&fault.what),
         }

@@ -23,6 +23,7 @@ use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag}
 const LABEL_LIMIT: usize = 64 << 10;
 
 /// A base to build an app on.
+#[derive(Clone)]
 pub(super) struct BaseImage {
     pub repository: Repository,
     /// By platform; none in a dry run that builds it.

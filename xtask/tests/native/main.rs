@@ -32,6 +32,7 @@ mod plans;
 mod rebasing;
 mod reproduce;
 mod reproducible;
+mod several;
 mod supply;
 mod tags;
 mod watching;

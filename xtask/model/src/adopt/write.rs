@@ -746,7 +746,7 @@ impl Writer<'_> {
         let known: BTreeSet<&String> = self.files.iter().map(|file| &file.path).chain(self.request.files).collect();
         let is_file = |path: &RelPath| known.iter().any(|known| known.as_str() == path.as_str());
         let Ok(policy) = policy::parse(policy, &is_file) else { return };
-        let Ok(generated) = workflows::generate(&policy, &PolicyLocation::default()) else { return };
+        let Ok(generated) = workflows::generate(&[&policy], &PolicyLocation::default()) else { return };
         for file in generated {
             let taken = (self.request.read)(&file.path)
                 .is_some_and(|text| !workflows::is_ours(&text, &PolicyLocation::default()));

@@ -9,6 +9,7 @@ use crate::image::plugin::{KEYLESS, SIGN};
 use crate::image::policy::{self, Action, Ci, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
 use crate::spec::reference::Platform;
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
@@ -97,10 +98,15 @@ fn slashed(folder: &str) -> String {
     if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
-/// Workflows of a policy. A platform without a known runner is a fault.
-pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fault> {
+/// Workflows of a policy, which is given for each of its apps: its jobs build all that are affected. A platform without a known runner is
+/// a fault.
+///
+/// # Panics
+/// Without a policy.
+pub fn generate(policies: &[&Policy], place: &PolicyLocation) -> Result<Vec<File>, Fault> {
+    let policy = policies[0];
     let matrix = matrix(policy)?;
-    let writer = Writer { policy, place, matrix: &matrix };
+    let writer = Writer { policy, policies, place, matrix: &matrix };
     let mut files = vec![
         File { path: path("ci", place), text: signing(policy, writer.ci()) },
         File { path: path("release", place), text: signing(policy, writer.tagged()) },
@@ -317,13 +323,18 @@ impl Cache {
         Self { id, what: "xtask", key: format!("{locked}-{sources}"), older: true, paths }
     }
 
-    /// The crates of the app's program: compiled once for a lock, whatever is edited.
-    fn program(policy: &Policy, place: &PolicyLocation) -> Option<Self> {
-        let binary = policy.app.binary.as_ref()?;
+    /// The crates of the apps' programs: compiled once for a lock, whatever is edited.
+    fn program(policies: &[&Policy], place: &PolicyLocation) -> Option<Self> {
+        let binaries = policies.iter().filter_map(|policy| policy.app.binary.as_ref());
+        let profile = |profile: &str| if profile == "dev" { "debug".to_owned() } else { profile.to_owned() };
+        let profiles: BTreeSet<String> = binaries.map(|binary| profile(&binary.profile)).collect();
+        if profiles.is_empty() {
+            return None;
+        }
         let at = slashed(&place.workspace);
-        let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
         let key = format!("${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}");
-        let paths = vec![format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
+        let of = |profile: String| [format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
+        let paths = profiles.into_iter().flat_map(of).collect();
         Some(Self { id: "program", what: "the program's crates", key, older: false, paths })
     }
 
@@ -450,7 +461,10 @@ fn login(policy: &Policy, when: Option<&str>) -> String {
 
 #[derive(Clone, Copy)]
 struct Writer<'p> {
+    /// What all apps have in common.
     policy: &'p Policy,
+    /// The policy of each app.
+    policies: &'p [&'p Policy],
     place: &'p PolicyLocation,
     /// The legs of a job that runs for each platform.
     matrix: &'p str,
@@ -532,7 +546,7 @@ jobs:
             .collect();
         let (here, flag) = (self.here(), self.flag());
         let engine = self.engine(here);
-        let program = Cache::program(policy, self.place);
+        let program = Cache::program(self.policies, self.place);
         let compiles = format!("{here}steps.plan.outputs.compiles == 'true'");
         let restored = program.as_ref().map(|cache| cache.restore(Some(&compiles))).unwrap_or_default();
         let saved = program.as_ref().map(|cache| cache.save(policy)).unwrap_or_default();
@@ -667,7 +681,7 @@ jobs:
 
     fn app(&self) -> String {
         let flag = self.flag();
-        let program = Cache::program(self.policy, self.place);
+        let program = Cache::program(self.policies, self.place);
         let restored = program.as_ref().map(|cache| cache.restore(None)).unwrap_or_default();
         let saved = program.as_ref().map(|cache| cache.save(self.policy)).unwrap_or_default();
         let docker = match self.policy.ci.engine {
@@ -876,7 +890,8 @@ jobs:
         let (head, defaults) = (header(UPDATE, place), defaults(place));
         let (begin, prefix) = (self.begin(&Cache::xtask("xtask", place)), place.prefix());
         // Another tool's lock is upgraded by that tool.
-        let upgrade = if self.policy.base.format() == Format::Pip { " --upgrade" } else { "" };
+        let upgrades = self.policies.iter().any(|policy| policy.base.format() == Format::Pip);
+        let upgrade = if upgrades { " --upgrade" } else { "" };
         format!(
             "{head}
 on:

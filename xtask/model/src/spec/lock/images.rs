@@ -13,13 +13,15 @@ use toml::de::{DeTable, DeValue};
 
 pub const PATH: &str = "images.lock";
 
-/// Digests of the root image, a base, or both. A file that pins nothing is not written.
+/// Digests of the root image, of bases, or of both. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
     pub root: Option<RootPin>,
     /// A base that is to be used whatever the fingerprint says: `cargo xtask base pin`.
     pub base: Option<Digest>,
+    /// The same for the bases of a policy that names several.
+    pub bases: BTreeMap<String, Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,21 @@ pub struct RootPin {
 }
 
 impl ImagesLock {
+    /// The pin of a base, by its name where the policy names several.
+    pub fn pinned(&self, base: Option<&str>) -> Option<Digest> {
+        base.map_or(self.base, |name| self.bases.get(name).copied())
+    }
+
+    /// The same file with another pin of a base.
+    pub fn with_pin(mut self, base: Option<&str>, digest: Option<Digest>) -> Self {
+        match (base, digest) {
+            (None, digest) => self.base = digest,
+            (Some(name), Some(digest)) => drop(self.bases.insert(name.to_owned(), digest)),
+            (Some(name), None) => drop(self.bases.remove(name)),
+        }
+        self
+    }
+
     /// Reads the file; `path` is only for messages.
     ///
     /// # Errors
@@ -57,7 +74,13 @@ impl fmt::Display for ImagesLock {
                 writeln!(f, "\"{platform}\" = \"{digest}\"")?;
             }
         }
-        self.base.as_ref().map_or(Ok(()), |digest| writeln!(f, "\n[base]\ndigest = \"{digest}\""))
+        if let Some(digest) = &self.base {
+            writeln!(f, "\n[base]\ndigest = \"{digest}\"")?;
+        }
+        if !self.bases.is_empty() {
+            writeln!(f, "\n[bases]")?;
+        }
+        self.bases.iter().try_for_each(|(name, digest)| writeln!(f, "\"{name}\" = \"{digest}\""))
     }
 }
 
@@ -73,18 +96,24 @@ impl ImagesLockReader {
     }
 
     fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
-        self.only(table, &["root", "base"]);
+        self.only(table, &["root", "base", "bases"]);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
             self.only(base, &["digest"]);
             self.text(base, "digest", "a digest, `sha256:` and 64 hex digits", end)
         });
+        let named = table.get("bases").and_then(|_| self.table(table, "bases", end));
+        let mut bases = BTreeMap::new();
+        for (name, item) in named.into_iter().flat_map(DeTable::iter) {
+            let digest = self.value(item, "a digest, `sha256:` and 64 hex digits");
+            bases.extend(digest.map(|digest| (name.get_ref().to_string(), digest)));
+        }
         let root = match table.get("root") {
             // A base may be pinned where the root cannot be: it comes from Debian's packages.
-            None if table.contains_key("base") => None,
+            None if table.contains_key("base") || table.contains_key("bases") => None,
             _ => Some(self.root(table, end)?),
         };
-        Some(ImagesLock { root, base })
+        Some(ImagesLock { root, base, bases })
     }
 
     fn root(&mut self, table: &DeTable<'_>, end: usize) -> Option<RootPin> {
@@ -184,7 +213,7 @@ mod tests {
         let digest = Digest::of(b"");
         let platforms = ["linux/arm64", "linux/amd64"].map(|name| (name.parse().unwrap(), digest));
         let root = RootPin { image: "python:3.12-slim".parse().unwrap(), platforms: platforms.into() };
-        ImagesLock { root: Some(root), base }
+        ImagesLock { root: Some(root), base, bases: BTreeMap::new() }
     }
 
     #[test]
@@ -201,7 +230,9 @@ mod tests {
         "#]]
         .assert_eq(&example(None).to_string());
         let base = Some(Digest::of(b"x"));
-        for lock in [example(None), example(base), ImagesLock { root: None, base }] {
+        let bases = BTreeMap::from([("cpu".to_owned(), Digest::of(b"c")), ("cuda".to_owned(), Digest::of(b"d"))]);
+        let named = ImagesLock { bases, ..example(None) };
+        for lock in [example(None), example(base), ImagesLock { root: None, ..example(base) }, named] {
             assert_eq!(parse(&lock.to_string()).unwrap(), lock);
         }
     }
@@ -213,7 +244,7 @@ mod tests {
         expect![[r#"
             cannot read `images.lock`
 
-            images.lock:1:1: `rot` is not known here; expected `root` or `base`
+            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `bases`
                 rot = 1
                 ^
 
