@@ -36,7 +36,8 @@ use crate::flags::{BuildFlags, Global, Output};
 use crate::{leftovers, steps};
 use checks::Checks;
 use record::Trace;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use xtask_host::docker::Docker;
@@ -49,7 +50,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::record::report::{ImageReport, Report};
-use xtask_model::spec::reference::{Platform, Reference};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 
 /// A request for one tree, with the connections that serve it.
 struct Context<'t> {
@@ -61,11 +62,24 @@ struct Context<'t> {
     committed: OnceCell<Committed>,
     /// Checks that published images are whole.
     checks: Checks,
+    /// Published bases of this repository, whose layers can be mounted.
+    bases: RefCell<Vec<PublishedBase>>,
 }
+
+/// A published base: its repository, and the digest of each platform's manifest.
+type PublishedBase = (Repository, BTreeMap<Platform, Digest>);
 
 impl<'t> Context<'t> {
     fn new(tree: &'t Tree, request: Request, client: &'t Client) -> Self {
-        Self { tree, request, client, docker: OnceCell::new(), committed: OnceCell::new(), checks: Checks::default() }
+        Self {
+            tree,
+            request,
+            client,
+            docker: OnceCell::new(),
+            committed: OnceCell::new(),
+            checks: Checks::default(),
+            bases: RefCell::default(),
+        }
     }
 
     fn committed(&self, id: &str) -> Result<&Committed, Fault> {
@@ -173,10 +187,13 @@ fn plan_and_execute(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault>
         }
         work.push((context, planned?, trace));
     }
+    let known: Vec<PublishedBase> = work.iter().filter_map(|(_, (_, planned), _)| planned.published_base()).collect();
     let mut bases = execution::Bases::default();
     let mut reports = Vec::new();
     for (context, (sources, planned), trace) in &work {
         trace.resume();
+        let built = bases.values().map(|base| (base.repository.clone(), base.known_digests()));
+        context.bases.replace(known.iter().cloned().chain(built).collect());
         let done = execution::execute(context, (sources, planned), trace, &mut bases);
         if !context.request.dry_run {
             trace.append(context, done.as_ref().err());

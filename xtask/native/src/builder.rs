@@ -73,7 +73,8 @@ pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
     let assembly = assemble(&order.inputs)?;
     let known = |plan: &LayerPlan| {
         !order.force
-            && (order.published.layer(&plan.recipe).is_some() || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
+            && (order.published.layer(&plan.recipe).or(order.published.other_layer(&plan.recipe)).is_some()
+                || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
     };
     Ok(assembly.layers.iter().map(|plan| (plan.clone(), known(plan))).collect())
 }
@@ -139,7 +140,8 @@ fn put_together(
             let (digest, size) = (manifest.config.digest, manifest.config.size);
             let sent = std::thread::scope(|scope| {
                 let config = scope.spawn(|| client.upload(repository, &digest, size, &config));
-                let sent = deliver::to_repository(client, repository, &all, order.base, distrust)?;
+                let sent =
+                    deliver::to_repository(client, repository, &all, (order.base, order.published.others()), distrust)?;
                 config.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
                 Ok::<_, Fault>(sent)
             })?;
@@ -165,7 +167,7 @@ fn put_together(
     Ok(Some(Built { digest, manifest, layers: [assembly.layers.len(), named], sent, took: Vec::new() }))
 }
 
-/// A known layer: one that a manifest of the repository names, or one in the store.
+/// A known layer: one that a manifest of the repository names, one in the store, or one of another repository of the registry.
 fn find(
     client: &Client,
     order: &Order<'_>,
@@ -179,7 +181,16 @@ fn find(
     {
         return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository }));
     }
-    let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
+    let Some(stored) = order.store.get(&plan.recipe)? else {
+        // What only another repository has is mounted from it; an attempt that trusts nothing makes it.
+        let other = order.published.other_layer(&plan.recipe).filter(|_| !distrust);
+        return Ok(match (destination, other) {
+            (Destination::Repository(_), Some((descriptor, diff_id))) => {
+                Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Elsewhere })
+            }
+            _ => None,
+        });
+    };
     // Reads it once; a damaged layer is made again.
     Ok(order.store.open_layer(&stored)?.map(|_| ImageLayer {
         descriptor: published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id),

@@ -44,6 +44,17 @@ pub(super) struct Image<'a> {
 }
 
 impl Planned {
+    /// The base in the registry: of this key, else the one that `latest` names.
+    pub(super) fn published_base(&self) -> Option<super::PublishedBase> {
+        let base = self.facts.base.as_ref()?;
+        let published = match &base.presence {
+            Presence::Registry(published) => published,
+            _ => base.latest.as_ref()?,
+        };
+        let digests = published.platforms.iter().map(|(platform, manifest)| (platform.clone(), manifest.digest));
+        Some((base.repository.clone(), digests.collect()))
+    }
+
     /// The images in the order in which they are built.
     pub(super) fn images<'a>(&'a self, sources: &'a Sources<'_>) -> impl Iterator<Item = Image<'a>> {
         let facts = self.facts.base.iter().chain(&self.facts.app);

@@ -122,7 +122,7 @@ fn with_inputs<T>(
     let known_files = program.iter().map(Program::entry).collect();
     let make = |_: &BTreeSet<ContextPath>| program.as_ref().map_or(Ok(()), Program::compile);
     let published = match context.request.wanted.push {
-        true => PublishedLayers::read(context.client, &order.repository, &previous(context, image, &order.platform)),
+        true => known_layers(context, image, order),
         false => PublishedLayers::default(),
     };
     let codec_id = codec.id();
@@ -199,6 +199,20 @@ pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &Bina
     let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
     context.request.wanted.push
         && published(context, image).iter().any(|published| of(published).as_ref() == Some(recipe))
+}
+
+/// Layers that the registry has: of this image's earlier builds, and for a base of the other bases, with which it may share packages.
+fn known_layers(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> PublishedLayers {
+    let previous = previous(context, image, &order.platform);
+    let mut known = PublishedLayers::read(context.client, &order.repository, &previous);
+    if order.kind == ImageKind::Base {
+        for (repository, digests) in context.bases.borrow().iter().filter(|(other, _)| *other != order.repository) {
+            if let Some(digest) = digests.get(&order.platform) {
+                known.add_other(context.client, repository, *digest);
+            }
+        }
+    }
+    known
 }
 
 /// Manifests of the repository whose layers may be named again.

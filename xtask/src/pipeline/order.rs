@@ -33,6 +33,11 @@ pub(super) struct BaseImage {
 }
 
 impl BaseImage {
+    /// The digests of what exists.
+    pub(super) fn known_digests(&self) -> BTreeMap<Platform, Digest> {
+        self.digests.iter().filter_map(|(platform, digest)| Some((platform.clone(), (*digest)?))).collect()
+    }
+
     fn for_platform(&self, platform: &Platform) -> Result<FromImage, Fault> {
         let repository = self.repository.clone();
         match self.digests.get(platform) {

@@ -180,7 +180,7 @@ fn pinned(repo: &Repo) -> String {
     let found = repo.published("root", "1").expect("the root was pushed");
     let image = repo.repository("root").tag(&"1".parse().unwrap());
     let platforms = found.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect();
-    ImagesLock { root: Some(RootPin { image, platforms }), base: None }.to_string()
+    ImagesLock { root: Some(RootPin { image, platforms }), ..ImagesLock::default() }.to_string()
 }
 
 /// The repository in the state that an example needs.

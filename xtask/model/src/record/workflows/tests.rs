@@ -456,3 +456,19 @@ fn only_the_steps_that_publish_get_the_key() {
             .contains("COSIGN_PASSWORD: ${{ secrets.COSIGN_PASSWORD }}")
     );
 }
+
+#[test]
+fn several_apps_have_the_jobs_of_one_and_a_cache_of_all_programs() {
+    let place = PolicyLocation::default();
+    let one = policy(|text| text);
+    let texts = |policies: &[&Policy]| -> Vec<String> {
+        generate(policies, &place).unwrap().into_iter().map(|file| file.text).collect()
+    };
+    let mut other = one.clone();
+    assert_eq!(texts(&[&one, &other]), texts(&[&one]));
+    if let Some(binary) = &mut other.app.binary {
+        binary.profile = "small".to_owned();
+    }
+    let both = texts(&[&one, &other]);
+    assert!(both[0].contains("            target/release\n") && both[0].contains("            target/small\n"));
+}
