@@ -422,9 +422,9 @@ Examples:
   cargo xtask watch -- cargo xtask smoke {}            a command in its place, for each image
   cargo xtask watch --push -- kubectl set image deployment/app app={}")]
     Watch(WatchFlags),
-    /// Adopt another repository: write a policy, Dockerfiles and workflows from the Dockerfile that it has
+    /// Adopt another repository: write a policy, Dockerfiles and workflows from the Dockerfiles that it has
     ///
-    /// Reads the Dockerfile's last stage, and prints every line that becomes something else, every line that only docker can run, and every
+    /// Reads the last stage of each Dockerfile, and prints every line that becomes something else, every line that only docker can run, and every
     /// package without a wheel. Writes `images.toml`, `dockerfiles/`, an `xtask` package and the workflows. Never changes a file that exists,
     /// except with `--force`, and then prints the difference.
     #[command(after_help = "\
@@ -823,12 +823,12 @@ pub struct InitFlags {
     /// Ask nothing: use the defaults
     #[arg(short, long)]
     pub yes: bool,
-    /// Name of the project and of the app's image; by default the folder's
+    /// Name of the project, which begins the names of its images; by default the folder's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Dockerfile to translate, from the root; by default the only one, or the one at the top
+    /// Dockerfile to translate, from the root; can be repeated. By default all but those for development and tests
     #[arg(long, value_name = "FILE")]
-    pub dockerfile: Option<String>,
+    pub dockerfile: Vec<String>,
     /// Build context of that Dockerfile, from the root; by default the folder in which its sources are
     #[arg(long, value_name = "DIR")]
     pub context: Option<String>,

@@ -26,6 +26,7 @@ impl Case {
         };
         let request = Request {
             name: "app",
+            app: None,
             registry: &"ghcr.io/acme".parse().unwrap(),
             source: None,
             branch: "main",
@@ -283,4 +284,16 @@ fn every_file_that_is_written_can_be_read() {
     let policy = crate::image::policy::parse(texts["images.toml"], &is_file).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(policy.smoke.serve.unwrap().url, "http://127.0.0.1:80/up");
     assert!(is_written(texts["images.toml"]) && is_written(fast) && !is_written(text));
+}
+
+#[test]
+fn apps_are_named_after_their_dockerfiles() {
+    let names = |paths: &[&str]| app_names(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
+    assert_eq!(names(&["web/Dockerfile", "docker/Dockerfile.worker", "cron.Dockerfile"]), ["web", "worker", "cron"]);
+    assert_eq!(names(&["Dockerfile", "docker/Dockerfile", "Dockerfile.base"]), ["app", "app-2", "app-3"]);
+    assert_eq!(names(&["a/api/Dockerfile", "b/api/Dockerfile", "My App/Dockerfile"]), ["api", "b-api", "my-app"]);
+    for path in ["Dockerfile.dev", ".devcontainer/Dockerfile", "docker/test/Dockerfile"] {
+        assert!(is_for_development(path), "{path}");
+    }
+    assert!(!is_for_development("device/Dockerfile"));
 }
