@@ -21,6 +21,7 @@ fn global(root: &Path) -> Global {
     Global {
         root: Some(root.to_owned()),
         registry: None,
+        app: Vec::new(),
         format: Format::Text,
         locked: false,
         offline: true,

@@ -33,6 +33,7 @@ fn global(root: &Path, registry: &str) -> Global {
     Global {
         root: Some(root.to_owned()),
         registry: Some(registry.parse().unwrap()),
+        app: Vec::new(),
         format: Format::Text,
         locked: false,
         offline: false,
