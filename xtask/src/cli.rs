@@ -63,6 +63,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     match &flags.command {
         Command::Build(build) => images(global, build, pipeline::Target::App)?,
         Command::BuildBase { build, analyze: true } if !build.dry_run => {
+            commands::analyze::check(global)?;
             let done = pipeline::run(global, build, pipeline::Target::Base)?;
             announce::conclude(&done);
             commands::analyze::run(global, build, &done)?;

@@ -47,7 +47,7 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
 }
 
 /// A tree of the one base that is meant.
-fn one(global: &Global) -> Result<Tree, Fault> {
+pub(super) fn one(global: &Global) -> Result<Tree, Fault> {
     let mut trees = global.trees_of_bases()?;
     if trees.len() == 1 {
         return Ok(trees.remove(0));
