@@ -32,17 +32,31 @@ pub struct Wanted<'a> {
 
 /// Resolves and pins; then proposes what changed, if wanted.
 pub fn run(global: &Global, wanted: &Wanted<'_>, pull_request: bool) -> anyhow::Result<()> {
-    let tree = global.tree()?;
-    let proposal = if pull_request { Some(PullRequest::prepare(&tree)?) } else { None };
-    lock(global, &tree, wanted)?;
+    let trees = global.trees_of_bases()?;
+    let proposal = if pull_request { Some(PullRequest::prepare(&trees)?) } else { None };
+    let upgrades = |tree: &&Tree| tree.policy.base.format() == Format::Pip;
+    let upgrade = wanted.upgrade || !wanted.packages.is_empty();
+    let mut locked: Vec<&Tree> = trees.iter().collect();
+    if upgrade && trees.iter().any(|tree| upgrades(&tree)) {
+        for tree in trees.iter().filter(|tree| !upgrades(tree)) {
+            terminal::step("left out", &format!("`{}`: another tool writes and upgrades it", tree.policy.base.lock));
+        }
+        locked.retain(upgrades);
+    }
+    let mut sources: Vec<SourcePin> = Vec::new();
+    for tree in &locked {
+        sources::add(&mut sources, lock(tree, wanted)?);
+    }
+    sources::add(&mut sources, sources::of_others(global, &locked)?);
+    pin(&trees[0], global, sources)?;
     match proposal {
-        Some(proposal) => proposal.open(&tree),
+        Some(proposal) => proposal.open(&trees),
         None => Ok(()),
     }
 }
 
-/// Writes all locks.
-fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> {
+/// Writes the locks of a base. Returns the pins of its packages without a wheel.
+fn lock(tree: &Tree, wanted: &Wanted<'_>) -> Result<Vec<SourcePin>, Fault> {
     let base = &tree.policy.base;
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
@@ -80,7 +94,7 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
     for path in inputs::projects::write(&tree.root, &tree.policy)? {
         terminal::step("wrote", &format!("`{path}`"));
     }
-    pin(tree, global, sources)
+    Ok(sources)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
@@ -224,11 +238,14 @@ fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<(), Faul
 
 /// Fails if a lock is out of date, incomplete or inconsistent.
 pub fn check(global: &Global) -> Result<(), Fault> {
-    let tree = global.tree()?;
-    let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
-    known(&tree, &lock)?;
+    global.trees_of_bases()?.iter().try_for_each(|tree| check_base(global, tree))
+}
+
+fn check_base(global: &Global, tree: &Tree) -> Result<(), Fault> {
+    let lock = facts::lock(tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    known(tree, &lock)?;
     inputs::projects::check(&*tree.files, &tree.policy)?;
-    let pinned = facts::images_lock(&tree)?.root;
+    let pinned = facts::images_lock(tree)?.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image
     {

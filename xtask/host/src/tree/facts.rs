@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, as_in_git};
@@ -48,7 +48,7 @@ pub struct Tree {
     /// Its folder, absolute.
     pub root: PathBuf,
     /// Its files: the working folder's, or those of a revision.
-    pub files: Box<dyn Files>,
+    pub files: Arc<dyn Files>,
     pub policy: Policy,
     pub registry: Registry,
     pub commit: Option<Commit>,
@@ -56,12 +56,22 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Reads the policy of the repository in these files; `registry` replaces the policy's. Knows no commit.
-    pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>) -> Result<Self, Fault> {
-        let text = files.text(Path::new(policy::FILE))?;
-        let policy = policy::parse_with(&text, &|path: &RelPath| files.has_file(path.as_ref()), plugins())?;
+    /// Reads the policy of the repository in these files, for the one app that is meant; `registry` replaces the policy's. Knows no commit.
+    pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>, apps: &[String]) -> Result<Self, Fault> {
+        let policy = policy::one(policies(&*files)?, apps)?;
+        Ok(Self::new(registry, Arc::from(files), policy))
+    }
+
+    /// The same for each app that is meant: those that are named, or all.
+    pub fn all(registry: Option<&Registry>, files: Box<dyn Files>, apps: &[String]) -> Result<Vec<Self>, Fault> {
+        let policies = policy::select(policies(&*files)?, apps)?;
+        let files: Arc<dyn Files> = Arc::from(files);
+        Ok(policies.into_iter().map(|policy| Self::new(registry.cloned(), files.clone(), policy)).collect())
+    }
+
+    fn new(registry: Option<Registry>, files: Arc<dyn Files>, policy: Policy) -> Self {
         let registry = registry.unwrap_or_else(|| policy.project.registry.clone());
-        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
+        Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false }
     }
 
     pub fn repository(&self, kind: ImageKind) -> Repository {
@@ -121,6 +131,17 @@ impl Tree {
         self.root.join("target/images")
     }
 
+    /// Path of a file about an image: `app.key.json`, or `app+web.key.json` where there are several apps.
+    pub fn about(&self, kind: ImageKind, end: &str) -> PathBuf {
+        let name = self.policy.name(kind).map(|name| format!("+{name}")).unwrap_or_default();
+        self.images().join(format!("{kind}{name}.{end}"))
+    }
+
+    /// Begin of the names of an image's layouts in [`Self::images`]: `app-`, or `app+web+` where there are several apps.
+    pub fn layout_prefix(&self, kind: ImageKind) -> String {
+        self.policy.name(kind).map_or_else(|| format!("{kind}-"), |name| format!("{kind}+{name}+"))
+    }
+
     pub fn names<'a>(&'a self, parsed: &'a Parsed) -> FileNames<'a> {
         FileNames {
             policy: policy::FILE,
@@ -130,6 +151,12 @@ impl Tree {
             sources: "",
         }
     }
+}
+
+/// The policy of the repository in these files, for each of its apps.
+fn policies(files: &dyn Files) -> Result<Vec<Policy>, Fault> {
+    let text = files.text(Path::new(policy::FILE))?;
+    policy::parse_all(&text, &|path: &RelPath| files.has_file(path.as_ref()), plugins())
 }
 
 /// The repository's folder: the one that is named, else the nearest above with a policy.
@@ -444,7 +471,17 @@ pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
 pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
     let text = tree.files.read_text(path)?;
-    text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))
+    let lock = text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))?;
+    let pin = if tree.policy.base.name.is_some() { lock.base.is_some() } else { !lock.bases.is_empty() };
+    if pin {
+        let (pins, wants) = if lock.base.is_some() { ("[base]", "[bases.NAME]") } else { ("[bases]", "[base]") };
+        return Err(Fault::usage(format!(
+            "`{}` pins a base in `{pins}`, and the policy has `{wants}`",
+            path.display()
+        ))
+        .hint(format!("remove `{pins}` from `{}`; then pin again: `cargo xtask base pin`", path.display())));
+    }
+    Ok(lock)
 }
 
 /// The image under the base, with its digest for each platform.
@@ -553,7 +590,7 @@ fn scratch_base() -> Fingerprint {
 
 /// The layout of a local image. One folder an image, so that removing one removes nothing else.
 pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform) -> PathBuf {
-    tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
+    tree.images().join(format!("{}{tag}-{}", tree.layout_prefix(kind), platform.dashed()))
 }
 
 /// An image in its layout, when it is whole and its label says that it is the one.

@@ -15,13 +15,15 @@ use toml::de::{DeTable, DeValue};
 
 pub const PATH: &str = "images.lock";
 
-/// Digests of the root image, a base, sources. A file that pins nothing is not written.
+/// Digests of the root image, of bases, and sources. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
     pub root: Option<RootPin>,
     /// A base that is to be used whatever the fingerprint says: `cargo xtask base pin`.
     pub base: Option<Digest>,
+    /// The same for the bases of a policy that names several.
+    pub bases: BTreeMap<String, Digest>,
     /// Packages without a wheel, sorted: `cargo xtask lock`.
     pub sources: Vec<SourcePin>,
 }
@@ -33,6 +35,21 @@ pub struct RootPin {
 }
 
 impl ImagesLock {
+    /// The pin of a base, by its name where the policy names several.
+    pub fn pinned(&self, base: Option<&str>) -> Option<Digest> {
+        base.map_or(self.base, |name| self.bases.get(name).copied())
+    }
+
+    /// The same file with another pin of a base.
+    pub fn with_pin(mut self, base: Option<&str>, digest: Option<Digest>) -> Self {
+        match (base, digest) {
+            (None, digest) => self.base = digest,
+            (Some(name), Some(digest)) => drop(self.bases.insert(name.to_owned(), digest)),
+            (Some(name), None) => drop(self.bases.remove(name)),
+        }
+        self
+    }
+
     /// Reads the file; `path` is only for messages.
     ///
     /// # Errors
@@ -64,6 +81,10 @@ impl fmt::Display for ImagesLock {
         if let Some(digest) = &self.base {
             writeln!(f, "\n[base]\ndigest = \"{digest}\"")?;
         }
+        if !self.bases.is_empty() {
+            writeln!(f, "\n[bases]")?;
+        }
+        self.bases.iter().try_for_each(|(name, digest)| writeln!(f, "\"{name}\" = \"{digest}\""))?;
         for pin in &self.sources {
             let SourcePin { name, version, from, .. } = pin;
             let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -88,19 +109,25 @@ impl ImagesLockReader {
     }
 
     fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
-        self.only(table, &["root", "base", "source"]);
+        self.only(table, &["root", "base", "bases", "source"]);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
             self.only(base, &["digest"]);
             self.text(base, "digest", "a digest, `sha256:` and 64 hex digits", end)
         });
+        let named = table.get("bases").and_then(|_| self.table(table, "bases", end));
+        let mut bases = BTreeMap::new();
+        for (name, item) in named.into_iter().flat_map(DeTable::iter) {
+            let digest = self.value(item, "a digest, `sha256:` and 64 hex digits");
+            bases.extend(digest.map(|digest| (name.get_ref().to_string(), digest)));
+        }
         let root = match table.get("root") {
             // A base may be pinned where the root cannot be: it comes from Debian's packages.
-            None if table.contains_key("base") || table.contains_key("source") => None,
+            None if ["base", "bases", "source"].iter().any(|name| table.contains_key(*name)) => None,
             _ => Some(self.root(table, end)?),
         };
         let sources = self.sources(table)?;
-        Some(ImagesLock { root, base, sources })
+        Some(ImagesLock { root, base, bases, sources })
     }
 
     fn sources(&mut self, table: &DeTable<'_>) -> Option<Vec<SourcePin>> {
@@ -258,12 +285,14 @@ mod tests {
         "#]]
         .assert_eq(&example(None).to_string());
         let base = Some(Digest::of(b"x"));
+        let bases = BTreeMap::from([("cpu".to_owned(), Digest::of(b"c")), ("cuda".to_owned(), Digest::of(b"d"))]);
         let hash = format!("sha256:{}", "0".repeat(64));
         let build = SourcePin::parse_build(&[format!("b==1 ; python_full_version < '3.13' --hash={hash}")]).unwrap();
         let source = SourcePin { name: "a".to_owned(), version: "1".to_owned(), from: hash, build };
         let sources = vec![SourcePin { build: Vec::new(), ..source.clone() }, source];
-        let of_sources = ImagesLock { sources, ..ImagesLock::default() };
-        for lock in [example(None), example(base), ImagesLock { base, ..ImagesLock::default() }, of_sources] {
+        let of_sources = ImagesLock { sources: sources.clone(), ..ImagesLock::default() };
+        let named = ImagesLock { bases, sources, ..example(None) };
+        for lock in [example(None), example(base), ImagesLock { root: None, ..example(base) }, named, of_sources] {
             assert_eq!(parse(&lock.to_string()).unwrap(), lock);
         }
         let broken = parse("[[source]]\nname = 'a'\nversion = '1'\nfrom = 'x'\nbuild = ['b>=1']\n").unwrap_err();
@@ -277,7 +306,7 @@ mod tests {
         expect![[r#"
             cannot read `images.lock`
 
-            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `source`
+            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `bases` or `source`
                 rot = 1
                 ^
 
