@@ -3,7 +3,7 @@
 use std::time::Duration;
 use xtask_host::terminal;
 use xtask_model::image::plan::{Decision, ImagePlan, Place};
-use xtask_model::image::policy::ImageKind;
+use xtask_model::image::policy::{ImageKind, Policy};
 use xtask_model::quantity;
 use xtask_model::record::report::{ImageReport, Report};
 
@@ -11,19 +11,19 @@ use xtask_model::record::report::{ImageReport, Report};
 const REASONS: usize = 20;
 
 /// The plan as a person reads it, on stderr: what happens to an image, and why.
-pub fn announce(plan: &ImagePlan) {
-    let reference = plan.shown();
+pub fn announce(plan: &ImagePlan, policy: &Policy) {
+    let (image, reference) = (policy.shown(plan.kind), plan.shown());
     match &plan.decision {
         Decision::Reuse { place, .. } => {
             let place = match place {
                 Place::Registry => "in the registry",
                 Place::Local => "on this machine",
             };
-            terminal::step("reusing", &format!("{} `{reference}`: it is {place}", plan.kind));
+            terminal::step("reusing", &format!("{image} `{reference}`: it is {place}"));
         }
         Decision::Build { platforms, reasons } => {
             let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-            terminal::step("planned", &format!("{} `{reference}` for {}", plan.kind, platforms.join(", ")));
+            terminal::step("planned", &format!("{image} `{reference}` for {}", platforms.join(", ")));
             for reason in reasons.iter().take(REASONS) {
                 terminal::step("because", reason);
             }
@@ -49,7 +49,7 @@ pub fn local(image: &ImageReport) {
 /// The end of a command on stderr: a line for each image.
 pub fn conclude(report: &Report) {
     for image in &report.images {
-        let mut line = format!("{} {}", image.kind, image.action);
+        let mut line = format!("{} {}", image.shown(), image.action);
         if let Some(size) = image.size {
             line += &format!(", {}", quantity::bytes(size));
         }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use xtask_host::tree::facts;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::record::report::ImageReport;
 use xtask_native::container;
 
 /// Runs `xtask` and returns its exit code.
@@ -67,6 +68,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     match &flags.command {
         Command::Build(build) => images(global, build, pipeline::Target::App)?,
         Command::BuildBase { build, analyze: true } if !build.dry_run => {
+            commands::analyze::check(global)?;
             let done = pipeline::run(global, build, pipeline::Target::Base)?;
             announce::conclude(&done);
             commands::analyze::run(global, build, &done)?;
@@ -122,15 +124,15 @@ fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyh
         return Ok(());
     }
     announce::conclude(&done);
-    if let Some(image) = done.images.last().filter(|_| !flags.publishes()) {
-        announce::local(image);
+    let wanted: Vec<&ImageReport> = done.wanted().collect();
+    if !flags.publishes() {
+        wanted.iter().for_each(|image| announce::local(image));
     }
-    match (global.format, done.images.last()) {
-        (Format::Json, _) => documents::BUILD.print(&done),
-        (Format::Text | Format::Github | Format::Gitlab, Some(image)) => {
-            commands::print(&format!("{}\n", image.reference))
+    match global.format {
+        Format::Json => documents::BUILD.print(&done),
+        Format::Text | Format::Github | Format::Gitlab => {
+            commands::print(&wanted.iter().map(|image| format!("{}\n", image.reference)).collect::<String>())
         }
-        (Format::Text | Format::Github | Format::Gitlab, None) => Ok(()),
     }
 }
 

@@ -22,6 +22,7 @@ pub const BUILD: Document = Document {
     version: 1,
     fields: &[
         ("images[].kind", "`base`, `app` or `enhanced`; the base is first"),
+        ("images[].name", "name of the base or the app, if the policy names several"),
         ("images[].reference", "name by digest"),
         ("images[].digest", "digest of the index, or of the only manifest"),
         ("images[].platforms.*", "digest of each platform's manifest"),
@@ -86,6 +87,14 @@ pub const PLAN: Document = Document {
         ("base.decision.platforms[]", "platforms that are built"),
         ("base.decision.reasons[]", "why it is built"),
         ("app.**", "the same for the app"),
+        ("affected[]", "with several apps: the images that are built, or that cannot be known: `base:cpu`, `app:web`"),
+        ("apps[].name", "with several apps, in the place of `changes`, `base` and `app`: name of an app"),
+        ("apps[].on", "name of its base, if the policy names several"),
+        ("apps[].decision", "`decision`, of this app"),
+        ("apps[].reasons[]", "why"),
+        ("apps[].changes.**", "`changes`, of this app and its base"),
+        ("apps[].base.**", "`base`, of this app"),
+        ("apps[].app.**", "`app`, of this app"),
         ("verification.tests", "the tests that the commit must pass: `all`, `selected`, `documents` or `none`"),
         ("verification.name", "the `[[ci.tests]]` that is enough"),
         ("verification_reason", "why these tests"),
@@ -101,6 +110,7 @@ pub const EXPLAIN: Document = Document {
     version: 1,
     fields: &[
         ("images[].image", "`base` or `app`"),
+        ("images[].name", "name of the base or the app, if the policy names several"),
         ("images[].this", "the image of this tree, or of the newer commit"),
         ("images[].compared_with", "the other image"),
         ("images[].verdict", "a summary, if there are no differences to list"),
@@ -178,7 +188,11 @@ pub const CENSUS: Document = Document {
 pub const SMOKE: Document = Document {
     commands: "`smoke`",
     version: 1,
-    fields: &[("checks[].check", "name of a check that passed"), ("checks[].seconds", "its seconds")],
+    fields: &[
+        ("checks[].check", "name of a check that passed"),
+        ("checks[].seconds", "its seconds"),
+        ("checks[].app", "name of the app, if the policy names several"),
+    ],
 };
 
 pub const SBOM_DIFF: Document = Document {
@@ -304,6 +318,7 @@ pub const BASES: Document = Document {
     commands: "`base list`",
     version: 1,
     fields: &[
+        ("bases[].name", "name of the base, if the policy names several"),
         ("bases[].digest", "digest of the index, or of the only manifest; the newest base is first"),
         ("bases[].tags[]", "its tags, without those of single platforms"),
         ("bases[].fingerprint", "SHA-256 of its key"),

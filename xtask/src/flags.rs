@@ -9,7 +9,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plugin::FAIL_ON;
-use xtask_model::image::policy::{Engine, Provider, Registry};
+use xtask_model::image::policy::{Engine, ImageKind, Provider, Registry};
 use xtask_model::spec::reference::{Platform, Reference};
 
 /// Text after the help: the first commands to use, and the exit codes.
@@ -60,6 +60,9 @@ pub struct Global {
     /// Registry and path prefix instead of the policy's: `127.0.0.1:5000`, `ghcr.io/acme`
     #[arg(long, global = true, value_name = "HOST[/PREFIX]", env = "XTASK_REGISTRY")]
     pub registry: Option<Registry>,
+    /// App to work on, where the policy has several; can be repeated. By default all of them, for commands that take several
+    #[arg(long, global = true, value_name = "NAME")]
+    pub app: Vec<String>,
     /// Format of stdout
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -78,16 +81,61 @@ pub struct Global {
 }
 
 impl Global {
-    /// Finds the repository and reads its policy and the commit that is checked out.
+    /// Finds the repository and reads its policy and the commit that is checked out, for a command that works on one app.
     pub fn tree(&self) -> Result<Tree, Fault> {
         let root = facts::find_root(self.root.as_deref())?;
         let commit = Git::at(&root).commit(&|name| std::env::var(name).ok())?;
         Ok(Tree { commit, ..self.tree_of(Box::new(WorkTree::new(&root)))? })
     }
 
-    /// Reads the policy of the repository in these files; knows no commit.
+    /// The same for each app that is meant.
+    pub fn trees(&self) -> Result<Vec<Tree>, Fault> {
+        let root = facts::find_root(self.root.as_deref())?;
+        let commit = Git::at(&root).commit(&|name| std::env::var(name).ok())?;
+        let trees = self.trees_of(Box::new(WorkTree::new(&root)))?;
+        Ok(trees.into_iter().map(|tree| Tree { commit: commit.clone(), ..tree }).collect())
+    }
+
+    /// The same for one app of each base that is meant.
+    pub fn trees_of_bases(&self) -> Result<Vec<Tree>, Fault> {
+        let mut trees: Vec<Tree> = Vec::new();
+        for tree in self.trees()? {
+            if !trees.iter().any(|other| other.policy.base.name == tree.policy.base.name) {
+                trees.push(tree);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// The same for a command that needs only what all apps share: the project, the root, the steps, CI.
+    pub fn any_tree(&self) -> Result<Tree, Fault> {
+        Ok(self.trees()?.swap_remove(0))
+    }
+
+    /// The same for the app of an image of this repository, if one is named: its own, or one on it if it is a base.
+    pub fn tree_for(&self, image: Option<&str>) -> Result<Tree, Fault> {
+        let reference = image.and_then(|image| image.parse::<Reference>().ok());
+        let Some(Reference { repository, .. }) = reference else { return self.tree() };
+        let is_of =
+            |tree: &Tree| [ImageKind::App, ImageKind::Base].into_iter().any(|kind| repository == tree.repository(kind));
+        let found = self.trees()?.into_iter().find(is_of);
+        found.map_or_else(|| self.tree(), Ok)
+    }
+
+    /// Reads the policy of the repository in these files, for one app; knows no commit.
     pub fn tree_of(&self, files: Box<dyn Files>) -> Result<Tree, Fault> {
-        Ok(Tree { offline: self.offline, ..Tree::with_registry(self.registry.clone(), files)? })
+        Ok(Tree { offline: self.offline, ..Tree::with_registry(self.registry.clone(), files, &self.app)? })
+    }
+
+    /// The same for each app that is meant.
+    pub fn trees_of(&self, files: Box<dyn Files>) -> Result<Vec<Tree>, Fault> {
+        let trees = Tree::all(self.registry.as_ref(), files, &self.app)?;
+        Ok(trees.into_iter().map(|tree| Tree { offline: self.offline, ..tree }).collect())
+    }
+
+    /// These flags for the app of a tree alone.
+    pub fn of(&self, tree: &Tree) -> Self {
+        Self { app: tree.policy.app.name.iter().cloned().collect(), ..self.clone() }
     }
 }
 
@@ -382,9 +430,9 @@ Examples:
   cargo xtask watch -- cargo xtask smoke {}            a command in its place, for each image
   cargo xtask watch --push -- kubectl set image deployment/app app={}")]
     Watch(WatchFlags),
-    /// Adopt another repository: write a policy, Dockerfiles and workflows from the Dockerfile that it has
+    /// Adopt another repository: write a policy, Dockerfiles and workflows from the Dockerfiles that it has
     ///
-    /// Reads the Dockerfile's last stage, and prints every line that becomes something else, every line that only docker can run, and every
+    /// Reads the last stage of each Dockerfile, and prints every line that becomes something else, every line that only docker can run, and every
     /// package without a wheel. Writes `images.toml`, `dockerfiles/`, an `xtask` package and the workflows. Never changes a file that exists,
     /// except with `--force`, and then prints the difference.
     #[command(after_help = "\
@@ -783,12 +831,12 @@ pub struct InitFlags {
     /// Ask nothing: use the defaults
     #[arg(short, long)]
     pub yes: bool,
-    /// Name of the project and of the app's image; by default the folder's
+    /// Name of the project, which begins the names of its images; by default the folder's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Dockerfile to translate, from the root; by default the only one, or the one at the top
+    /// Dockerfile to translate, from the root; can be repeated. By default all but those for development and tests
     #[arg(long, value_name = "FILE")]
-    pub dockerfile: Option<String>,
+    pub dockerfile: Vec<String>,
     /// Build context of that Dockerfile, from the root; by default the folder in which its sources are
     #[arg(long, value_name = "DIR")]
     pub context: Option<String>,

@@ -34,12 +34,14 @@ pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
 pub use sources::{Sources, Unreadable, one_line};
 pub use xtask_model::image::plan::Target;
 
-use crate::flags::{BuildFlags, Global};
+use crate::flags::{BuildFlags, Global, Output};
 use crate::{leftovers, steps};
 use checks::Checks;
 use record::Trace;
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use xtask_host::docker::Docker;
 use xtask_host::docker::engine as private;
 use xtask_host::linux;
@@ -50,13 +52,13 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::record::report::{self, ImageReport, Report};
-use xtask_model::spec::reference::{Platform, Reference};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 
 /// A request for one tree, with the connections that serve it.
 struct Context<'t> {
     tree: &'t Tree,
     request: Request,
-    client: Client,
+    client: &'t Client,
     docker: OnceCell<Docker>,
     /// The commit as a tree to compare with, once something was.
     committed: OnceCell<Committed>,
@@ -64,18 +66,24 @@ struct Context<'t> {
     checks: Checks,
     /// Compiled dependencies that came or went while the last image was built.
     dependencies: RefCell<Option<report::Dependencies>>,
+    /// Published bases of this repository, whose layers can be mounted.
+    bases: RefCell<Vec<PublishedBase>>,
 }
 
+/// A published base: its repository, and the digest of each platform's manifest.
+type PublishedBase = (Repository, BTreeMap<Platform, Digest>);
+
 impl<'t> Context<'t> {
-    fn new(tree: &'t Tree, request: Request) -> Self {
+    fn new(tree: &'t Tree, request: Request, client: &'t Client) -> Self {
         Self {
             tree,
             request,
-            client: tree.client(),
+            client,
             docker: OnceCell::new(),
             committed: OnceCell::new(),
             checks: Checks::default(),
             dependencies: RefCell::default(),
+            bases: RefCell::default(),
         }
     }
 
@@ -83,7 +91,7 @@ impl<'t> Context<'t> {
         if let Some(committed) = self.committed.get() {
             return Ok(committed);
         }
-        let committed = Committed::open(&self.tree.root, id, self.request.offline)?;
+        let committed = Committed::open(self.tree, id, self.request.offline)?;
         Ok(self.committed.get_or_init(|| committed))
     }
 
@@ -105,52 +113,109 @@ impl<'t> Context<'t> {
     }
 }
 
-/// Builds, publishes if asked to, and reports. With `--dry-run` prints the plan instead, and returns no images.
+/// Builds, publishes if asked to, and reports: every app that is meant, or every base where bases are built. With `--dry-run` prints the
+/// plan instead, and returns no images.
 pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
-    let trace = Trace::begin();
-    let tree = global.tree()?;
-    let request = Request::new(global, flags, target, &tree)?;
-    if !request.dry_run {
-        leftovers::sweep(&tree);
+    let began = Instant::now();
+    let mut trees = if target == Target::Base { global.trees_of_bases()? } else { global.trees()? };
+    if target == Target::Base && trees.len() > 1 {
+        trees = without_pinned(trees)?;
+    }
+    let first = &trees[0];
+    if let (Some(Output::Layout(_) | Output::Archive(_)), true) = (&flags.output, trees.len() > 1) {
+        let name = first.policy.app.name.as_deref().unwrap_or_default();
+        return Err(Fault::usage("`--output` takes one image, and several would be written")
+            .hint(format!("name its app: `--app {name}`")));
+    }
+    let client = first.client();
+    let context = |tree| Ok(Context::new(tree, Request::new(global, flags, target, tree)?, &client));
+    let contexts = trees.iter().map(context).collect::<Result<Vec<Context<'_>>, Fault>>()?;
+    if !flags.dry_run {
+        leftovers::sweep(first);
     }
     // Held while images of this machine are read and built.
-    let lock = if request.wanted.push || request.dry_run { None } else { Some(layouts::lock(&tree.images())?) };
-    let context = Context::new(&tree, request);
-    let done = build(&context, &trace);
-    if !context.request.dry_run {
-        trace.append(&context, done.as_ref().err());
-    }
-    let images = done?;
-    if let Some(image) = images.last() {
-        export::export(&context, image)?;
-    }
+    let lock = if flags.publishes() || flags.dry_run { None } else { Some(layouts::lock(&first.images())?) };
+    let images = build(&contexts)?;
     drop(lock);
     Ok(Report {
         images,
-        seconds: trace.elapsed().as_secs_f64(),
+        seconds: began.elapsed().as_secs_f64(),
         peak_memory: linux::peak_memory(),
         disk_written: linux::disk_written(),
     })
 }
 
-/// Builds, while the registry is asked for the parts that the last command needed: the next one mostly needs the same.
-fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault> {
-    if !context.request.wanted.push {
-        return plan_and_execute(context, trace);
+/// Leaves out bases that are pinned: another one would not be used. If all are, the first is refused for it.
+fn without_pinned(mut trees: Vec<Tree>) -> Result<Vec<Tree>, Fault> {
+    let mut pinned = Vec::new();
+    for tree in &trees {
+        pinned.push(xtask_host::tree::facts::images_lock(tree)?.pinned(tree.policy.base.name.as_deref()).is_some());
     }
-    let expected = expected::Expected::of(context.tree);
+    if pinned.contains(&false) {
+        for (tree, _) in trees.iter().zip(&pinned).filter(|(_, pinned)| **pinned) {
+            let what = format!("{}: `images.lock` pins it", tree.policy.shown(ImageKind::Base));
+            xtask_host::terminal::step("left out", &what);
+        }
+        let mut pinned = pinned.into_iter();
+        trees.retain(|_| pinned.next() == Some(false));
+    }
+    Ok(trees)
+}
+
+/// Builds, while the registry is asked for the parts that the last command needed: the next one mostly needs the same.
+fn build(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault> {
+    let first = &contexts[0];
+    if !first.request.wanted.push {
+        return plan_and_execute(contexts);
+    }
+    let expected = expected::Expected::of(contexts.iter().map(|context| context.tree));
     std::thread::scope(|scope| {
-        let (expected, client) = (&expected, &context.client);
+        let (expected, client) = (&expected, first.client);
         scope.spawn(move || expected.ask(client));
-        let done = plan_and_execute(context, trace);
-        if !context.request.dry_run {
+        let done = plan_and_execute(contexts);
+        if !first.request.dry_run {
             expected.remember(client);
         }
         done
     })
 }
 
-fn plan_and_execute(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault> {
+/// Plans every app before anything is built: what one of them is refused for costs no build of another.
+fn plan_and_execute(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault> {
+    let mut work = Vec::new();
+    for context in contexts {
+        let trace = Trace::begin();
+        let planned = planned_by(context);
+        trace.pause();
+        if let (Err(fault), false) = (&planned, context.request.dry_run) {
+            trace.append(context, Some(fault));
+        }
+        work.push((context, planned?, trace));
+    }
+    let known: Vec<PublishedBase> = work.iter().filter_map(|(_, (_, planned), _)| planned.published_base()).collect();
+    let mut bases = execution::Bases::default();
+    let mut reports = Vec::new();
+    for (context, (sources, planned), trace) in &work {
+        trace.resume();
+        let built = bases.values().map(|base| (base.repository.clone(), base.known_digests()));
+        context.bases.replace(known.iter().cloned().chain(built).collect());
+        let mut done = execution::execute(context, (sources, planned), trace, &mut bases);
+        if done.is_ok() && context.request.reuse_only && !context.request.dry_run {
+            done = dependencies::name_tested(context).and(done);
+        }
+        if !context.request.dry_run {
+            trace.append(context, done.as_ref().err());
+        }
+        let done = done?;
+        if let Some(image) = done.last() {
+            export::export(context, image)?;
+        }
+        reports.extend(done);
+    }
+    Ok(reports)
+}
+
+fn planned_by<'t>(context: &Context<'t>) -> Result<(Sources<'t>, facts::Planned), Fault> {
     let sources = Sources::read(context.tree, context.request.wanted.target)?;
     let planned = facts::plan_build(context, &sources)?;
     if context.request.reuse_only {
@@ -162,18 +227,15 @@ fn plan_and_execute(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageRep
     if !context.request.dry_run && !kinds.is_empty() {
         steps::prepare(context.tree, &kinds)?;
     }
-    let done = execution::execute(context, &sources, &planned, trace)?;
-    if context.request.reuse_only && !context.request.dry_run {
-        dependencies::name_tested(context)?;
-    }
-    Ok(done)
+    Ok((sources, planned))
 }
 
 /// The plan of a build, which is not executed.
 pub fn planned(global: &Global, flags: &BuildFlags, target: Target) -> Result<Plan, Fault> {
     let flags = BuildFlags { dry_run: true, ..flags.clone() };
     let tree = global.tree()?;
-    let context = Context::new(&tree, Request::new(global, &flags, target, &tree)?);
+    let client = tree.client();
+    let context = Context::new(&tree, Request::new(global, &flags, target, &tree)?, &client);
     Ok(facts::plan_build(&context, &Sources::read(&tree, target)?)?.plan)
 }
 

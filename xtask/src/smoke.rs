@@ -18,6 +18,9 @@ pub struct Shown {
     pub check: String,
     /// Seconds it took.
     pub seconds: f64,
+    /// The app, where the policy names several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
 }
 
 /// Runs every check on `image`; `version` is the package's. Ends at the first that fails.
@@ -29,7 +32,7 @@ pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> R
         test().map_err(|fault| fault.needed_by(format!("the smoke test of `{}`", image.name())))?;
         let took = began.elapsed();
         terminal::step("smoke", &format!("{name} ({})", quantity::seconds(took)));
-        shown.push(Shown { check: name.to_owned(), seconds: took.as_secs_f64() });
+        shown.push(Shown { check: name.to_owned(), seconds: took.as_secs_f64(), app: None });
         Ok(())
     };
     if let Some(user) = smoke.user {

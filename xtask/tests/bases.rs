@@ -215,7 +215,7 @@ fn fifty_apps_are_listed_with_their_bases() {
     let found = survey(&SurveyRequest {
         client: &scene.client,
         bases: &bases,
-        apps: &apps,
+        apps: std::slice::from_ref(&apps),
         platforms: &[platform()],
         tag_length: 12,
         referrers: false,

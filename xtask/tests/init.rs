@@ -151,12 +151,44 @@ fn torch_from_an_index_of_its_own() {
 }
 
 #[test]
-fn one_of_two_services() {
-    writes("services", "after", &["--dockerfile", "web/Dockerfile"]);
-    // Which of them is a question.
+fn several_dockerfiles_are_apps_of_one_policy() {
+    writes("services", "after", &[]);
+    // Those for development are left out, and one can be chosen.
     let example = Example::new("services");
-    let said = ends(&example.init(&[]), 2);
-    assert!(said.contains("`web/Dockerfile`, `worker/Dockerfile`") && said.contains("--dockerfile"), "{said}");
+    example.write("Dockerfile.dev", "FROM scratch\n");
+    let said = ends(&example.init(&["--context", "."]), 2);
+    assert!(said.contains("`--context` is for one Dockerfile") && said.contains("`web/Dockerfile`"), "{said}");
+    let said = ends(&example.init(&["--dockerfile", "web/Dockerfile", "--dry-run"]), 0);
+    assert!(!said.contains("worker"), "{said}");
+    let said = ends(&example.init(&[]), 0);
+    assert!(said.contains("`Dockerfile.dev`: for development or tests"), "{said}");
+    let policy = example.read("images.toml");
+    assert_eq!((policy.matches("[[app]]").count(), policy.matches("[base]").count()), (2, 1), "{policy}");
+    // Again, it finds what it wrote, and changes nothing.
+    let before = example.files();
+    ends(&example.init(&[]), 0);
+    assert_eq!(example.files(), before);
+}
+
+#[test]
+fn apps_with_different_packages_get_a_base_each_and_different_roots_are_refused() {
+    let example = Example::new("services");
+    example.write("worker/requirements.txt", "requests==2.32.5\n");
+    let text = example.read("worker/Dockerfile").replace("requirements.txt .", "worker/requirements.txt .");
+    example.write("worker/Dockerfile", &text.replace("-r requirements.txt", "-r requirements.txt\nWORKDIR /srv"));
+    ends(&example.init(&[]), 0);
+    let policy = example.read("images.toml");
+    for line in ["[bases.web]", "[bases.worker]", "base = \"worker\"", "requirements = \"worker/requirements.txt\""] {
+        assert!(policy.lines().any(|found| found == line), "{line}:\n{policy}");
+    }
+    assert!(example.read("dockerfiles/Dockerfile.base-worker.dockerignore").contains("!worker/requirements.lock\n"));
+    let example = Example::new("services");
+    example.write("worker/Dockerfile", &text.replace("3.12", "3.13"));
+    let before = example.files();
+    let said = ends(&example.init(&[]), 6);
+    assert!(said.contains("`worker/Dockerfile` cannot be translated whole"), "{said}");
+    assert!(said.contains("a policy has one root") && said.contains("leave out a Dockerfile"), "{said}");
+    assert_eq!(example.files(), before);
 }
 
 #[test]

@@ -710,7 +710,8 @@ fn the_documented_configuration_of_renovate_finds_every_pin() {
     let platforms = platforms.map(|(name, byte)| (name.parse().unwrap(), digest(byte).parse().unwrap()));
     let image = "registry.example:5000/library/python:3.12-slim";
     let pin = RootPin { image: image.parse().unwrap(), platforms: platforms.into() };
-    let pins = ImagesLock { root: Some(pin), base: Some(digest("c").parse().unwrap()), ..ImagesLock::default() };
+    let pins =
+        ImagesLock { root: Some(pin), ..ImagesLock::default() }.with_pin(None, Some(digest("c").parse().unwrap()));
     let files = [
         format!("images.toml={}", root.join("images.toml").display()),
         format!("services/app/images.lock={}", place("images.lock", &pins.to_string())),

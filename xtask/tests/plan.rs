@@ -10,7 +10,6 @@ use history::{Repo, State, edit, seed};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use xtask::commands::plan::plan;
 use xtask::flags::{Format, Global, PlanFlags};
 use xtask::pipeline::{Sources, Unreadable};
 use xtask_host::tree::git::Revision;
@@ -22,12 +21,18 @@ fn global(root: &Path) -> Global {
     Global {
         root: Some(root.to_owned()),
         registry: None,
+        app: Vec::new(),
         format: Format::Text,
         locked: false,
         offline: true,
         verbose: false,
         quiet: true,
     }
+}
+
+/// The plan of the only app.
+fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<ChangePlan, Fault> {
+    xtask::commands::plan::plan(global, flags, variable).map(|plans| plans.all()[0].clone())
 }
 
 fn ask(root: &Path, base: &str, head: Option<&str>) -> Result<ChangePlan, Fault> {

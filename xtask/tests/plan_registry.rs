@@ -14,7 +14,6 @@ use proptest::test_runner::TestRunner;
 use real_registry::RealRegistry;
 use std::collections::BTreeMap;
 use std::path::Path;
-use xtask::commands::plan::plan;
 use xtask::flags::{BuildFlags, Format, Global, PlanFlags};
 use xtask::pipeline::{Sources, Target, Unreadable, plan_tree, planned};
 use xtask_host::registry::{Answer, Client};
@@ -34,6 +33,7 @@ fn global(root: &Path, registry: &str) -> Global {
     Global {
         root: Some(root.to_owned()),
         registry: Some(registry.parse().unwrap()),
+        app: Vec::new(),
         format: Format::Text,
         locked: false,
         offline: false,
@@ -121,6 +121,11 @@ impl Here {
 
 fn labels(key: &impl Key) -> BTreeMap<&'static str, String> {
     BTreeMap::from([(FINGERPRINT_LABEL, key.fingerprint().to_string()), (KEY_LABEL, key.json())])
+}
+
+/// The plan of the only app.
+fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<ChangePlan, Fault> {
+    xtask::commands::plan::plan(global, flags, variable).map(|plans| plans.all()[0].clone())
 }
 
 fn decide(global: &Global) -> Result<ChangePlan, Fault> {

@@ -13,6 +13,7 @@ fn record(kind: BuildKind, hours_ago: u64, seconds: f64) -> Record {
     Record {
         schema: ledger::SCHEMA,
         when: clock::now() - Duration::from_secs(3600 * hours_ago),
+        app: None,
         commit: None,
         branch: None,
         decision: kind,

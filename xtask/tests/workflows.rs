@@ -77,9 +77,9 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
     for (index, text) in [text, two, docker, other, laptops].iter().enumerate() {
         let policy = xtask_model::image::policy::parse(text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = workflows::generate(&policy, &below).unwrap();
+        let below = workflows::generate(&[&policy], &below).unwrap();
         for file in
-            workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap().into_iter().chain(below)
+            workflows::generate(&[&policy], &workflows::PolicyLocation::default()).unwrap().into_iter().chain(below)
         {
             let path = folder.join(format!("{index}/{}", file.path));
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -378,7 +378,7 @@ fn project(folder: &Path, registry: &str, service: Provider) {
         std::fs::write(folder.join(path), text).unwrap();
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
-    for file in workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap() {
+    for file in workflows::generate(&[&policy], &workflows::PolicyLocation::default()).unwrap() {
         std::fs::create_dir_all(folder.join(&file.path).parent().unwrap()).unwrap();
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }

@@ -77,6 +77,7 @@ impl Workspace {
         let global = Global {
             root: Some(copy),
             registry: None,
+            app: Vec::new(),
             format: Format::Text,
             locked: false,
             offline: false,

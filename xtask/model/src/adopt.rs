@@ -25,6 +25,8 @@ use std::fmt;
 /// The repository, and what a person decides where it leaves something open.
 pub struct Request<'a> {
     pub name: &'a str,
+    /// Name of the app, where several Dockerfiles are adopted.
+    pub app: Option<&'a str>,
     pub registry: &'a Registry,
     /// URL of the source.
     pub source: Option<&'a str>,
@@ -191,6 +193,60 @@ impl Input {
 /// # Errors
 /// A Dockerfile whose variables cannot be replaced.
 pub fn adopt(request: &Request<'_>) -> Result<Adoption, Fault> {
-    let translation = stages::translate(request)?;
-    Ok(write::files(request, translation))
+    Ok(adopt_all(std::slice::from_ref(request))?.swap_remove(0))
+}
+
+/// Translates the Dockerfiles of one repository into one policy: its requests differ in what is of one app. The files that are of all apps
+/// are with the first.
+///
+/// # Errors
+/// A Dockerfile whose variables cannot be replaced.
+///
+/// # Panics
+/// Without a request.
+pub fn adopt_all(requests: &[Request<'_>]) -> Result<Vec<Adoption>, Fault> {
+    let translations = requests.iter().map(stages::translate).collect::<Result<Vec<_>, _>>()?;
+    Ok(write::files(requests, translations))
+}
+
+/// Names of apps by the paths of their Dockerfiles: `web/Dockerfile`, `docker/Dockerfile.web` and `web.Dockerfile` are `web`.
+pub fn app_names(paths: &[String]) -> Vec<String> {
+    const FOLDERS: [&str; 8] =
+        ["docker", "dockerfiles", "build", "deploy", "container", "containers", "images", ".docker"];
+    let plain = |text: &str| {
+        let text: String =
+            text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        text.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+    };
+    let parts = |path: &str| {
+        let mut parts: Vec<String> = path.split('/').map(str::to_owned).collect();
+        let file = parts.pop().unwrap_or_default();
+        parts.retain(|part| !FOLDERS.contains(&part.to_ascii_lowercase().as_str()));
+        let lower = file.to_ascii_lowercase();
+        let own = ["dockerfile.", "containerfile."].into_iter().find_map(|begin| lower.strip_prefix(begin));
+        parts.extend(own.or(lower.strip_suffix(".dockerfile")).map(str::to_owned));
+        parts
+    };
+    let mut names: Vec<String> = Vec::new();
+    for path in paths {
+        let parts = parts(path);
+        let mut name = parts.last().map(|part| plain(part)).filter(|name| !name.is_empty());
+        if name.as_ref().is_some_and(|name| names.contains(name)) {
+            name = Some(plain(&parts.join("-")));
+        }
+        // `Dockerfile.base` and `Dockerfile.base-NAME` are those of bases.
+        let name = name.filter(|name| name.split('-').next() != Some("base")).unwrap_or_else(|| "app".to_owned());
+        let free = |number: &usize| *number == 1 || !names.contains(&format!("{name}-{number}"));
+        let taken = names.contains(&name);
+        let number = (if taken { 2 } else { 1 }..).find(free).unwrap_or(1);
+        names.push(if number == 1 { name } else { format!("{name}-{number}") });
+    }
+    names
+}
+
+/// True if a Dockerfile is, by its path, for development or tests.
+pub fn is_for_development(path: &str) -> bool {
+    const WORDS: [&str; 11] =
+        ["dev", "development", "devcontainer", "test", "tests", "testing", "ci", "local", "debug", "lint", "docs"];
+    path.to_ascii_lowercase().split(['/', '.']).any(|part| WORDS.contains(&part))
 }

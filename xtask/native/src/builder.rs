@@ -82,7 +82,8 @@ pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
     let assembly = assemble(&order.inputs)?;
     let known = |plan: &LayerPlan| {
         !order.force
-            && (order.published.layer(&plan.recipe).is_some() || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
+            && (order.published.layer(&plan.recipe).or(order.published.other_layer(&plan.recipe)).is_some()
+                || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
     };
     Ok(assembly.layers.iter().map(|plan| (plan.clone(), known(plan))).collect())
 }
@@ -106,7 +107,7 @@ fn put_together(
     let base: Vec<ImageLayer> = base_layers(order, destination, distrust).collect();
     let (manifest, checks, sent) = match destination {
         Destination::Repository(repository) => {
-            let delivery = Delivery::new(client, repository, order.base, distrust);
+            let delivery = Delivery::new(client, repository, (order.base, order.published.others()), distrust);
             // Blobs are harmless until a manifest names them: they are sent while other layers are made and checked.
             let (all, manifest) = delivery.during(|deliver| {
                 base.iter().chain(found.iter().flatten()).cloned().for_each(deliver);
@@ -335,7 +336,7 @@ impl Earlier for Before<'_> {
     }
 }
 
-/// A known layer: one that a manifest of the repository names, or one in the store.
+/// A known layer: one that a manifest of the repository names, one in the store, or one of another repository of the registry.
 fn find(
     client: &Client,
     order: &Order<'_>,
@@ -351,7 +352,17 @@ fn find(
         let checks = record.map(|(record, _)| (record.version, record.size));
         return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository, checks }));
     }
-    let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
+    let Some(stored) = order.store.get(&plan.recipe)? else {
+        // What only another repository has is mounted from it; an attempt that trusts nothing makes it.
+        let other = order.published.other_layer(&plan.recipe).filter(|_| !distrust);
+        return Ok(match (destination, other) {
+            (Destination::Repository(_), Some((descriptor, diff_id))) => {
+                let place = LayerPlace::Elsewhere;
+                Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place, checks: None })
+            }
+            _ => None,
+        });
+    };
     // Reads it once; a damaged layer is made again.
     Ok(order.store.open_layer(&stored)?.map(|_| ImageLayer {
         descriptor: published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id),

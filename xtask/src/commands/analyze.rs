@@ -50,9 +50,14 @@ for d in importlib.metadata.distributions():
 print(json.dumps(found))
 "#;
 
+/// Refuses to analyse several bases at once.
+pub fn check(global: &Global) -> Result<(), Fault> {
+    super::base::one(global).map(drop)
+}
+
 /// Analyses the base that a build has just reported.
 pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let tree = super::base::one(global)?;
     let platform = flags.platform.first().cloned().unwrap_or_else(Platform::host);
     let repository = tree.repository(ImageKind::Base);
     let base = &report.images[0];

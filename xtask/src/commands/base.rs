@@ -28,18 +28,54 @@ const LAYOUTS: usize = 3;
 /// Runs one of them.
 pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
     if let BaseCommand::Pin { remove: true, .. } = command {
-        return Ok(unpin(&global.tree()?)?);
+        return Ok(unpin(&one(global)?)?);
     }
     if global.offline {
         return Err(Fault::usage("`base` cannot be used with `--offline`: bases are in the registry").into());
     }
-    let bases = Bases::open(global)?;
+    let open = |tree| Bases::open(global, tree);
     match command {
-        BaseCommand::List => bases.list(global),
-        BaseCommand::Pin { name, .. } => Ok(bases.pin(name.as_deref())?),
-        BaseCommand::Rollback { name, yes } => Ok(bases.rollback(name.as_deref(), *yes)?),
-        BaseCommand::Prune { keep, older_than, yes } => bases.prune(global, *keep, *older_than, *yes),
+        BaseCommand::List => list(global, global.trees_of_bases()?.into_iter().map(open)),
+        BaseCommand::Pin { name, .. } => Ok(open(one(global)?)?.pin(name.as_deref())?),
+        BaseCommand::Rollback { name, yes } => Ok(open(one(global)?)?.rollback(name.as_deref(), *yes)?),
+        BaseCommand::Prune { keep, older_than, yes } => {
+            // Each has a document of its own.
+            let trees = if global.format == Format::Json { vec![one(global)?] } else { global.trees_of_bases()? };
+            trees.into_iter().try_for_each(|tree| open(tree)?.prune(global, *keep, *older_than, *yes))
+        }
     }
+}
+
+/// A tree of the one base that is meant.
+pub(super) fn one(global: &Global) -> Result<Tree, Fault> {
+    let mut trees = global.trees_of_bases()?;
+    if trees.len() == 1 {
+        return Ok(trees.remove(0));
+    }
+    let names: Vec<String> = trees.iter().map(|tree| tree.policy.shown(ImageKind::Base)).collect();
+    let app = trees[0].policy.app.name.as_deref().unwrap_or_default();
+    Err(Fault::usage(format!("this is for one base, and `images.toml` has several: {}", names.join(", ")))
+        .hint(format!("name an app that is on it: `--app {app}`")))
+}
+
+/// Prints the bases of every base's repository.
+fn list(global: &Global, all: impl Iterator<Item = Result<Bases, Fault>>) -> anyhow::Result<()> {
+    let mut listed = Vec::new();
+    for bases in all {
+        let bases = bases?;
+        let (survey, mine) = bases.survey_and_mine(global, false)?;
+        let rows = bases.rows(&survey, mine);
+        if global.format == Format::Json {
+            listed.extend(rows.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?);
+        } else if rows.is_empty() {
+            let what = format!("`{}` has no base; build one: `cargo xtask build-base --push`", bases.bases);
+            terminal::step("none", &what);
+        } else {
+            let head = bases.tree.policy.name(ImageKind::Base).map(|name| format!("{name}:\n"));
+            super::print(&(head.unwrap_or_default() + &table(&rows)))?;
+        }
+    }
+    if global.format == Format::Json { documents::BASES.print_list("bases", &listed) } else { Ok(()) }
 }
 
 /// Values that all subcommands need.
@@ -47,13 +83,17 @@ struct Bases {
     tree: Tree,
     client: Client,
     bases: Repository,
-    apps: Repository,
+    /// Those of every app on it.
+    apps: Vec<Repository>,
     pinned: Option<Digest>,
 }
 
 /// A base as `list` shows it.
 #[derive(Serialize)]
 struct Row<'a> {
+    /// The name of the base, where the policy names several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
     #[serde(flatten)]
     base: &'a PublishedBase,
     age: String,
@@ -67,10 +107,14 @@ struct Row<'a> {
 }
 
 impl Bases {
-    fn open(global: &Global) -> Result<Self, Fault> {
-        let tree = global.tree()?;
-        let pinned = facts::images_lock(&tree)?.base;
-        let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
+    fn open(global: &Global, tree: Tree) -> Result<Self, Fault> {
+        let name = tree.policy.base.name.as_deref();
+        let pinned = facts::images_lock(&tree)?.pinned(name);
+        // Whichever app is selected: a base that another one uses is in use.
+        let all = Global { app: Vec::new(), ..global.clone() }.trees()?;
+        let on_it = all.iter().filter(|other| other.policy.base.name.as_deref() == name);
+        let apps = on_it.map(|tree| tree.repository(ImageKind::App)).collect();
+        let bases = tree.repository(ImageKind::Base);
         Ok(Self { client: tree.client(), tree, bases, apps, pinned })
     }
 
@@ -88,7 +132,7 @@ impl Bases {
     /// The survey and, if it is known, this tree's fingerprint, gathered in parallel.
     fn survey_and_mine(&self, global: &Global, referrers: bool) -> Result<(Survey, Option<Fingerprint>), Fault> {
         let (survey, mine) = std::thread::scope(|scope| {
-            let mine = scope.spawn(|| pipeline::base_fingerprint(global));
+            let mine = scope.spawn(|| pipeline::base_fingerprint(global, &self.tree, &self.client));
             (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let mine =
@@ -96,40 +140,30 @@ impl Bases {
         Ok((survey?, mine.ok()))
     }
 
-    fn list(&self, global: &Global) -> anyhow::Result<()> {
-        let (survey, mine) = self.survey_and_mine(global, false)?;
+    fn rows<'a>(&'a self, survey: &'a Survey, mine: Option<Fingerprint>) -> Vec<Row<'a>> {
         let now = clock::now();
-        let rows: Vec<Row<'_>> = survey
+        survey
             .bases
             .iter()
             .map(|base| Row {
+                name: self.tree.policy.name(ImageKind::Base),
                 age: bases::age(base.since(), now),
                 complete: base.is_complete(),
                 latest: base.is_latest(),
                 pinned: self.pinned.is_some_and(|digest| base.is(&digest)),
                 this_tree: mine.map(|mine| base.fingerprint == Some(mine)),
-                used_by: used_by(&survey, base),
+                used_by: used_by(survey, base),
                 base,
             })
-            .collect();
-        if global.format == Format::Json {
-            return documents::BASES.print_list("bases", &rows);
-        }
-        if rows.is_empty() {
-            terminal::step(
-                "none",
-                &format!("`{}` has no base; build one: `cargo xtask build-base --push`", self.bases),
-            );
-            return Ok(());
-        }
-        super::print(&table(&rows))
+            .collect()
     }
 
     fn pin(&self, name: Option<&str>) -> Result<(), Fault> {
         let survey = self.survey(false)?;
         let base = bases::pin(&survey, name)?;
         self.refuse_lost(base)?;
-        let lock = ImagesLock { base: Some(base.digest), ..facts::images_lock(&self.tree)? };
+        let name = self.tree.policy.base.name.as_deref();
+        let lock = facts::images_lock(&self.tree)?.with_pin(name, Some(base.digest));
         if file::write(&self.tree.root.join(lock::images::PATH), &lock.to_string())? {
             terminal::step("wrote", &format!("`{}`", lock::images::PATH));
         }
@@ -249,12 +283,13 @@ impl Bases {
 /// Removes the pin, and the file if it pins nothing else.
 fn unpin(tree: &Tree) -> Result<(), Fault> {
     let lock = facts::images_lock(tree)?;
-    let Some(digest) = lock.base else {
+    let name = tree.policy.base.name.as_deref();
+    let Some(digest) = lock.pinned(name) else {
         terminal::step("nothing", "no base is pinned");
         return Ok(());
     };
     let path = tree.root.join(lock::images::PATH);
-    let lock = ImagesLock { base: None, ..lock };
+    let lock = lock.with_pin(name, None);
     if lock == ImagesLock::default() {
         std::fs::remove_file(&path)
             .map_err(|error| Fault::usage(format!("cannot remove `{}`", lock::images::PATH)).cause(error))?;
@@ -328,8 +363,9 @@ struct Layouts {
 
 impl Layouts {
     fn plan(tree: &Tree, mine: Option<Fingerprint>) -> Result<Self, Fault> {
-        let mine = mine.map(|mine| format!("base-{}-", mine.tag(tree.policy.base.tag_length)));
-        let mut found = layouts(&tree.images())?;
+        let prefix = tree.layout_prefix(ImageKind::Base);
+        let mine = mine.map(|mine| format!("{prefix}{}-", mine.tag(tree.policy.base.tag_length)));
+        let mut found = layouts(&tree.images(), &prefix)?;
         found.sort_by_key(|(_, made)| std::cmp::Reverse(*made));
         let mut plan = Self { verdicts: Vec::new(), gone: Vec::new() };
         for (index, (path, _)) in found.into_iter().enumerate() {
@@ -371,7 +407,7 @@ impl Layouts {
     }
 }
 
-fn layouts(folder: &Path) -> Result<Vec<(PathBuf, SystemTime)>, Fault> {
+fn layouts(folder: &Path, prefix: &str) -> Result<Vec<(PathBuf, SystemTime)>, Fault> {
     let cannot = |error| Fault::usage(format!("cannot read `{}`", folder.display())).cause(error);
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -381,7 +417,7 @@ fn layouts(folder: &Path) -> Result<Vec<(PathBuf, SystemTime)>, Fault> {
     for entry in entries {
         let path = entry.map_err(cannot)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if !name.starts_with("base-") || path.extension().is_some() || !path.join("index.json").is_file() {
+        if !name.starts_with(prefix) || path.extension().is_some() || !path.join("index.json").is_file() {
             continue;
         }
         let made = std::fs::metadata(path.join("index.json")).and_then(|meta| meta.modified()).map_err(cannot)?;

@@ -2,12 +2,13 @@
 
 use crate::documents;
 use crate::flags::{BundleCommand, Format, Global};
+use std::collections::BTreeSet;
 use std::path::Path;
 use xtask_host::registry::bundle::{self, Bundle, Have, Selected};
 use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::signing::PublicKey;
 use xtask_host::terminal;
-use xtask_host::tree::facts;
+use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::quantity;
@@ -30,7 +31,7 @@ fn place(global: &Global) -> Result<(Client, Registry), Fault> {
     match (facts::find_root(global.root.as_deref()), &global.registry) {
         (Err(_), Some(registry)) => Ok((Client::new(ClientOptions::from_env()), registry.clone())),
         _ => {
-            let tree = global.tree()?;
+            let tree = global.any_tree()?;
             Ok((tree.client(), tree.registry.clone()))
         }
     }
@@ -38,7 +39,10 @@ fn place(global: &Global) -> Result<(Client, Registry), Fault> {
 
 fn create(global: &Global, images: &[String], output: &Path, since: Option<&Path>) -> anyhow::Result<()> {
     let names = match images {
-        [] => vec![super::smoke::this_trees(global, "bundle create")?],
+        [] => {
+            let app = |tree| super::smoke::this_trees(&global.of(&tree), "bundle create");
+            global.trees()?.into_iter().map(app).collect::<Result<_, _>>()?
+        }
         named => named.to_vec(),
     };
     let read = |name: &String| {
@@ -54,7 +58,7 @@ fn create(global: &Global, images: &[String], output: &Path, since: Option<&Path
     });
     let since = since.transpose()?;
     let client = match facts::find_root(global.root.as_deref()) {
-        Ok(_) => global.tree()?.client(),
+        Ok(_) => global.any_tree()?.client(),
         Err(_) => Client::new(ClientOptions::from_env()),
     };
     let selected = Selected::read(&client, &images)?;
@@ -87,8 +91,9 @@ fn have(global: &Global, repositories: &[String]) -> anyhow::Result<()> {
     let (client, registry) = place(global)?;
     let repositories: Vec<Repository> = match repositories {
         [] => {
-            let tree = global.tree()?;
-            vec![tree.repository(ImageKind::Base), tree.repository(ImageKind::App)]
+            let of = |tree: &Tree| [ImageKind::Base, ImageKind::App].map(|kind| tree.repository(kind));
+            let all: BTreeSet<Repository> = global.trees()?.iter().flat_map(of).collect();
+            all.into_iter().collect()
         }
         names => names.iter().map(|name| registry.repository(name)).collect(),
     };

@@ -67,7 +67,7 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
 
 /// Everything that CI runs in a repository that only uses xtask: the lock, its own tests, a build with smoke tests.
 fn adopted(global: &Global, root: &Path, mut phases: Phases) -> anyhow::Result<()> {
-    let ci = global.tree()?.policy.ci;
+    let ci = global.any_tree()?.policy.ci;
     if root.join(".github/workflows/ci.yml").is_file() {
         phases.run("workflows", || Ok(super::workflows::run(global, true)?))?;
     }
@@ -80,8 +80,7 @@ fn adopted(global: &Global, root: &Path, mut phases: Phases) -> anyhow::Result<(
     phases.run("images", || {
         let flags = BuildFlags { engine: Some(ci.engine), ..BuildFlags::default() };
         let done = pipeline::run(global, &flags, pipeline::Target::App)?;
-        let app = done.images.last().map(|image| image.reference.to_string());
-        super::smoke::run(global, app.as_deref())
+        done.wanted().try_for_each(|app| super::smoke::run(global, Some(&app.reference.to_string())))
     })?;
     phases.print();
     Ok(())
@@ -97,7 +96,7 @@ fn tests(root: &Path, program: &str, args: &[String]) -> anyhow::Result<()> {
 
 /// The command of a `[[ci.tests]]`; none for documents, whose checks every selection begins with.
 fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
-    let tests = global.tree()?.policy.ci.tests;
+    let tests = global.any_tree()?.policy.ci.tests;
     match tests.iter().find(|tests| tests.name == only) {
         Some(tests) => Ok(Some(tests.run.clone())),
         None if only == verification::DOCUMENTS => Ok(None),

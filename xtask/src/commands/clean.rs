@@ -3,6 +3,7 @@
 use crate::commands;
 use crate::flags::Global;
 use crate::pipeline;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,11 @@ struct Item {
 
 /// Prints the list, and deletes what is on it if asked to.
 pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let trees = global.trees()?;
+    let tree = &trees[0];
     // A running build may use a layout that is to be deleted.
     let lock = if yes { Some(pipeline::lock_images(&tree.images())?) } else { None };
-    let items = find(&tree, SystemTime::now());
+    let items = find(&trees, SystemTime::now());
     for item in &items {
         let path = item.path.strip_prefix(&tree.root).unwrap_or(&item.path).display();
         commands::print(&format!("{:>10}  {path}: {}\n", quantity::bytes(item.bytes), item.why))?;
@@ -52,13 +54,18 @@ pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
 }
 
 /// Everything that may be deleted, without the files of a build with `--push`, which takes no lock.
-fn find(tree: &Tree, now: SystemTime) -> Vec<Item> {
+fn find(trees: &[Tree], now: SystemTime) -> Vec<Item> {
+    let tree = &trees[0];
     let target = tree.root.join("target");
     let item = |path: PathBuf, why: String| Item { bytes: size(&path), path, why };
     let mut found = Vec::new();
     let kinds = [(ImageKind::App, pipeline::KEPT), (ImageKind::Enhanced, pipeline::KEPT), (ImageKind::Base, BASES)];
-    for (kind, kept) in kinds {
-        let old = pipeline::local_layouts(&tree.images(), kind).into_iter().skip(kept);
+    let mut prefixes = BTreeMap::new();
+    for tree in trees {
+        prefixes.extend(kinds.map(|(kind, kept)| (tree.layout_prefix(kind), kept)));
+    }
+    for (prefix, kept) in prefixes {
+        let old = pipeline::local_layouts(&tree.images(), &prefix).into_iter().skip(kept);
         found.extend(old.map(|path| item(path, format!("not one of the {kept} newest images of this kind"))));
     }
     let unfinished = children(&tree.images()).filter(|path| path.extension().is_some_and(|end| end == "partial"));

@@ -58,22 +58,30 @@ fn bad(what: impl Into<String>, fault: Fault) -> Finding {
 /// Runs every check, prints all findings, and fails with the exit code of the first bad one.
 pub fn run(global: &Global) -> anyhow::Result<()> {
     // A git that fails is a finding like any other.
-    let (tree, git_fault) = match global.tree() {
-        Ok(tree) => (tree, None),
-        Err(fault) => match global.tree_of(Box::new(WorkTree::new(&facts::find_root(global.root.as_deref())?))) {
-            Ok(tree) => (tree, Some(fault)),
+    let (trees, git_fault) = match global.trees() {
+        Ok(trees) => (trees, None),
+        Err(fault) => match global.trees_of(Box::new(WorkTree::new(&facts::find_root(global.root.as_deref())?))) {
+            Ok(trees) => (trees, Some(fault)),
             Err(_) => return Err(fault.into()),
         },
     };
-    let git = git_fault.map_or_else(|| git(global, &tree), |fault| bad("git", fault));
     let mut findings = vec![good("policy", format!("`{}` is valid", FILE))];
-    findings.extend(dockerfiles(&tree));
-    findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git]);
-    findings.extend(compiler(&tree));
-    findings.extend(engines_of_images(&tree));
-    findings.extend(engine(&tree));
-    findings.extend(registry(&tree, global));
-    findings.extend(step_tools(&tree));
+    for tree in &trees {
+        let git = git_fault.clone().map_or_else(|| git(global, tree), |fault| bad("git", fault));
+        let mut of_app = dockerfiles(tree);
+        of_app.extend([lock(tree), root_image(tree, global), installer(tree), git]);
+        of_app.extend(compiler(tree));
+        of_app.extend(engines_of_images(tree));
+        of_app.extend(engine(tree));
+        of_app.extend(registry(tree, global));
+        of_app.extend(step_tools(tree));
+        // What apps have in common is said once.
+        let new = |one: &Finding| {
+            !findings.iter().any(|known: &Finding| (&known.what, &known.said) == (&one.what, &one.said))
+        };
+        let new: Vec<Finding> = of_app.into_iter().filter(new).collect();
+        findings.extend(new);
+    }
     if global.format == Format::Json {
         documents::DOCTOR.print_list("findings", &findings)?;
     } else {
@@ -230,7 +238,7 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
         if kind == ImageKind::Enhanced && tree.policy.app.enhanced.is_none() {
             continue;
         }
-        let what = format!("engines of the {kind} image");
+        let what = format!("engines of the {} image", tree.policy.shown(kind));
         let native = match tree.policy.project.engine {
             Engine::Native => true,
             Engine::Auto => !Docker::can_build(&tree.root),
@@ -330,12 +338,16 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     findings.extend(pinned_base(tree, &client));
     match latest(tree, &client, ImageKind::Base, "cargo xtask build-base --push") {
         Ok(Some(found)) => findings.push(found),
-        Ok(None) => findings.push(note("base", "none is published", "`cargo xtask build-base --push`")),
-        Err(fault) => findings.push(bad("base", fault)),
+        Ok(None) => findings.push(note(
+            tree.policy.shown(ImageKind::Base),
+            "none is published",
+            "`cargo xtask build-base --push`",
+        )),
+        Err(fault) => findings.push(bad(tree.policy.shown(ImageKind::Base), fault)),
     }
     match latest(tree, &client, ImageKind::App, "cargo xtask build --push") {
         Ok(found) => findings.extend(found),
-        Err(fault) => findings.push(bad("app", fault)),
+        Err(fault) => findings.push(bad(tree.policy.shown(ImageKind::App), fault)),
     }
     findings
 }
@@ -351,18 +363,18 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
     Ok(Some(match found.lost_reason(&listed) {
         None => {
             let platforms: Vec<String> = listed.iter().map(ToString::to_string).collect();
-            good(kind.to_string(), format!("`{reference}` is {} for {}", found.digest, platforms.join(", ")))
+            good(tree.policy.shown(kind), format!("`{reference}` is {} for {}", found.digest, platforms.join(", ")))
         }
         Some(lost) => {
             let fault = Fault::network(format!("`{reference}` is incomplete")).cause(lost);
-            bad(kind.to_string(), fault.hint(format!("build what is missing: `{again}`")))
+            bad(tree.policy.shown(kind), fault.hint(format!("build what is missing: `{again}`")))
         }
     }))
 }
 
 /// A pinned base must exist, and is worth a note: builds no longer follow the requirements.
 fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
-    let digest = facts::images_lock(tree).ok()?.base?;
+    let digest = facts::images_lock(tree).ok()?.pinned(tree.policy.base.name.as_deref())?;
     let remedy = "let builds follow the requirements again: `cargo xtask base pin --remove`";
     Some(match pipeline::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
         Ok(_) => note("pinned base", format!("builds use `{digest}`, whatever the requirements say"), remedy),

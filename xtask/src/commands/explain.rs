@@ -23,6 +23,9 @@ use xtask_native::root::PACKAGES_LABEL;
 #[derive(Debug, Serialize)]
 struct Explained {
     image: ImageKind,
+    /// Its name, where the policy names several of its kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     /// This tree's image, or the newer commit's.
     this: String,
     compared_with: String,
@@ -50,7 +53,9 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
 }
 
 fn text(explained: &Explained) -> String {
-    let mut text = format!("{} {}, compared with {}\n", explained.image, explained.this, explained.compared_with);
+    let name = explained.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let Explained { image, this, compared_with, .. } = explained;
+    let mut text = format!("{image}{name} {this}, compared with {compared_with}\n");
     for line in explained.verdict.iter().chain(&explained.differences) {
         text += &format!("  {line}\n");
     }
@@ -60,40 +65,59 @@ fn text(explained: &Explained) -> String {
     text
 }
 
-/// Compares two trees.
+/// Adds an image to those that are explained, unless another app on the same base brought it.
+fn add(all: &mut Vec<Explained>, tree: &Tree, explained: Explained) {
+    let explained = Explained { name: tree.policy.name(explained.image).map(str::to_owned), ..explained };
+    if !all.iter().any(|known| known.image == explained.image && known.name == explained.name) {
+        all.push(explained);
+    }
+}
+
+/// Compares the trees of two commits, or of a commit and this tree.
 fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
-    let at = |name: &str| -> Result<(String, Tree), Fault> {
+    let at = |global: &Global, name: &str| -> Result<(String, Vec<Tree>), Fault> {
         let revision = Revision::open(&root, name, global.offline)?;
         let id = revision.id[..12].to_owned();
-        let tree = global.tree_of(Box::new(revision));
-        Ok((id.clone(), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
+        let trees = global.trees_of(Box::new(revision));
+        Ok((id.clone(), trees.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
     };
-    let (old_id, old) = at(old)?;
-    let read = |tree| Sources::read_all(tree).map_err(Unreadable::fault);
-    let old = read(&old).map_err(|fault| fault.needed_by(format!("commit `{old_id}`")))?;
+    // An app that is new has no older tree, whatever was selected.
+    let (old_id, old) = at(&Global { app: Vec::new(), ..global.clone() }, old)?;
     let (new_name, new) = match new {
-        Some(new) => at(new).map(|(id, tree)| (format!("at `{id}`"), tree))?,
-        None => ("of this tree".to_owned(), global.tree_of(Box::new(WorkTree::new(&root)))?),
+        Some(new) => at(global, new).map(|(id, trees)| (format!("at `{id}`"), trees))?,
+        None => ("of this tree".to_owned(), global.trees_of(Box::new(WorkTree::new(&root)))?),
     };
-    let new = read(&new).map_err(|fault| match new_name.strip_prefix("at ") {
-        Some(id) => fault.needed_by(format!("commit {id}")),
-        None => fault,
-    })?;
-    let sources = new.sources_since(&old, &old_id);
-    let names = (new.tree.names(&new.base), FileNames { sources: &sources, ..new.tree.names(&new.app().parsed) });
-    let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
-    let explain = |image, differences: Vec<String>| Explained {
+    let explain = |image, differences: Vec<String>, nothing: &str| Explained {
         image,
+        name: None,
         this: new_name.clone(),
         compared_with: format!("the one at `{old_id}`"),
-        verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
+        verdict: differences.is_empty().then(|| nothing.to_owned()),
         differences,
         dependencies: None,
     };
-    let waits = |change| format!("{change}; it waits, another base is pinned");
-    let base = changes.base.into_iter().chain(changes.waiting.into_iter().map(waits)).collect();
-    Ok(vec![explain(ImageKind::Base, base), explain(ImageKind::App, changes.app)])
+    let mut explained = Vec::new();
+    for new in &new {
+        let Some(old) = old.iter().find(|old| old.policy.app.name == new.policy.app.name) else {
+            add(&mut explained, new, explain(ImageKind::App, Vec::new(), "it is new: there was no such app"));
+            continue;
+        };
+        let read = |tree| Sources::read_all(tree).map_err(Unreadable::fault);
+        let old = read(old).map_err(|fault| fault.needed_by(format!("commit `{old_id}`")))?;
+        let new = read(new).map_err(|fault| match new_name.strip_prefix("at ") {
+            Some(id) => fault.needed_by(format!("commit {id}")),
+            None => fault,
+        })?;
+        let sources = new.sources_since(&old, &old_id);
+        let names = (new.tree.names(&new.base), FileNames { sources: &sources, ..new.tree.names(&new.app().parsed) });
+        let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
+        let waits = |change| format!("{change}; it waits, another base is pinned");
+        let base = changes.base.into_iter().chain(changes.waiting.into_iter().map(waits)).collect();
+        add(&mut explained, new.tree, explain(ImageKind::Base, base, "nothing differs"));
+        add(&mut explained, new.tree, explain(ImageKind::App, changes.app, "nothing differs"));
+    }
+    Ok(explained)
 }
 
 /// An image that was there before, with its key.
@@ -106,27 +130,37 @@ struct Before<K> {
 /// Compares this tree with what is published, or, offline, with what was built here last.
 fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
-    let tree = global.tree_of(Box::new(WorkTree::new(&root)))?;
-    let here = Sources::read_all(&tree).map_err(Unreadable::fault)?;
-    let client = (!global.offline).then(|| pipeline::single_try_client(&tree));
-    let base: Option<Before<BaseKey>> = before(&tree, client.as_ref(), ImageKind::Base)?;
-    let app: Option<Before<AppKey>> = before(&tree, client.as_ref(), ImageKind::App)?;
+    let mut explained = Vec::new();
+    for tree in global.trees_of(Box::new(WorkTree::new(&root)))? {
+        for image in published_app(&global.of(&tree), &tree)? {
+            add(&mut explained, &tree, image);
+        }
+    }
+    Ok(explained)
+}
+
+/// The same for one app.
+fn published_app(global: &Global, tree: &Tree) -> Result<[Explained; 2], Fault> {
+    let here = Sources::read_all(tree).map_err(Unreadable::fault)?;
+    let client = (!global.offline).then(|| pipeline::single_try_client(tree));
+    let base: Option<Before<BaseKey>> = before(tree, client.as_ref(), ImageKind::Base)?;
+    let app: Option<Before<AppKey>> = before(tree, client.as_ref(), ImageKind::App)?;
     let plan = pipeline::plan_tree(global, &here)?;
     let pinned = here.pins.base.is_some();
     let old_base = base.as_ref().and_then(|base| base.key.as_ref());
-    let base_key = here.base_key(&plan.root.clone().unwrap_or_else(|_| assumed_root(&tree, old_base)));
+    let base_key = here.base_key(&plan.root.clone().unwrap_or_else(|_| assumed_root(tree, old_base)));
     let app_key = plan.app_key.unwrap_or_else(|| here.app_key(&base_key.fingerprint()));
     let mut differences = old_base.map(|old| base_changes(old, &base_key, &tree.names(&here.base))).unwrap_or_default();
     if let Some(published) = base.as_ref().and_then(|base| base.published.as_ref()) {
-        differences.extend(root_packages(&tree, client.as_ref(), published, old_base, &base_key));
+        differences.extend(root_packages(tree, client.as_ref(), published, old_base, &base_key));
     }
     if let (Err(why), Some(_), false) = (&plan.root, old_base, pinned) {
         differences.push(format!("its root could not be compared: {why}"));
     }
-    let mut explained = vec![explain(client.is_some(), ImageKind::Base, plan.base, base, differences)];
+    let mut explained_base = explain(client.is_some(), ImageKind::Base, plan.base, base, differences);
     if pinned {
         let waits = "it is pinned in `images.lock`: none is built of what differs from the published one";
-        explained[0].verdict = Some(waits.to_owned());
+        explained_base.verdict = Some(waits.to_owned());
     }
     let compiles = app.as_ref().and_then(|app| app.key.as_ref()).is_none_or(|old| old.binary != app_key.binary);
     let differences = app
@@ -139,10 +173,9 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
             Some(app_changes(old, &app_key, &names))
         })
         .unwrap_or_default();
-    let dependencies = if compiles { pipeline::to_pull(&tree) } else { None };
+    let dependencies = if compiles { pipeline::to_pull(tree) } else { None };
     let app = explain(client.is_some(), ImageKind::App, plan.app, app, differences);
-    explained.push(Explained { dependencies, ..app });
-    Ok(explained)
+    Ok([explained_base, Explained { dependencies, ..app }])
 }
 
 /// The root of the published base, for where ours cannot be known: then nothing is said of it.
@@ -208,7 +241,7 @@ fn explain<K>(
         };
         let verdict = Some(verdict.to_owned());
         let compared_with = compared_with.to_owned();
-        return Explained { image, this, compared_with, verdict, differences, dependencies: None };
+        return Explained { image, name: None, this, compared_with, verdict, differences, dependencies: None };
     };
     let lost = match &found.presence {
         Presence::Registry(published) => !published.lost.is_empty(),
@@ -224,7 +257,7 @@ fn explain<K>(
     if ready == Ready::Yes && verdict.is_none() && !pinned {
         differences.push("an image of this tree's key is in the registry already".to_owned());
     }
-    Explained { image, this, compared_with: before.name, verdict, differences, dependencies: None }
+    Explained { image, name: None, this, compared_with: before.name, verdict, differences, dependencies: None }
 }
 
 /// The Debian packages in which two roots differ, where the labels of both are available.

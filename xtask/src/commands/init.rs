@@ -26,16 +26,9 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     let named = global.root.clone().unwrap_or_else(|| PathBuf::from("."));
     let survey = Survey::read(&named)?;
     let questions = Questions { asks: !flags.yes && !flags.dry_run && std::io::stdin().is_terminal() };
-    let path = dockerfile(&survey, flags, &questions)?;
-    let text = survey.text(&path).ok_or_else(|| {
-        Fault::usage(format!("cannot read the Dockerfile `{path}`"))
-            .cause("it is missing, or not a text file of less than 1 MB")
-    })?;
-    let mut parsed = Dockerfile::parse(&path, &text)?;
-    if let Some(target) = &flags.target {
-        parsed = parsed.with_target(target)?;
-    }
-    let context = context(&survey, &parsed, flags)?;
+    let paths = dockerfiles(&survey, flags, &questions)?;
+    let sources = paths.iter().map(|path| Source::read(&survey, path, flags)).collect::<Result<Vec<_>, _>>()?;
+    let names = if paths.len() > 1 { adopt::app_names(&paths) } else { Vec::new() };
     let name = match &flags.name {
         Some(name) => name.clone(),
         None => questions.ask("Name of the project?", &project_name(&survey.root))?,
@@ -48,52 +41,99 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
         flags.platform.clone()
     };
     let program = program(flags)?;
-    let ignore = [format!("{path}.dockerignore"), joined(&context, ".dockerignore")];
-    let ignore = ignore.iter().find_map(|path| survey.text(path));
-    let request = Request {
+    let read = |path: &str| survey.text(path);
+    let requests = sources.iter().enumerate().map(|(index, source)| Request {
         name: &name,
+        app: names.get(index).map(String::as_str),
         registry: &registry,
         source: survey.remote.as_deref().filter(|url| url.starts_with("https://")),
         branch: &branch,
         platforms: &platforms,
-        dockerfile: &parsed,
-        context: &context,
+        dockerfile: &source.parsed,
+        context: &source.context,
         files: &survey.files,
-        ignore: ignore.as_deref(),
-        read: &|path| survey.text(path),
+        ignore: source.ignore.as_deref(),
+        read: &read,
         root_image: flags.root_image.as_deref(),
         python: flags.python.as_deref(),
         requirements: &flags.requirements,
         system_packages: &flags.system_package,
         workflows: (!flags.no_workflows).then(|| provider(flags, &survey)),
         program: &program,
-    };
-    let adoption = adopt::adopt(&request)?;
-    report(&survey, &path, &adoption);
-    let complete = adoption.missing().next().is_none();
+    });
+    let requests: Vec<Request<'_>> = requests.collect();
+    let adoptions = adopt::adopt_all(&requests)?;
+    for (path, adoption) in paths.iter().zip(&adoptions) {
+        report(&survey, path, adoption);
+    }
+    let files: Vec<NewFile> = adoptions.iter().flat_map(|adoption| adoption.files.clone()).collect();
+    let needs_docker = adoptions.iter().any(Adoption::needs_docker);
+    let complete = adoptions.iter().all(|adoption| adoption.missing().next().is_none());
     if complete {
-        let staged = Staged::new(&survey, &adoption)?;
-        staged.engines(&adoption)?;
+        let staged = Staged::new(&survey, &files)?;
+        staged.engines(needs_docker)?;
         staged.wheels(global.offline);
     }
     if flags.dry_run {
-        for file in &adoption.files {
+        for file in &files {
             super::print(&format!("==> {} <==\n{}\n", file.path, file.text))?;
         }
     }
     if complete || flags.partial || flags.dry_run {
-        write(&survey.root, &adoption.files, flags)?;
+        write(&survey.root, &files, flags)?;
     }
     if !complete && !flags.partial {
-        let missing = adoption.missing().map(|note| format!("{}: {note}", place(&path, note.line)));
-        let fault = Fault::drift(format!("`{path}` cannot be translated whole; nothing was written"));
-        let fault = missing.fold(fault, Fault::cause);
-        return Err(fault.hint("answer with the flags above, or write the rest: `--partial`").into());
+        return Err(incomplete(&paths, &adoptions).into());
     }
     if !flags.dry_run {
-        next(&adoption);
+        next(needs_docker);
     }
     Ok(())
+}
+
+/// The fault of Dockerfiles of which something is missing.
+fn incomplete(paths: &[String], adoptions: &[Adoption]) -> Fault {
+    let of = |(path, adoption): (&String, &Adoption)| {
+        adoption.missing().map(|note| format!("{}: {note}", place(path, note.line))).collect::<Vec<_>>()
+    };
+    let missing: Vec<Vec<String>> = paths.iter().zip(adoptions).map(of).collect();
+    let named: Vec<String> = paths
+        .iter()
+        .zip(&missing)
+        .filter(|(_, missing)| !missing.is_empty())
+        .map(|(path, _)| format!("`{path}`"))
+        .collect();
+    let what = format!("{} cannot be translated whole; nothing was written", named.join(", "));
+    let fault = missing.into_iter().flatten().fold(Fault::drift(what), Fault::cause);
+    let fault = fault.hint("answer with the flags above, or write the rest: `--partial`");
+    match named.len() < paths.len() {
+        true => fault.hint("or leave out a Dockerfile: `--dockerfile` names the others, once for each"),
+        false => fault,
+    }
+}
+
+/// A Dockerfile to translate.
+struct Source {
+    parsed: Dockerfile,
+    context: String,
+    ignore: Option<String>,
+}
+
+impl Source {
+    fn read(survey: &Survey, path: &str, flags: &InitFlags) -> Result<Self, Fault> {
+        let text = survey.text(path).ok_or_else(|| {
+            Fault::usage(format!("cannot read the Dockerfile `{path}`"))
+                .cause("it is missing, or not a text file of less than 1 MB")
+        })?;
+        let mut parsed = Dockerfile::parse(path, &text)?;
+        if let Some(target) = &flags.target {
+            parsed = parsed.with_target(target)?;
+        }
+        let context = context(survey, &parsed, flags)?;
+        let ignore = [format!("{path}.dockerignore"), joined(&context, ".dockerignore")];
+        let ignore = ignore.iter().find_map(|path| survey.text(path));
+        Ok(Self { parsed, context, ignore })
+    }
 }
 
 /// Questions on a terminal; elsewhere the defaults.
@@ -115,37 +155,40 @@ impl Questions {
     }
 }
 
-fn dockerfile(survey: &Survey, flags: &InitFlags, questions: &Questions) -> Result<String, Fault> {
-    if let Some(named) = &flags.dockerfile {
-        return Ok(named.trim_start_matches("./").to_owned());
+/// The Dockerfiles to translate: those that are named, or all but those for development and tests.
+fn dockerfiles(survey: &Survey, flags: &InitFlags, questions: &Questions) -> Result<Vec<String>, Fault> {
+    let named: Vec<String> = flags.dockerfile.iter().map(|path| path.trim_start_matches("./").to_owned()).collect();
+    let found = if named.is_empty() { survey.dockerfiles() } else { named };
+    let names = |paths: &[String]| paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+    let (development, mut chosen): (Vec<String>, Vec<String>) = match flags.dockerfile.as_slice() {
+        [] => found.into_iter().partition(|path| adopt::is_for_development(path)),
+        _ => (Vec::new(), found),
+    };
+    if chosen.is_empty() {
+        let fault = Fault::usage(format!("`{}` has no Dockerfile", survey.root.display()));
+        return Err(match development.as_slice() {
+            [] => fault.hint("name it: `--dockerfile FILE`"),
+            _ => fault
+                .cause(format!("these are for development or tests: {}", names(&development)))
+                .hint("name one all the same: `--dockerfile FILE`"),
+        });
     }
-    let found = survey.dockerfiles();
-    let names = || found.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
-    match found.as_slice() {
-        [] => {
-            Err(Fault::usage(format!("`{}` has no Dockerfile", survey.root.display()))
-                .hint("name it: `--dockerfile FILE`"))
-        }
-        [one] => Ok(one.clone()),
-        [first, ..] => {
-            let at_top: Vec<&String> = found.iter().filter(|path| !path.contains('/')).collect();
-            if questions.asks {
-                return questions.ask(&format!("Which Dockerfile? One of {}.", names()), first);
-            }
-            if first == "Dockerfile" || at_top.len() == 1 {
-                let others: Vec<String> = found[1..].iter().map(|path| format!("`{path}`")).collect();
-                let what = format!(
-                    "translating `{first}`; a policy describes one app, and these are others: {}",
-                    others.join(", ")
-                );
-                terminal::warn(&what);
-                return Ok(first.clone());
-            }
-            Err(Fault::usage("the repository has several Dockerfiles, and none of them is `Dockerfile`")
-                .cause(names())
-                .hint("name the one to translate: `--dockerfile FILE`"))
+    if !development.is_empty() {
+        terminal::step("left out", &format!("{}: for development or tests", names(&development)));
+    }
+    if questions.asks && chosen.len() > 1 && flags.dockerfile.is_empty() {
+        let all = chosen.join(" ");
+        let answer = questions.ask("Which Dockerfiles?", &all)?;
+        chosen = answer.split_whitespace().map(str::to_owned).collect();
+    }
+    for (flag, given) in [("--context", flags.context.is_some()), ("--target", flags.target.is_some())] {
+        if given && chosen.len() > 1 {
+            return Err(Fault::usage(format!("`{flag}` is for one Dockerfile, and there are several"))
+                .cause(names(&chosen))
+                .hint("name the one to translate: `--dockerfile FILE`"));
         }
     }
+    Ok(chosen)
 }
 
 fn joined(folder: &str, name: &str) -> String {
@@ -276,11 +319,12 @@ fn report(survey: &Survey, path: &str, adoption: &Adoption) {
 /// The repository's new files in a folder of their own, to ask the same questions as a build does.
 struct Staged {
     folder: Scratch,
-    tree: Tree,
+    /// One for each app.
+    trees: Vec<Tree>,
 }
 
 impl Staged {
-    fn new(survey: &Survey, adoption: &Adoption) -> Result<Self, Fault> {
+    fn new(survey: &Survey, files: &[NewFile]) -> Result<Self, Fault> {
         let cannot = |error: std::io::Error| Fault::build("cannot make a temporary folder").cause(error);
         let folder = Scratch::new().map_err(cannot)?;
         let put = |path: &str, text: &str| -> std::io::Result<()> {
@@ -298,21 +342,24 @@ impl Staged {
                 put(path, &text).map_err(cannot)?;
             }
         }
-        for file in &adoption.files {
+        for file in files {
             put(&file.path, &file.text).map_err(cannot)?;
         }
-        let tree = Tree::with_registry(None, Box::new(folder.path().to_owned()))?;
-        Ok(Self { folder, tree })
+        let trees = Tree::all(None, Box::new(folder.path().to_owned()), &[])?;
+        Ok(Self { folder, trees })
     }
 
     /// Checks that the engine of the policy can build what was written.
-    fn engines(&self, adoption: &Adoption) -> Result<(), Fault> {
-        let platforms = &self.tree.policy.project.platforms;
-        let native = preflight::check(&self.tree, ImageKind::Base, platforms)
-            .and_then(|()| preflight::check(&self.tree, ImageKind::App, platforms));
-        match native {
-            Ok(()) => terminal::step("engines", "docker and native can build both images"),
-            Err(_) if adoption.needs_docker() => {
+    fn engines(&self, needs_docker: bool) -> Result<(), Fault> {
+        let check = |tree: &Tree| {
+            let platforms = &tree.policy.project.platforms;
+            preflight::check(tree, ImageKind::Base, platforms)
+                .and_then(|()| preflight::check(tree, ImageKind::App, platforms))
+        };
+        match self.trees.iter().try_for_each(check) {
+            Ok(()) if self.trees.len() == 1 => terminal::step("engines", "docker and native can build both images"),
+            Ok(()) => terminal::step("engines", "docker and native can build all images"),
+            Err(_) if needs_docker => {
                 terminal::step("engines", "only docker can build the images, because of the lines above");
             }
             Err(fault) => return Err(fault.needed_by("the native engine, which the new policy names")),
@@ -326,7 +373,16 @@ impl Staged {
         if offline {
             return unknown("`--offline`");
         }
-        match self.without_wheel() {
+        for (index, tree) in self.trees.iter().enumerate() {
+            let base = &tree.policy.base.name;
+            if !self.trees[..index].iter().any(|other| other.policy.base.name == *base) {
+                self.wheels_of(tree, &unknown);
+            }
+        }
+    }
+
+    fn wheels_of(&self, tree: &Tree, unknown: &dyn Fn(&str)) {
+        match self.without_wheel(tree) {
             Ok((packages, missing)) if missing.is_empty() => {
                 terminal::step("wheels", &format!("all {packages} packages have one for every target"));
             }
@@ -343,13 +399,13 @@ impl Staged {
         }
     }
 
-    fn without_wheel(&self) -> Result<(usize, Vec<String>), Fault> {
-        let base = &self.tree.policy.base;
+    fn without_wheel(&self, tree: &Tree) -> Result<(usize, Vec<String>), Fault> {
+        let base = &tree.policy.base;
         if base.format() != Format::Pip {
-            let lock = facts::lock(&self.tree)?;
-            return Ok((lock.packages.len(), facts::unbuildable(&self.tree, &lock)?));
+            let lock = facts::lock(tree)?;
+            return Ok((lock.packages.len(), facts::unbuildable(tree, &lock)?));
         }
-        let uv = uv::find(&self.tree.root, &[]).or_else(|_| {
+        let uv = uv::find(&tree.root, &[]).or_else(|_| {
             terminal::step("installing", "uv, which is not on `PATH`, for this check");
             uv::install(self.folder.path())
         })?;
@@ -358,13 +414,13 @@ impl Staged {
             requirements: &base.requirements,
             selection: &base.selection,
             lock: base.lock.as_ref(),
-            python: &self.tree.policy.root.python,
+            python: &tree.policy.root.python,
             upgrade: &Upgrade::Keep,
         };
         let lock = Lock::parse(base.lock.as_ref(), &uv.resolve(&resolution)?)?;
-        let records = uv.describe(&lock, &facts::indexes(&self.tree)?, &facts::targets(&self.tree)?)?;
+        let records = uv.describe(&lock, &facts::indexes(tree)?, &facts::targets(tree)?)?;
         let lock = Lock { records, ..lock };
-        Ok((lock.packages.len(), facts::unbuildable(&self.tree, &lock)?))
+        Ok((lock.packages.len(), facts::unbuildable(tree, &lock)?))
     }
 }
 
@@ -410,9 +466,9 @@ fn write(root: &Path, files: &[NewFile], flags: &InitFlags) -> Result<(), Fault>
     Ok(())
 }
 
-fn next(adoption: &Adoption) {
+fn next(needs_docker: bool) {
     terminal::step("next", "`cargo xtask lock` resolves the requirements; commit the locks too");
-    let engine = if adoption.needs_docker() { "with docker" } else { "without docker" };
+    let engine = if needs_docker { "with docker" } else { "without docker" };
     terminal::step(
         "next",
         &format!("`cargo xtask build` builds the base and the app {engine}, `cargo xtask smoke` tests the app"),

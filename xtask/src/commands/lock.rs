@@ -33,17 +33,32 @@ pub struct Wanted<'a> {
 
 /// Resolves and pins; then proposes what changed, if wanted.
 pub fn run(global: &Global, wanted: &Wanted<'_>, pull_request: bool) -> anyhow::Result<()> {
-    let tree = global.tree()?;
-    let proposal = if pull_request { Some(PullRequest::prepare(&tree)?) } else { None };
-    lock(global, &tree, wanted)?;
+    let trees = global.trees_of_bases()?;
+    let proposal = if pull_request { Some(PullRequest::prepare(&trees)?) } else { None };
+    let upgrades = |tree: &&Tree| tree.policy.base.format() == Format::Pip;
+    let upgrade = wanted.upgrade || !wanted.packages.is_empty();
+    let mut locked: Vec<&Tree> = trees.iter().collect();
+    if upgrade && trees.iter().any(|tree| upgrades(&tree)) {
+        for tree in trees.iter().filter(|tree| !upgrades(tree)) {
+            terminal::step("left out", &format!("`{}`: another tool writes and upgrades it", tree.policy.base.lock));
+        }
+        locked.retain(upgrades);
+    }
+    let mut sources: Vec<SourcePin> = Vec::new();
+    for tree in &locked {
+        sources::add(&mut sources, lock(tree, wanted)?);
+    }
+    sources::add(&mut sources, sources::of_others(global, &locked)?);
+    let reached = pin(&trees[0], global, sources)?;
+    system::pin(&locked, global, reached)?;
     match proposal {
-        Some(proposal) => proposal.open(&tree),
+        Some(proposal) => proposal.open(&trees),
         None => Ok(()),
     }
 }
 
-/// Writes all locks.
-fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> {
+/// Writes the locks of a base. Returns the pins of its packages without a wheel.
+fn lock(tree: &Tree, wanted: &Wanted<'_>) -> Result<Vec<SourcePin>, Fault> {
     let base = &tree.policy.base;
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
@@ -81,8 +96,7 @@ fn lock(global: &Global, tree: &Tree, wanted: &Wanted<'_>) -> Result<(), Fault> 
     for path in inputs::projects::write(&tree.root, &tree.policy)? {
         terminal::step("wrote", &format!("`{path}`"));
     }
-    let reached = pin(tree, global, sources)?;
-    system::pin(tree, global, reached)
+    Ok(sources)
 }
 
 /// Checks the lock of another tool, of which nothing is written here.
@@ -230,12 +244,15 @@ fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<bool, Fa
 
 /// Fails if a lock is out of date, incomplete or inconsistent.
 pub fn check(global: &Global) -> Result<(), Fault> {
-    let tree = global.tree()?;
-    let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
-    known(&tree, &lock)?;
+    global.trees_of_bases()?.iter().try_for_each(|tree| check_base(global, tree))
+}
+
+fn check_base(global: &Global, tree: &Tree) -> Result<(), Fault> {
+    let lock = facts::lock(tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    known(tree, &lock)?;
     inputs::projects::check(&*tree.files, &tree.policy)?;
-    let pins = facts::images_lock(&tree)?;
-    facts::system_pin(&tree, &pins).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    let pins = facts::images_lock(tree)?;
+    facts::system_pin(tree, &pins).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
     let pinned = pins.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image

@@ -13,7 +13,7 @@ use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{
-    self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Purpose, Ready, Work,
+    self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Plans, Purpose, Ready, Work,
 };
 use xtask_model::image::commit::Commit;
 use xtask_model::image::event::{self, Comparison};
@@ -30,45 +30,84 @@ pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
 }
 
 /// Plans. `variable` is the environment, where CI says what happened.
-pub fn plan(
-    global: &Global,
-    flags: &PlanFlags,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<ChangePlan, Fault> {
+pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<Plans, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
     let clone = Clone { objects: Arc::new(Objects::open(&Git::at(&root), global.offline)?), root };
-    let (head, head_revision) = match &flags.head {
+    let (heads, head_revision) = match &flags.head {
         Some(name) => {
             let revision = clone.revision(name)?;
             let id = revision.id.clone();
-            (global.tree_of(Box::new(revision))?, Some(id))
+            (global.trees_of(Box::new(revision))?, Some(id))
         }
-        None => (global.tree_of(Box::new(WorkTree::new(&clone.root)))?, None),
+        None => (global.trees_of(Box::new(WorkTree::new(&clone.root)))?, None),
     };
     let head_name = head_revision.as_deref().unwrap_or("HEAD");
     if let Some(event) = clone.event(flags, variable)?
         && let Comparison::Deleted(name) = event.comparison
     {
-        let reasons = vec![format!("{name} was deleted: there is nothing to build")];
-        return Ok(ChangePlan {
-            decision: Work::Skip,
-            reasons,
-            changes: Some(Changes::default()),
-            verification: Needed::None,
-            verification_reason: format!("{name} was deleted"),
-            machines: Machines::One,
-            compiles: false,
-            ..unasked(event.purpose, None, head_revision)
-        });
+        let deleted = |head: &Tree| {
+            ChangePlan {
+                decision: Work::Skip,
+                reasons: vec![format!("{name} was deleted: there is nothing to build")],
+                changes: Some(Changes::default()),
+                verification: Needed::None,
+                verification_reason: format!("{name} was deleted"),
+                machines: Machines::One,
+                compiles: false,
+                ..unasked(event.purpose, None, head_revision.clone())
+            }
+            .of(&head.policy)
+        };
+        return Ok(Plans::new(heads.iter().map(deleted).collect()));
     }
-    let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
+    let (purpose, base) = clone.base(flags, variable, &heads[0].policy.project.default_branch, head_name)?;
+    let changed = match &base {
+        Ok(revision) => {
+            Git::at(&clone.root).changed(&revision.id, head_revision.as_deref()).map_err(|fault| with_help(&fault))
+        }
+        Err(why) => Err(why.clone()),
+    };
     let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
-    let sources = match Sources::read_all(&head) {
+    // An app that is new has no older tree, whatever was selected.
+    let all = Global { app: Vec::new(), ..global.clone() };
+    let older = base.and_then(|revision| {
+        let id = revision.id.clone();
+        all.trees_of(Box::new(revision)).map_err(|fault| unreadable(&id, &fault))
+    });
+    let older = Older { purpose, revision: base_revision, trees: older, changed };
+    let of = |head: &Tree| plan_app(global, &clone, (head, head_revision.as_deref()), &older, variable);
+    Ok(Plans::new(heads.iter().map(of).collect::<Result<_, Fault>>()?))
+}
+
+/// What head is compared with.
+struct Older {
+    purpose: Purpose,
+    revision: Option<String>,
+    /// Its trees, or why they cannot be read.
+    trees: Result<Vec<Tree>, String>,
+    /// The files in which head differs.
+    changed: Result<Vec<String>, String>,
+}
+
+/// Plans one app.
+fn plan_app(
+    global: &Global,
+    clone: &Clone,
+    (head, head_revision): (&Tree, Option<&str>),
+    older: &Older,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<ChangePlan, Fault> {
+    let purpose = older.purpose;
+    let (base_revision, head_id) = (older.revision.clone(), head_revision.map(str::to_owned));
+    let sources = match Sources::read_all(head) {
         Ok(sources) => sources,
         Err(Unreadable::Tree(fault)) => return Err(fault),
+        Err(Unreadable::Base(fault)) if head.policy.app.name.is_some() => {
+            return Err(fault.hint("an app from scratch takes the place of a base only where the policy has one app"));
+        }
         Err(Unreadable::Base(fault)) => {
             let why = one_line(&fault);
-            let plan = unasked(purpose, base_revision, head_revision);
+            let plan = unasked(purpose, base_revision, head_id);
             let (base, app) = (plan.base.clone(), plan.app.clone());
             let changes = Err(why.clone());
             let (pinned, pinned_root) = (false, false);
@@ -78,17 +117,16 @@ pub fn plan(
             return Ok(ChangePlan { decision, reasons, machines, ..plan });
         }
     };
-    let changed = match &base {
-        Ok(revision) => {
-            Git::at(&clone.root).changed(&revision.id, head_revision.as_deref()).map_err(|fault| with_help(&fault))
-        }
-        Err(why) => Err(why.clone()),
-    };
-    let compared = base.and_then(|revision| compare(global, revision, &sources));
+    let compared = older.trees.as_ref().map_err(String::clone).and_then(|trees| {
+        let id = older.revision.as_deref().unwrap_or_default();
+        let before = trees.iter().find(|tree| tree.policy.app.name == head.policy.app.name);
+        let before = before.ok_or_else(|| format!("at `{}` there was no such app", &id[..12.min(id.len())]))?;
+        compare(global, (before, id), &sources)
+    });
     let compiles = compared.as_ref().map_or(head.policy.app.binary.is_some(), |(_, compiles)| *compiles);
     let changes = compared.map(|(changes, _)| changes);
     let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
-    let commit = match purpose == Purpose::Change || flags.head.is_some() {
+    let commit = match purpose == Purpose::Change || head_revision.is_some() {
         true => None,
         false => Git::at(&clone.root).commit(variable)?,
     };
@@ -96,24 +134,26 @@ pub fn plan(
         None => Vec::new(),
         Some(_) => {
             let here = if head_revision.is_none() { Git::at(&clone.root).commit(variable)? } else { None };
-            let commit = head_revision.as_deref().or(here.as_ref().map(|commit| commit.id.as_str()));
+            let commit = head_revision.or(here.as_ref().map(|commit| commit.id.as_str()));
             sample(&head.policy, commit, [(ImageKind::Base, &base), (ImageKind::App, &app)])
         }
     };
-    let tested = commit.and_then(|commit| tested(&head, &app, &commit));
+    let tested = commit.and_then(|commit| tested(head, &app, &commit));
     let (pinned, pinned_root) = (sources.pins.base.is_some(), sources.pins.root.is_some());
     let facts = ChangeFacts { purpose, changes, no_base: None, pinned, pinned_root, base, app };
     let (decision, reasons) = change::decide(&facts);
-    let (verification, verification_reason) = verify(&head.policy, purpose, &changed, tested.as_deref());
+    let (verification, verification_reason) = verify(&head.policy, purpose, &older.changed, tested.as_deref());
     let ChangeFacts { changes, base, app, .. } = facts;
     let builds = compiles && matches!(decision, Work::Fast | Work::BaseFast) && head_revision.is_none();
-    let dependencies = if builds { pipeline::to_pull(&head) } else { None };
-    Ok(ChangePlan {
+    let dependencies = if builds { pipeline::to_pull(head) } else { None };
+    let plan = ChangePlan {
+        app_name: None,
+        base_name: None,
         decision,
         reasons,
         purpose,
         base_revision,
-        head_revision,
+        head_revision: head_id,
         changes: changes.ok(),
         base,
         app,
@@ -123,7 +163,12 @@ pub fn plan(
         compiles,
         dependencies,
         shadow: sampled,
-    })
+    };
+    Ok(plan.of(&head.policy))
+}
+
+fn unreadable(id: &str, fault: &Fault) -> String {
+    format!("at `{}` {}", &id[..12.min(id.len())], one_line(fault))
 }
 
 /// The images that are reused and in the sample that is built again.
@@ -154,13 +199,10 @@ fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
     (named == app.digest).then(|| tag.to_string())
 }
 
-/// The differences of head to a revision, and whether the program is compiled; a reason where the revision's inputs cannot be read.
-fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<(Changes, bool), String> {
-    let id = revision.id.clone();
-    let unreadable = |fault: Fault| format!("at `{}` {}", &id[..12], one_line(&fault));
-    let tree = global.tree_of(Box::new(revision)).map_err(unreadable)?;
-    let old = Sources::read_all(&tree).map_err(|why| unreadable(why.fault()))?;
-    let sources = head.sources_since(&old, &id);
+/// The differences of head to an older tree, and whether the program is compiled; a reason where the older inputs cannot be read.
+fn compare(global: &Global, (tree, id): (&Tree, &str), head: &Sources<'_>) -> Result<(Changes, bool), String> {
+    let old = Sources::read_all(tree).map_err(|why| unreadable(id, &why.fault()))?;
+    let sources = head.sources_since(&old, id);
     let base_names = head.tree.names(&head.base);
     let app_names = FileNames { sources: &sources, ..head.tree.names(&head.app().parsed) };
     let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
@@ -182,6 +224,8 @@ fn compiles_since(head: &Sources<'_>, old: &Sources<'_>, global: &Global) -> boo
 fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>) -> ChangePlan {
     let image = || PlannedImage { reference: None, presence: Presence::NotAsked, decision: None };
     ChangePlan {
+        app_name: None,
+        base_name: None,
         decision: Work::Full,
         reasons: Vec::new(),
         purpose,
@@ -311,10 +355,10 @@ fn with_help(fault: &Fault) -> String {
     }
 }
 
-fn tell(format: Format, plan: &ChangePlan) -> anyhow::Result<()> {
+fn tell(format: Format, plan: &Plans) -> anyhow::Result<()> {
     match format {
         Format::Text => {
-            if let Some(base) = &plan.base_revision {
+            if let Some(base) = plan.base_revision() {
                 terminal::step("compared", &format!("with commit `{}`", &base[..12.min(base.len())]));
             }
             super::print(&plan.text())

@@ -56,7 +56,7 @@ fn packages(tree: &Tree) -> BTreeMap<&str, Vec<&Step>> {
 }
 
 fn list(global: &Global) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let tree = global.any_tree()?;
     let mut all: Vec<Shown> = plugins::all().map(|plugin| shown(plugin.description(), &tree)).collect();
     all.extend(packages(&tree).into_iter().map(|(name, steps)| Shown {
         name: format!("{PACKAGE}{name}"),
@@ -77,7 +77,7 @@ fn list(global: &Global) -> anyhow::Result<()> {
 }
 
 fn describe(global: &Global, name: &str) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let tree = global.any_tree()?;
     let found = match name.strip_prefix(PACKAGE) {
         Some(package) => {
             let said = program::describe(&tree.root, package)?;

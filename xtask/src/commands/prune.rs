@@ -23,7 +23,13 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     if global.offline {
         return Err(Fault::usage("`prune` cannot be used with `--offline`: apps are in the registry").into());
     }
-    let tree = global.tree()?;
+    // Each app has a document of its own.
+    let trees = if global.format == Format::Json { vec![global.tree()?] } else { global.trees()? };
+    let listed = listed(&trees[0], flags)?;
+    trees.iter().try_for_each(|tree| of_app(global, flags, tree, &listed))
+}
+
+fn of_app(global: &Global, flags: &PruneFlags, tree: &Tree, listed: &Listed) -> anyhow::Result<()> {
     let client = tree.client();
     let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
     if bases == apps {
@@ -31,8 +37,8 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
             .hint("`cargo xtask base prune` knows what both need")
             .into());
     }
-    let (digests, tags) = in_use(&tree, flags, &apps)?;
-    let branches = branches(&tree)?;
+    let (digests, tags) = in_use(listed, &apps)?;
+    let branches = branches(tree)?;
     if branches.is_none() {
         terminal::warn("this clone does not know every branch: tags of deleted branches stay");
         terminal::step(
@@ -53,9 +59,9 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
         digests,
         tags,
     };
-    let compiled = pipeline::dependencies_repository(&tree);
+    let compiled = pipeline::dependencies_repository(tree);
     let survey = || {
-        let apps = survey_of(&client, &tree, (&bases, &apps))?;
+        let apps = survey_of(&client, tree, &apps)?;
         let dependencies = match tree.policy.app.binary {
             Some(_) => survey::dependencies(&client, &compiled),
             None => Ok(Vec::new()),
@@ -99,11 +105,11 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     if plan.is_empty() { Ok(()) } else { Ok(delete(&client, &apps, &plan)?) }
 }
 
-fn survey_of(client: &Client, tree: &Tree, (bases, apps): (&Repository, &Repository)) -> Result<AppSurvey, Fault> {
+fn survey_of(client: &Client, tree: &Tree, apps: &Repository) -> Result<AppSurvey, Fault> {
     survey::apps_of(&SurveyRequest {
         client,
-        bases,
-        apps,
+        bases: apps,
+        apps: &[],
         platforms: &tree.policy.project.platforms,
         tag_length: tree.policy.base.tag_length,
         referrers: true,
@@ -150,8 +156,14 @@ fn branches(tree: &Tree) -> Result<Option<BTreeSet<Tag>>, Fault> {
     Ok(Some(names.iter().filter_map(tag).collect()))
 }
 
-/// What runs somewhere, by the file or the command that lists it.
-fn in_use(tree: &Tree, flags: &PruneFlags, apps: &Repository) -> Result<(BTreeSet<Digest>, BTreeSet<Tag>), Fault> {
+/// What runs somewhere.
+struct Listed {
+    text: String,
+    /// The file and the command that list it.
+    sources: Vec<String>,
+}
+
+fn listed(tree: &Tree, flags: &PruneFlags) -> Result<Listed, Fault> {
     let mut text = String::new();
     let mut sources = Vec::new();
     if let Some(path) = &flags.in_use {
@@ -164,7 +176,12 @@ fn in_use(tree: &Tree, flags: &PruneFlags, apps: &Repository) -> Result<(BTreeSe
         text += &Command::new(program).args(args).current_dir(&tree.root).read(Exit::Build)?;
         sources.push(format!("`{}`", flags.command.join(" ")));
     }
-    let (digests, tags) = named(&text, apps);
+    Ok(Listed { text, sources })
+}
+
+/// What runs of an app.
+fn in_use(Listed { text, sources }: &Listed, apps: &Repository) -> Result<(BTreeSet<Digest>, BTreeSet<Tag>), Fault> {
+    let (digests, tags) = named(text, apps);
     if !sources.is_empty() {
         let sources = sources.join(" and ");
         if digests.is_empty() && tags.is_empty() {

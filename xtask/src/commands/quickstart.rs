@@ -17,10 +17,13 @@ use xtask_model::spec::reference::Platform;
 
 /// Does it all.
 pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let tree = global.any_tree()?;
     let start = start(&tree, engine.unwrap_or(tree.policy.project.engine), global.registry.is_some());
-    let needs_lock =
-        !tree.root.join(&tree.policy.base.lock).is_file() || !tree.root.join(&tree.policy.base.installer).is_file();
+    let lacks_lock = |tree: &Tree| {
+        let base = &tree.policy.base;
+        [&base.lock, &base.installer].iter().any(|path| !tree.root.join(path).is_file())
+    };
+    let needs_lock = global.trees_of_bases()?.iter().any(lacks_lock);
     let needs_uv = needs_lock && uv::find(&tree.root, &[]).is_err();
     let mut todo = Vec::new();
     match start {
@@ -70,16 +73,17 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
     let done = pipeline::run(&global, &flags, Target::App)?;
     announce::conclude(&done);
-    let Some(app) = done.images.last() else { return Ok(()) };
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let tested = tree
-        .policy
-        .steps
-        .iter()
-        .any(|step| step.uses("smoke") && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci));
-    if app.action != "built" || !tested {
-        // A build runs the policy's steps; an image that was there already, or has no such step here, is asked now.
-        super::smoke::run(&global, Some(&app.reference.to_string()))?;
+    for app in done.wanted() {
+        let tested = tree
+            .policy
+            .steps
+            .iter()
+            .any(|step| step.uses("smoke") && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci));
+        if app.action != "built" || !tested {
+            // A build runs the policy's steps; an image that was there already, or has no such step here, is asked now.
+            super::smoke::run(&global, Some(&app.reference.to_string()))?;
+        }
     }
     terminal::step("try", "edit a template, then `cargo xtask build`; `cargo xtask --help` for the rest");
     if start != Start::Nothing {
@@ -88,7 +92,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
             "`eval \"$(cargo xtask engine status)\"` points docker and xtask at what was started here",
         );
     }
-    super::print(&format!("{}\n", app.reference))
+    super::print(&done.wanted().map(|app| format!("{}\n", app.reference)).collect::<String>())
 }
 
 /// What has to be started first.

@@ -68,28 +68,45 @@ pub fn run(global: &Global, flags: &RebaseFlags) -> anyhow::Result<()> {
         return Err(Fault::usage("`rebase` cannot be used with `--offline`: images are in a registry").into());
     }
     let began = Instant::now();
-    let tree = global.tree()?;
+    let trees = match flags.images.first() {
+        Some(image) => vec![global.tree_for(Some(image))?],
+        None => global.trees()?,
+    };
     if !flags.dry_run {
-        leftovers::sweep(&tree);
+        leftovers::sweep(&trees[0]);
     }
-    let client = tree.client();
-    let context = Context { tree: &tree, client: &client };
+    let client = trees[0].client();
+    let mut report = Report { images: Vec::new(), fixes: BTreeMap::new(), seconds: 0.0 };
+    for tree in &trees {
+        let done = of_app(global, flags, &Context { tree, client: &client })?;
+        report.fixes.extend(done.fixes);
+        // The base of several apps is rebased with the first.
+        let is_new = |image: &ImageReport| !report.images.iter().any(|known| known.image == image.image);
+        let new: Vec<ImageReport> = done.images.into_iter().filter(is_new).collect();
+        report.images.extend(new);
+    }
+    finish(global, report, began)
+}
+
+/// Rebases an app with its base, or the images that were named.
+fn of_app(global: &Global, flags: &RebaseFlags, context: &Context<'_>) -> Result<Report, Fault> {
+    let tree = context.tree;
     if flags.undo {
-        let named = images::named(&context, flags)?;
-        return finish(global, undone(&context, flags, named)?, began);
+        let named = images::named(context, flags)?;
+        return undone(context, flags, named);
     }
-    let images = Images::read(&context, flags)?;
-    let roots = Roots::read(&context, &images, (flags.root_image.as_ref(), global.locked))?;
-    let done = rebased(&context, flags, (&images, &roots))?;
+    let images = Images::read(context, flags)?;
+    let roots = Roots::read(context, &images, (flags.root_image.as_ref(), global.locked))?;
+    let done = rebased(context, flags, (&images, &roots))?;
     let unfixed = done.images.iter().any(|image| image.action == "unfixed");
     if flags.pin && unfixed {
         terminal::step("note", &format!("`{PATH}` stays: a build on the new root would build everything (`--force`)"));
     } else if flags.pin && !flags.dry_run {
-        pin(&tree, &roots)?;
+        pin(tree, &roots)?;
     } else if done.images.iter().any(|image| image.to.is_some()) {
-        remind(&tree, &roots)?;
+        remind(tree, &roots)?;
     }
-    finish(global, done, began)
+    Ok(done)
 }
 
 /// Plans, and does it.
@@ -215,7 +232,7 @@ fn pin(tree: &Tree, roots: &Roots) -> Result<(), Fault> {
 /// Says what the next build does.
 fn remind(tree: &Tree, roots: &Roots) -> Result<(), Fault> {
     let lock = facts::images_lock(tree)?;
-    if lock.base.is_some() {
+    if lock.pinned(tree.policy.base.name.as_deref()).is_some() {
         terminal::warn(&format!("`{PATH}` pins a base: builds use it, on its own root"));
         return Ok(());
     }

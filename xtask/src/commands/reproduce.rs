@@ -71,13 +71,18 @@ impl Unanswered {
 
 /// Builds and compares; ends with exit code 6 if anything differs.
 pub fn run(global: &Global, flags: &ReproduceFlags) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let trees = if flags.shadow { global.trees()? } else { vec![global.tree_for(flags.image.as_deref())?] };
+    let tree = &trees[0];
     if global.offline {
         return Err(Fault::usage("`reproduce` cannot be used with `--offline`: the image is in a registry").into());
     }
-    leftovers::sweep(&tree);
+    leftovers::sweep(tree);
     if flags.shadow {
-        return shadow(global, &tree);
+        let mut done = Vec::new();
+        for tree in &trees {
+            shadow(global, tree, &mut done)?;
+        }
+        return conclude(global, &done);
     }
     let name = match &flags.image {
         Some(image) => image.clone(),
@@ -85,12 +90,12 @@ pub fn run(global: &Global, flags: &ReproduceFlags) -> anyhow::Result<()> {
     };
     let reference: Reference =
         name.parse().map_err(|error| Fault::usage(format!("`{name}` is not the name of an image")).cause(error))?;
-    let done = Attempt::new(global, &tree)?.image(&reference, &flags.platform).map_err(Unanswered::fault)?;
+    let done = Attempt::new(global, tree)?.image(&reference, &flags.platform).map_err(Unanswered::fault)?;
     conclude(global, &[done])
 }
 
-/// Checks the sampled share of the images that a build of this tree reuses.
-fn shadow(global: &Global, tree: &Tree) -> anyhow::Result<()> {
+/// Checks the sampled share of the images that a build of this tree reuses, but for those that are done.
+fn shadow(global: &Global, tree: &Tree, done: &mut Vec<Reproduced>) -> anyhow::Result<()> {
     let Some(share) = tree.policy.ci.shadow else {
         return Err(Fault::usage("`[ci] shadow` is not set in `images.toml`: nothing is sampled")
             .hint("name the share of reused images to build again: `shadow = 0.05`")
@@ -103,13 +108,15 @@ fn shadow(global: &Global, tree: &Tree) -> anyhow::Result<()> {
     // One machine is enough for a sample, and it may compile for itself alone.
     let here: Vec<Platform> =
         tree.policy.project.platforms.iter().filter(|one| **one == Platform::host()).cloned().collect();
-    let mut done = Vec::new();
     for (kind, image) in [(ImageKind::Base, &planned.base), (ImageKind::App, &planned.app)] {
         if let Presence::Unknown(why) = &image.presence {
             return Err(Fault::network(format!("the registry did not answer for the {kind}")).cause(why).into());
         }
         let Some((digest, fingerprint)) = image.reused() else { continue };
         let reference = tree.repository(kind).digest(digest);
+        if done.iter().any(|one| one.image == reference.to_string()) {
+            continue;
+        }
         if !shadow::is_sampled(share, &commit.id, &fingerprint) {
             terminal::step("left out", &format!("`{reference}`: not in the sample of {share}"));
             continue;
@@ -120,7 +127,7 @@ fn shadow(global: &Global, tree: &Tree) -> anyhow::Result<()> {
             Err(Unanswered::Failed(fault)) => return Err(fault.into()),
         }
     }
-    conclude(global, &done)
+    Ok(())
 }
 
 fn conclude(global: &Global, done: &[Reproduced]) -> anyhow::Result<()> {
@@ -251,24 +258,28 @@ impl<'a> Attempt<'a> {
 
     /// The tree at the commit, with the registry that the image is in.
     fn tree_at(&self, root: &Path, reference: &Reference, origin: &Origin) -> Result<Tree, Fault> {
-        let global = Global { root: Some(root.to_owned()), registry: None, ..self.global.clone() };
-        let tree = global.tree()?;
+        // The commit's policy may name other apps than today's.
+        let global = Global { root: Some(root.to_owned()), registry: None, app: Vec::new(), ..self.global.clone() };
         let kind = match origin.key {
             PublishedKey::Base(_) => ImageKind::Base,
             PublishedKey::App(_) => ImageKind::App,
         };
-        let name = match kind {
-            ImageKind::Base => &tree.policy.base.repository,
-            ImageKind::App | ImageKind::Enhanced => &tree.policy.app.repository,
-        };
         let full = reference.repository.to_string();
-        let registry = full.strip_suffix(&format!("/{name}")).and_then(|prefix| prefix.parse::<Registry>().ok());
-        let registry = registry.ok_or_else(|| {
-            Fault::usage(format!("`{full}` is not a repository of this project"))
-                .cause(format!("at its commit the policy names the {kind} `{name}`"))
-                .hint("run this in the repository that the image was built from")
-        })?;
-        Global { registry: Some(registry), ..global }.tree()
+        let mut known = Vec::new();
+        for tree in global.trees()? {
+            let name = match kind {
+                ImageKind::Base => &tree.policy.base.repository,
+                ImageKind::App | ImageKind::Enhanced => &tree.policy.app.repository,
+            };
+            if let Some(Ok(registry)) = full.strip_suffix(&format!("/{name}")).map(str::parse::<Registry>) {
+                return Global { registry: Some(registry), ..global.of(&tree) }.tree();
+            }
+            known.push(format!("`{name}`"));
+        }
+        known.dedup();
+        Err(Fault::usage(format!("`{full}` is not a repository of this project"))
+            .cause(format!("at its commit the policy names the {kind} {}", known.join(", ")))
+            .hint("run this in the repository that the image was built from"))
     }
 
     /// The base that an app is on, which has to be in the registry.

@@ -9,7 +9,7 @@ use xtask_native::container::{Launch, Manner, Runner};
 
 /// Runs the named image, or the app of this tree; the exit is the program's.
 pub fn run(global: &Global, image: Option<&str>, args: &[String]) -> anyhow::Result<ExitCode> {
-    let tree = global.tree()?;
+    let tree = if image.is_some() { global.any_tree()? } else { global.tree()? };
     leftovers::sweep(&tree);
     let image = match image {
         Some(image) => image.to_owned(),

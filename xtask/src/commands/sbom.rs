@@ -18,7 +18,8 @@ use xtask_native::image::{Image, Place};
 
 /// Prints a document, or the differences.
 pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let named = flags.image.as_deref().or(flags.diff.first().map(String::as_str));
+    let tree = global.tree_for(named)?;
     if flags.write_licences {
         return Ok(write_licences(&tree)?);
     }

@@ -13,7 +13,7 @@ use xtask_model::supply::scan::Subject;
 
 /// Prints what is known against an image; fails at the gate.
 pub fn run(global: &Global, flags: &ScanFlags) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let tree = global.tree_for(flags.image.as_deref())?;
     let client = tree.client();
     let platform = flags.platform.clone().unwrap_or_else(Platform::host);
     let mut settings = steps::settings_of(&tree.policy, SCAN.name).cloned().unwrap_or_default();

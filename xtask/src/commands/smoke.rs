@@ -6,17 +6,22 @@ use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_native::container::Runner;
 
-/// Asks the named image, or the app of this tree.
+/// Asks the named image, or each app of this tree.
 pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
-    let tree = global.tree()?;
-    leftovers::sweep(&tree);
-    let runner = Runner::available(&tree)?;
-    let image = match image {
-        Some(image) => image.to_owned(),
-        None => this_trees(global, "smoke")?,
-    };
-    terminal::step("smoke", &format!("`{image}`"));
-    let shown = smoke::run(&runner.image(&image)?, &tree.policy.smoke, tree.version().as_deref())?;
+    let trees = if image.is_some() { vec![global.tree_for(image)?] } else { global.trees()? };
+    leftovers::sweep(&trees[0]);
+    let runner = Runner::available(&trees[0])?;
+    let mut shown = Vec::new();
+    for tree in &trees {
+        let image = match image {
+            Some(image) => image.to_owned(),
+            None => this_trees(&global.of(tree), "smoke")?,
+        };
+        terminal::step("smoke", &format!("`{image}`"));
+        let checks = smoke::run(&runner.image(&image)?, &tree.policy.smoke, tree.version().as_deref())?;
+        let app = &tree.policy.app.name;
+        shown.extend(checks.into_iter().map(|check| smoke::Shown { app: app.clone(), ..check }));
+    }
     if global.format == Format::Json {
         documents::SMOKE.print_list("checks", &shown)?;
     }

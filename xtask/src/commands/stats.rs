@@ -13,14 +13,15 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, Record};
 use xtask_model::record::stats::{self, Gate, GateResult, chart, page};
-use xtask_model::spec::reference::Digest;
+use xtask_model::spec::reference::{Digest, Repository};
 
 /// Prints the statistics, then fails if the gate fails.
 pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
-    let tree = global.tree()?;
-    let records = records(&tree, global, flags)?;
+    let trees = global.trees()?;
+    let tree = &trees[0];
+    let records = records(&trees, global, flags)?;
     if let Some((from, to)) = &flags.replay {
-        return replay::run(global, &tree, (from, to), &records, flags.html.as_deref());
+        return replay::run(global, &global.tree()?, (from, to), &records, flags.html.as_deref());
     }
     let until = clock::now();
     let since = until - flags.since;
@@ -54,8 +55,8 @@ fn signs() -> chart::Charset {
     }
 }
 
-fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Record>, Fault> {
-    let read = xtask_host::tree::ledger::read(&tree.root)?;
+fn records(trees: &[Tree], global: &Global, flags: &StatsFlags) -> Result<Vec<Record>, Fault> {
+    let read = xtask_host::tree::ledger::read(&trees[0].root)?;
     for (line, why) in &read.skipped {
         terminal::warn(&format!("{}:{line}: skipped, not a record: {why}", ledger::PATH));
     }
@@ -66,19 +67,23 @@ fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Recor
         }
         let name = |record: &Record| (record.when, record.commit.clone(), record.machine());
         let mut known: BTreeSet<_> = records.iter().map(name).collect();
-        let published = published(tree, &tree.client())?;
+        let published = published(trees, &trees[0].client())?;
         // A build in CI may have left its record on this disk as well, or in the index before another platform was added.
         records.extend(published.into_iter().filter(|record| known.insert(name(record))));
         records.sort_by_key(|record| record.when);
+    }
+    if !global.app.is_empty() {
+        records.retain(|record| record.app.as_ref().is_some_and(|app| global.app.contains(app)));
     }
     Ok(records)
 }
 
 /// Records in published images.
-fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
+fn published(trees: &[Tree], client: &Client) -> Result<Vec<Record>, Fault> {
     let mut records = Vec::new();
-    for kind in [ImageKind::Base, ImageKind::App] {
-        let repository = tree.repository(kind);
+    let of = |tree: &Tree| [ImageKind::Base, ImageKind::App].map(|kind| tree.repository(kind));
+    let repositories: BTreeSet<Repository> = trees.iter().flat_map(of).collect();
+    for repository in repositories {
         let mut seen: BTreeSet<Digest> = BTreeSet::new();
         for tag in client.tags(&repository)?.present().unwrap_or_default() {
             process::interrupted()?;

@@ -37,7 +37,8 @@ struct Verified {
 
 /// Checks everything; ends at the first thing that is wrong.
 pub fn run(global: &Global, image: Option<&str>, key: Option<&Path>) -> anyhow::Result<()> {
-    let tree = global.tree()?;
+    let tree = global.tree_for(image)?;
+    let global = &global.of(&tree);
     let client = tree.client();
     let name = match image {
         Some(image) => image.to_owned(),

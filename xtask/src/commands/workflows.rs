@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 use xtask_host::tree::git::Git;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::Provider;
+use xtask_model::image::policy::{Policy, Provider};
 use xtask_model::record::workflows::{self, PolicyLocation};
 
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
 /// wrote is never replaced, and then none is.
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
-    let tree = global.tree()?;
-    let (top, place) = place(&tree.root)?;
+    // The jobs are for every app, whichever is selected.
+    let trees = Global { app: Vec::new(), ..global.clone() }.trees()?;
+    let policies: Vec<&Policy> = trees.iter().map(|tree| &tree.policy).collect();
+    let (top, place) = place(&trees[0].root)?;
     let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
     let place = place.next_to(&gitlab);
-    let files = workflows::generate(&tree.policy, &place)?;
+    let files = workflows::generate(&policies, &place)?;
     let mut drift: Vec<String> = Vec::new();
-    if tree.policy.ci.provider == Provider::GitLab
+    if policies[0].ci.provider == Provider::GitLab
         && let Some(file) = files.iter().find(|file| file.path != workflows::GITLAB_TOP && !gitlab.contains(&file.path))
     {
         let what = format!("`{}` does not include `{}`", workflows::GITLAB_TOP, file.path);
@@ -37,7 +39,7 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
             Some(text) => drift.extend(workflows::difference(file, &text)),
         }
     }
-    for (path, why) in workflows::obsolete(&tree.policy, &place) {
+    for (path, why) in workflows::obsolete(policies[0], &place) {
         let found = read(&top.join(&path), &path)?;
         if found.is_none_or(|text| !workflows::is_ours(&text, &place)) {
             continue;

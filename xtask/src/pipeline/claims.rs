@@ -31,11 +31,11 @@ pub(super) fn compare(
         None => committed::ignored_without_commit(tree, kind, parsed)?,
         Some(commit) => {
             let proof = proof(tree, &commit.id, fingerprint)?;
-            let known = tree.images().join(format!("{kind}.commit"));
+            let known = tree.about(kind, "commit");
             if std::fs::read_to_string(&known).is_ok_and(|text| text == proof) {
                 return Ok(Vec::new());
             }
-            let path = tree.images().join(format!("{kind}.commit.json"));
+            let path = tree.about(kind, "commit.json");
             let memory = Memory { path: &path, writes: !request.dry_run };
             let Compared { differences, pointers } =
                 committed::compare(tree, kind, parsed, &commit.id, &memory, &|| context.committed(&commit.id))?;
@@ -114,7 +114,7 @@ pub fn survey(tree: &Tree, offline: bool) -> Result<Vec<(ImageKind, Vec<Differen
         let parsed = facts::parse(tree, kind, args)?;
         let differences = match &tree.commit {
             None => committed::ignored_without_commit(tree, kind, &parsed)?,
-            Some(commit) => Committed::open(&tree.root, &commit.id, offline)?.compare(tree, kind, &parsed)?.differences,
+            Some(commit) => Committed::open(tree, &commit.id, offline)?.compare(tree, kind, &parsed)?.differences,
         };
         refuse_ignored(tree, kind, &parsed, &differences)?;
         found.push((kind, differences));

@@ -66,7 +66,7 @@ impl<'a> Program<'a> {
     pub(super) fn of(context: &'a Context<'_>, image: &'a Image<'_>) -> Option<Self> {
         let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref())?;
         let copied = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
-        let mut shared = Shared::of(context.tree, &context.client).filter(|_| !context.request.from_nothing);
+        let mut shared = Shared::of(context.tree, context.client).filter(|_| !context.request.from_nothing);
         if let Some(shared) = &mut shared
             && image.facts.differences.is_empty()
         {
@@ -312,7 +312,7 @@ impl Found {
 
 /// Gives compiled dependencies of this commit the tag that builds read: its tests have passed.
 pub(super) fn name_tested(context: &Context<'_>) -> Result<(), Fault> {
-    let Some(shared) = Shared::of(context.tree, &context.client) else { return Ok(()) };
+    let Some(shared) = Shared::of(context.tree, context.client) else { return Ok(()) };
     let Some(Puts { revision, untested: false }) = puts(context.tree, &context.request) else { return Ok(()) };
     let named = optional("compiled dependencies are not named", || {
         let (client, repository) = (shared.client, &shared.repository);

@@ -27,7 +27,7 @@ use xtask_model::quantity;
 use xtask_model::record::ledger;
 use xtask_model::record::report::{self, ImageReport};
 use xtask_model::spec::oci::{Descriptor, Manifest};
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::{Digest, Platform, Reference};
 use xtask_native::image::Place as ImagePlace;
 
 /// The program's compilation, in parallel with the build of the base.
@@ -38,34 +38,41 @@ struct Done {
     report: ImageReport,
 }
 
+/// The bases that this command built, or found, for an earlier app: by their names, which their fingerprints are part of.
+pub(super) type Bases = BTreeMap<Reference, BaseImage>;
+
 /// Does what the plan says; a dry run prints it and returns no report.
 pub(super) fn execute(
     context: &Context<'_>,
-    sources: &Sources<'_>,
-    planned: &Planned,
+    (sources, planned): (&Sources<'_>, &Planned),
     trace: &Trace,
+    bases: &mut Bases,
 ) -> Result<Vec<ImageReport>, Fault> {
     if planned.facts.unbuilt_root {
         let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
         terminal::step("planned", &what);
     }
-    planned.plan.images().for_each(announce::announce);
+    let mut base = planned.facts.base.as_ref().and_then(|base| bases.get(&base.reference())).cloned();
+    let is_left = |image: &Image<'_>| image.plan.kind != ImageKind::Base || base.is_none();
+    let images: Vec<Image<'_>> = planned.images(sources).filter(is_left).collect();
+    images.iter().for_each(|image| announce::announce(image.plan, &context.tree.policy));
     let planning = trace.elapsed();
-    trace.plan(planned);
+    trace.plan(planned, base.is_some());
     let execution = Execution { context, root: &planned.root, trace, tagger: Tagger::new(context) };
-    let images: Vec<Image<'_>> = planned.images(sources).collect();
     let reports = std::thread::scope(|scope| {
         trace.background(context, planned).map(|work| scope.spawn(work));
         // The base waits for downloads and the compiler for the processor, so they run in parallel.
         let mut compilation = compilation(context, &images).map(|compile| scope.spawn(compile));
         let mut reports = Vec::new();
-        let mut base = None;
         for image in &images {
             let done = execution.realise(image, base.as_ref(), &mut compilation);
             // Parallel work would only delay the message of a failure.
             let mut done = done.inspect_err(|_| process::end_children())?;
             if reports.is_empty() {
                 done.report.seconds.insert(0, ("plan".to_owned(), planning.as_secs_f64()));
+            }
+            if image.plan.kind == ImageKind::Base {
+                bases.insert(image.facts.reference(), done.base.clone());
             }
             base = Some(done.base);
             trace.finish(&done.report);
@@ -130,7 +137,7 @@ impl Execution<'_> {
     fn reuse(&self, image: &Image<'_>) -> Result<Done, Fault> {
         let (plan, wanted) = (image.plan, &self.context.request.wanted);
         let Decision::Reuse { digest, platforms, place } = &plan.decision else { unreachable!("it is built") };
-        let mut report = report(image, "reused", *digest);
+        let mut report = self.report(image, "reused", *digest);
         report.platforms = platforms.clone();
         report.size = image.facts.local().and_then(|local| local.size);
         if !self.context.request.dry_run {
@@ -164,7 +171,7 @@ impl Execution<'_> {
 
     fn build(&self, image: &Image<'_>, platforms: &[Platform], base: Option<&BaseImage>) -> Result<Done, Fault> {
         let (plan, context) = (image.plan, self.context);
-        let mut report = report(image, "built", Digest::of(b""));
+        let mut report = self.report(image, "built", Digest::of(b""));
         // The platforms that are not built again are in the registry.
         let present = match &image.facts.presence {
             Presence::Registry(published) => published.platforms.clone(),
@@ -194,7 +201,7 @@ impl Execution<'_> {
             if let Some(partial) = order.layout() {
                 let folder = partial.with_extension("");
                 layouts::keep(partial, &folder)?;
-                layouts::prune(&context.tree.images(), plan.kind)?;
+                layouts::prune(&context.tree.images(), plan.kind, &context.tree.layout_prefix(plan.kind))?;
                 report.size = facts::in_layout(context.tree, plan.kind, &plan.fingerprint, &plan.tag, platform)?
                     .and_then(|l| l.size);
                 let stores = context.request.engine == BuildEngine::Native && plan.kind == ImageKind::App;
@@ -253,7 +260,7 @@ impl Execution<'_> {
         order: &ImageOrder,
         report: &mut ImageReport,
     ) -> Result<Digest, Fault> {
-        let client = &self.context.client;
+        let client = self.context.client;
         let before = client.streamed();
         let built = native::build(self.context, image, order)?;
         report.pulled = Some(client.streamed() - before);
@@ -292,9 +299,9 @@ impl Execution<'_> {
             };
             // What belongs to the index is attached before a tag names it.
             let attach = |index: &Descriptor| {
-                steps::attach_to_index(context.tree, &context.client, plan.kind, (&plan.repository, index))
+                steps::attach_to_index(context.tree, context.client, plan.kind, (&plan.repository, index))
             };
-            let mut outcome = publish::publish_with(&context.client, &publication, &attach)?;
+            let mut outcome = publish::publish_with(context.client, &publication, &attach)?;
             if outcome.adopted.len() == platforms.len() {
                 terminal::step(
                     "adopted",
@@ -314,7 +321,7 @@ impl Execution<'_> {
                 // A job that published at the same moment may have written the index after this one read it back: its tag counts.
                 match context.client.head(&plan.repository, &plan.tag)? {
                     Answer::Present(found) if rounds > 0 && found.digest != report.digest => {
-                        outcome = publish::publish_with(&context.client, &publication, &attach)?;
+                        outcome = publish::publish_with(context.client, &publication, &attach)?;
                     }
                     Answer::Present(_) | Answer::Absent => break put,
                 }
@@ -371,18 +378,18 @@ impl Execution<'_> {
             started: self.trace.when().to_string(),
             rebased: None,
         };
-        let run = steps::Run { tree, client: &context.client, subject: &subject, build: &build };
+        let run = steps::Run { tree, client: context.client, subject: &subject, build: &build };
         let ran = run.run(when, &|| context.runner())?;
         ran.times.into_iter().for_each(|(name, took)| report.took(name, took));
         if context.request.wanted.push && !ran.attach.is_empty() {
             let began = Instant::now();
-            let Answer::Present(found) = publish::read(&context.client, &plan.repository, digest)? else {
+            let Answer::Present(found) = publish::read(context.client, &plan.repository, digest)? else {
                 return Err(Fault::network(format!("`{reference}` was pushed and is not in the registry")));
             };
             let manifest = found.platforms.get(platform).or_else(|| found.platforms.values().next());
             let manifest =
                 manifest.ok_or_else(|| Fault::network(format!("`{reference}` has no manifest for {platform}")))?;
-            attach::attach(&context.client, &plan.repository, manifest, &ran.attach)?;
+            attach::attach(context.client, &plan.repository, manifest, &ran.attach)?;
             report.took("attach", began.elapsed());
         }
         Ok(())
@@ -404,40 +411,41 @@ impl Execution<'_> {
     fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {
         let lost =
             || Fault::network(format!("`{}` was pushed and is not in the registry", plan.repository.digest(digest)));
-        let Answer::Present(found) = publish::read(&self.context.client, &plan.repository, digest)? else {
+        let Answer::Present(found) = publish::read(self.context.client, &plan.repository, digest)? else {
             return Err(lost());
         };
         let first = found.platforms.values().next().ok_or_else(lost)?;
-        publish::read_manifest(&self.context.client, &plan.repository, first.digest)
+        publish::read_manifest(self.context.client, &plan.repository, first.digest)
     }
-}
 
-fn report(image: &Image<'_>, action: &'static str, digest: Digest) -> ImageReport {
-    let plan = image.plan;
-    let reasons = match &plan.decision {
-        Decision::Build { reasons, .. } => reasons.clone(),
-        Decision::Reuse { .. } => Vec::new(),
-    };
-    ImageReport {
-        kind: plan.kind,
-        reference: plan.repository.digest(digest),
-        digest,
-        platforms: BTreeMap::new(),
-        fingerprint: plan.fingerprint.to_string(),
-        tags: vec![plan.tag.clone()],
-        latest_stays: report::stays(&plan.latest),
-        kept: plan.notes.clone(),
-        differences: image.facts.differences.clone(),
-        action,
-        reasons,
-        size: None,
-        steps: None,
-        imports: None,
-        checked: BTreeMap::new(),
-        pulled: None,
-        seconds: Vec::new(),
-        dependencies: None,
-        layers: Vec::new(),
+    fn report(&self, image: &Image<'_>, action: &'static str, digest: Digest) -> ImageReport {
+        let plan = image.plan;
+        let reasons = match &plan.decision {
+            Decision::Build { reasons, .. } => reasons.clone(),
+            Decision::Reuse { .. } => Vec::new(),
+        };
+        ImageReport {
+            kind: plan.kind,
+            name: self.context.tree.policy.name(plan.kind).map(str::to_owned),
+            reference: plan.repository.digest(digest),
+            digest,
+            platforms: BTreeMap::new(),
+            fingerprint: plan.fingerprint.to_string(),
+            tags: vec![plan.tag.clone()],
+            latest_stays: report::stays(&plan.latest),
+            kept: plan.notes.clone(),
+            differences: image.facts.differences.clone(),
+            action,
+            reasons,
+            size: None,
+            steps: None,
+            imports: None,
+            checked: BTreeMap::new(),
+            pulled: None,
+            seconds: Vec::new(),
+            dependencies: None,
+            layers: Vec::new(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A question that is not listed is asked when it is needed. The list saves time and decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use xtask_host::file;
 use xtask_host::registry::{Client, Questions};
@@ -13,13 +13,19 @@ use xtask_model::spec::reference::Repository;
 
 pub(super) struct Expected {
     list: PathBuf,
-    repositories: [Repository; 3],
+    repositories: BTreeSet<Repository>,
 }
 
 impl Expected {
-    pub(super) fn of(tree: &Tree) -> Self {
-        let [base, app] = [ImageKind::Base, ImageKind::App].map(|kind| tree.repository(kind));
-        Self { list: tree.images().join("expected.json"), repositories: [super::root::repository(tree), base, app] }
+    /// The questions about one repository's trees, of which there is at least one.
+    pub(super) fn of<'t>(trees: impl Iterator<Item = &'t Tree>) -> Self {
+        let (mut list, mut repositories) = (PathBuf::new(), BTreeSet::new());
+        for tree in trees {
+            list = tree.images().join("expected.json");
+            repositories.insert(super::root::repository(tree));
+            repositories.extend([ImageKind::Base, ImageKind::App].map(|kind| tree.repository(kind)));
+        }
+        Self { list, repositories }
     }
 
     /// Asks the listed questions about this tree's repositories.

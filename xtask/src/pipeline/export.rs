@@ -112,7 +112,7 @@ fn copy_to(
         (false, false) if report.kind == ImageKind::Base => Place::Registry(report.reference.repository.clone()),
         (false, false) => return save(context, report, tag, layout),
     };
-    let image = Image::open(&context.client, place, digest, platform)?;
+    let image = Image::open(context.client, place, digest, platform)?;
     let layer = |(descriptor, diff_id): (&Descriptor, _)| ImageLayer {
         descriptor: descriptor.clone(),
         diff_id,
@@ -120,11 +120,11 @@ fn copy_to(
         checks: None,
     };
     let layers: Vec<ImageLayer> = image.layers().map(layer).collect();
-    deliver::to_layout(&context.client, layout, &layers, Some(&image))?;
+    deliver::to_layout(context.client, layout, &layers, Some(&image))?;
     // Documents go over as the bytes that they are: their digests are of these.
     let documents = [Descriptor::new(media_type::MANIFEST, image.digest, 0), image.manifest.config.clone()];
     for document in &documents {
-        layout.put_bytes(&image.document(&context.client, document)?)?;
+        layout.put_bytes(&image.document(context.client, document)?)?;
     }
     let size = layout.blob_size(&image.digest).unwrap_or(0);
     let media_type = image.manifest.media_type.clone().unwrap_or_else(|| media_type::MANIFEST.to_owned());

@@ -44,6 +44,17 @@ pub(super) struct Image<'a> {
 }
 
 impl Planned {
+    /// The base in the registry: of this key, else the one that `latest` names.
+    pub(super) fn published_base(&self) -> Option<super::PublishedBase> {
+        let base = self.facts.base.as_ref()?;
+        let published = match &base.presence {
+            Presence::Registry(published) => published,
+            _ => base.latest.as_ref()?,
+        };
+        let digests = published.platforms.iter().map(|(platform, manifest)| (platform.clone(), manifest.digest));
+        Some((base.repository.clone(), digests.collect()))
+    }
+
     /// The images in the order in which they are built.
     pub(super) fn images<'a>(&'a self, sources: &'a Sources<'_>) -> impl Iterator<Item = Image<'a>> {
         let facts = self.facts.base.iter().chain(&self.facts.app);
@@ -74,8 +85,8 @@ pub(super) struct Lookup<'a> {
 
 /// Plans a build.
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
-    let lookup = Lookup::new(context, sources, &context.client, Detail::All);
-    context.checks.in_parallel(&context.client, || lookup.plan())
+    let lookup = Lookup::new(context, sources, context.client, Detail::All);
+    context.checks.in_parallel(context.client, || lookup.plan())
 }
 
 /// The images of a tree as `build --push` would treat them.
@@ -94,8 +105,8 @@ pub struct TreePlan {
 /// Everything that a build would refuse, too: another image under our tag, an invalid pinned base.
 pub fn plan_tree(global: &Global, sources: &Sources<'_>) -> Result<TreePlan, Fault> {
     let tree = sources.tree;
-    let context = Context::new(tree, Request::question(global, tree, Target::App));
     let client = single_try_client(tree);
+    let context = Context::new(tree, Request::question(global, tree, Target::App), &client);
     let lookup = Lookup::new(&context, sources, &client, Detail::Decisions);
     let pinned = sources.pins.base.map(|digest| tree.repository(ImageKind::Base).digest(digest));
     let unknown = |base: Option<Reference>, why: String, presence: Presence| {
@@ -135,11 +146,10 @@ pub fn plan_tree(global: &Global, sources: &Sources<'_>) -> Result<TreePlan, Fau
 }
 
 /// The fingerprint of the base that this tree's requirements ask for, whether another one is pinned or not.
-pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
-    let tree = global.tree()?;
-    let sources = Sources::read_all(&tree).map_err(super::Unreadable::fault)?;
-    let context = Context::new(&tree, Request::question(global, &tree, Target::Base));
-    let lookup = Lookup::new(&context, &sources, &context.client, Detail::Decisions);
+pub fn base_fingerprint(global: &Global, tree: &Tree, client: &Client) -> Result<Fingerprint, Fault> {
+    let sources = Sources::read_all(tree).map_err(super::Unreadable::fault)?;
+    let context = Context::new(tree, Request::question(global, tree, Target::Base), client);
+    let lookup = Lookup::new(&context, &sources, client, Detail::Decisions);
     let planned = lookup.plan_on_a_root()?;
     Ok(planned.facts.base.expect("a base is planned").fingerprint)
 }
@@ -435,7 +445,8 @@ impl<'a> Lookup<'a> {
         let cause = fault.causes.last().cloned().unwrap_or(fault.what);
         let registry = self.tree().repository(kind).registry().to_owned();
         terminal::warn(&format!(
-            "cannot ask `{registry}` for the {kind} ({cause}): only images on this machine are used"
+            "cannot ask `{registry}` for the {} ({cause}): only images on this machine are used",
+            self.tree().policy.shown(kind)
         ));
         Ok(Presence::Unknown(cause))
     }
@@ -463,7 +474,7 @@ impl<'a> Lookup<'a> {
 
 /// The file that remembers the key of the image that was built last on this machine.
 pub fn key_file(tree: &Tree, kind: ImageKind) -> PathBuf {
-    tree.images().join(format!("{kind}.key.json"))
+    tree.about(kind, "key.json")
 }
 
 /// The base that `images.lock` pins: present, whole, built by this program, and complete for the platforms.

@@ -46,9 +46,8 @@ pub(super) fn keep(partial: &Path, folder: &Path) -> Result<(), Fault> {
     std::fs::rename(partial, folder).map_err(|error| cannot_write(folder, error))
 }
 
-/// Layouts of a kind of image, newest first.
-pub fn layouts(images: &Path, kind: ImageKind) -> Vec<PathBuf> {
-    let prefix = format!("{kind}-");
+/// Layouts whose names begin with a prefix, newest first.
+pub fn layouts(images: &Path, prefix: &str) -> Vec<PathBuf> {
     let made = |path: &Path| std::fs::metadata(path.join("index.json")).and_then(|meta| meta.modified()).ok();
     let mut found: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(images)
         .into_iter()
@@ -56,19 +55,19 @@ pub fn layouts(images: &Path, kind: ImageKind) -> Vec<PathBuf> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_none())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
         .filter_map(|path| Some((made(&path)?, path)))
         .collect();
     found.sort_by(|one, two| two.cmp(one));
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Removes all but the newest layouts of a kind of app. Bases stay: one is worth minutes.
-pub(super) fn prune(images: &Path, kind: ImageKind) -> Result<(), Fault> {
+/// Removes all but the newest layouts of an app. Bases stay: one is worth minutes.
+pub(super) fn prune(images: &Path, kind: ImageKind, prefix: &str) -> Result<(), Fault> {
     if kind == ImageKind::Base {
         return Ok(());
     }
-    layouts(images, kind).iter().skip(KEPT).try_for_each(|old| remove_layout(old))
+    layouts(images, prefix).iter().skip(KEPT).try_for_each(|old| remove_layout(old))
 }
 
 /// Removes a layout. Renamed first, so that half of one is never used.
@@ -108,15 +107,15 @@ mod tests {
             write(format!("app-{age}-linux-amd64"), age);
             write(format!("base-{age}-linux-amd64"), age);
         }
-        prune(folder.path(), ImageKind::Base).unwrap();
-        prune(folder.path(), ImageKind::App).unwrap();
-        let names = |kind| {
-            let found = layouts(folder.path(), kind);
+        prune(folder.path(), ImageKind::Base, "base-").unwrap();
+        prune(folder.path(), ImageKind::App, "app-").unwrap();
+        let names = |prefix| {
+            let found = layouts(folder.path(), prefix);
             found.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(names(ImageKind::Base).len(), 8);
+        assert_eq!(names("base-").len(), 8);
         let newest: Vec<String> = (0..KEPT).map(|age| format!("app-{age}-linux-amd64")).collect();
-        assert_eq!(names(ImageKind::App), newest);
+        assert_eq!(names("app-"), newest);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 8 + KEPT);
     }
 }

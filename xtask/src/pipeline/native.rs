@@ -46,10 +46,10 @@ pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
     with_inputs(context, image, order, |inputs| {
         inputs.inputs.realised.values().try_for_each(|stage| stage.check())?;
         let Some(folder) = order.layout() else {
-            return builder::build(&context.client, inputs, Destination::Repository(&order.repository));
+            return builder::build(context.client, inputs, Destination::Repository(&order.repository));
         };
         let layout = Layout::open_or_create(folder)?.sharing(&context.tree.images());
-        let built = builder::build(&context.client, inputs, Destination::Layout(&layout))?;
+        let built = builder::build(context.client, inputs, Destination::Layout(&layout))?;
         let size = layout.blob_size(&built.digest).unwrap_or(0);
         let manifest = Descriptor::new(MANIFEST, built.digest, size);
         layout.set(image.plan.tag.as_str(), &manifest.with_platform(&order.platform))?;
@@ -108,7 +108,7 @@ fn with_inputs<T>(
         false => store(&tree.root)?,
     };
     let from = open_from(context, order)?;
-    let files = ImageFiles::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
     let args = order.build_args();
     let work_folder = tree.root.join("target/native/work");
     let system = match order.kind {
@@ -142,7 +142,7 @@ fn with_inputs<T>(
         Ok(())
     };
     let published = match context.request.wanted.push {
-        true => PublishedLayers::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
+        true => known_layers(context, image, order),
         false => PublishedLayers::default(),
     };
     let codec_id = codec.id();
@@ -185,7 +185,7 @@ fn sources<'c>(context: &'c Context<'_>, image: &Image<'_>, order: &'c ImageOrde
         // The fallback is in a layout, or in the repository of its own.
         suite: fallback.filter(|_| order.from.repository != tree.policy.root.image.repository),
         kept: (!request.offline).then_some(Kept {
-            client: &context.client,
+            client: context.client,
             repository: &order.repository,
             push: request.wanted.push,
         }),
@@ -199,7 +199,7 @@ fn open_from(context: &Context<'_>, order: &ImageOrder) -> Result<image::Image, 
         FromPlace::Registry | FromPlace::NotBuilt => Place::Registry(order.from.repository.clone()),
         FromPlace::Layout(folder) => Place::Layout(Layout::open_or_create(folder)?),
     };
-    image::Image::open(&context.client, place, order.from.digest, &order.platform)
+    image::Image::open(context.client, place, order.from.digest, &order.platform)
 }
 
 /// The compiled program: a file that counts by its recipe, and is compiled when a layer needs it.
@@ -214,6 +214,20 @@ pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &Bina
     let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
     context.request.wanted.push
         && published(context, image).iter().any(|published| of(published).as_ref() == Some(recipe))
+}
+
+/// Layers that the registry has: of this image's earlier builds, and for a base of the other bases, with which it may share packages.
+fn known_layers(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> PublishedLayers {
+    let previous = previous(context, image, &order.platform);
+    let mut known = PublishedLayers::read(context.client, &order.repository, &previous);
+    if order.kind == ImageKind::Base {
+        for (repository, digests) in context.bases.borrow().iter().filter(|(other, _)| *other != order.repository) {
+            if let Some(digest) = digests.get(&order.platform) {
+                known.add_other(context.client, repository, *digest);
+            }
+        }
+    }
+    known
 }
 
 /// Images of the repository whose layers may be named again.
@@ -233,7 +247,7 @@ fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
     let mut found = Vec::new();
     if let Some(tag) = branch_tag(context.tree).filter(|_| image.plan.kind == ImageKind::App) {
         // An image that cannot be read saves no work; the build continues.
-        match publish::read(&context.client, &image.plan.repository, tag) {
+        match publish::read(context.client, &image.plan.repository, tag) {
             Ok(answer) => found.extend(answer.present()),
             Err(fault) => terminal::detail(&fault.what),
         }

@@ -23,6 +23,7 @@ use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag}
 const LABEL_LIMIT: usize = 64 << 10;
 
 /// A base to build an app on.
+#[derive(Clone)]
 pub(super) struct BaseImage {
     pub repository: Repository,
     /// By platform; none in a dry run that builds it.
@@ -32,6 +33,11 @@ pub(super) struct BaseImage {
 }
 
 impl BaseImage {
+    /// The digests of what exists.
+    pub(super) fn known_digests(&self) -> BTreeMap<Platform, Digest> {
+        self.digests.iter().filter_map(|(platform, digest)| Some((platform.clone(), (*digest)?))).collect()
+    }
+
     fn for_platform(&self, platform: &Platform) -> Result<FromImage, Fault> {
         let repository = self.repository.clone();
         match self.digests.get(platform) {

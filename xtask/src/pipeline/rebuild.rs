@@ -50,9 +50,10 @@ pub fn from_nothing(tree: &Tree, again: &Again<'_>) -> Result<Rebuilt, Fault> {
         PublishedKey::Base(_) => (ImageKind::Base, Target::Base),
         PublishedKey::App(_) => (ImageKind::App, Target::Fast),
     };
-    let context = Context::new(tree, Request::from_nothing(target, again.platform, engine));
+    let client = tree.client();
+    let context = Context::new(tree, Request::from_nothing(target, again.platform, engine), &client);
     let sources = Sources::read(tree, target)?;
-    let lookup = Lookup::new(&context, &sources, &context.client, Detail::Decisions);
+    let lookup = Lookup::new(&context, &sources, context.client, Detail::Decisions);
     let planned = match (again.key, again.base) {
         (PublishedKey::App(_), Some(digest)) => lookup.plan_on_pinned_base(digest)?,
         (PublishedKey::App(_), None) => return Err(Fault::usage("the app names no base")),

@@ -3,7 +3,7 @@
 use super::Context;
 use super::engine::BuildEngine;
 use super::facts::Planned;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use xtask_host::registry::{Client, publish};
 use xtask_host::{clock, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::foremost;
-use xtask_model::image::plan::{Decision, ImagePlan};
+use xtask_model::image::plan::{Decision, ImagePlan, Target};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, BuildKind, Bytes, EditKind, Record};
 use xtask_model::record::report::ImageReport;
@@ -22,7 +22,9 @@ use xtask_model::time::Timestamp;
 
 /// A build's record so far.
 pub(super) struct Trace {
-    began: Instant,
+    began: Cell<Instant>,
+    /// The time that has passed at a pause.
+    paused: Cell<Duration>,
     /// The same moment on the calendar.
     when: Timestamp,
     progress: RefCell<Progress>,
@@ -53,7 +55,13 @@ pub(crate) type Layers = Vec<(Digest, u64)>;
 
 impl Trace {
     pub(super) fn begin() -> Self {
-        Self { began: Instant::now(), when: clock::now(), progress: RefCell::default(), background: Mutex::default() }
+        Self {
+            began: Cell::new(Instant::now()),
+            paused: Cell::default(),
+            when: clock::now(),
+            progress: RefCell::default(),
+            background: Mutex::default(),
+        }
     }
 
     /// When the build began.
@@ -62,14 +70,24 @@ impl Trace {
     }
 
     pub(super) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
+        self.began.get().elapsed()
     }
 
-    /// Records the plan.
-    pub(super) fn plan(&self, planned: &Planned) {
+    /// Ends the time that counts, until [`Self::resume`]: other apps are planned or built.
+    pub(super) fn pause(&self) {
+        self.paused.set(self.elapsed());
+    }
+
+    pub(super) fn resume(&self) {
+        let now = Instant::now();
+        self.began.set(now.checked_sub(self.paused.get()).unwrap_or(now));
+    }
+
+    /// Records the plan. A base that was built for an earlier app is in the record of that app.
+    pub(super) fn plan(&self, planned: &Planned, base_is_done: bool) {
         let mut progress = self.progress.borrow_mut();
         let plan = &planned.plan;
-        let base = plan.base.as_ref().is_some_and(ImagePlan::builds);
+        let base = plan.base.as_ref().is_some_and(|base| base.builds() && !base_is_done);
         let app = plan.app.as_ref().filter(|app| app.builds()).map(|app| app.kind);
         progress.decision = Some(match (base, app) {
             (_, Some(ImageKind::Enhanced)) => BuildKind::Enhanced,
@@ -81,7 +99,7 @@ impl Trace {
         progress.change = app.and_then(|_| planned.facts.app.as_ref()?.edited);
         progress.differs =
             planned.facts.base.iter().chain(&planned.facts.app).any(|image| !image.differences.is_empty());
-        for image in plan.images() {
+        for image in plan.images().filter(|image| !base_is_done || image.kind != ImageKind::Base) {
             if let Decision::Build { reasons, .. } = &image.decision {
                 progress.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.kind)));
             }
@@ -114,7 +132,7 @@ impl Trace {
             })
             .collect();
         let (root, engine, builder) = (context.tree.root.clone(), request.engine, request.builder.clone());
-        let (client, background) = (&context.client, &self.background);
+        let (client, background) = (context.client, &self.background);
         Some(move || {
             let engine = match (engine, builder) {
                 (BuildEngine::Native, _) => Some(ledger::NATIVE.to_owned()),
@@ -176,17 +194,20 @@ impl Trace {
             let name = move |phase: &str| if phase == "plan" { phase.to_owned() } else { format!("{kind} {phase}") };
             report.seconds.iter().map(move |(phase, seconds)| (name(phase), round(*seconds))).collect::<Vec<_>>()
         };
+        // A base that is built alone is that of every app on it.
+        let app = context.request.wanted.target != Target::Base;
         let steps = reports.iter().filter_map(|report| report.steps);
         let steps = steps.reduce(|[all, cached], [more, warm]| [all + more, cached + warm]);
         Record {
             schema: ledger::SCHEMA,
             when: self.when,
+            app: app.then(|| context.tree.policy.app.name.clone()).flatten(),
             commit: commit.map(|commit| format!("{}{}", commit.id, if progress.differs { "-dirty" } else { "" })),
             branch: commit.and_then(|commit| commit.branch.clone()),
             decision: progress.decision.unwrap_or(BuildKind::Undecided),
             reasons: progress.reasons.clone(),
             change: progress.change,
-            seconds: round(self.began.elapsed().as_secs_f64()),
+            seconds: round(self.elapsed().as_secs_f64()),
             phases: reports.iter().flat_map(phases).collect(),
             bytes: bytes(&reports, &background.known, context.request.wanted.push),
             steps,
@@ -259,6 +280,7 @@ mod tests {
         let digest = Digest::of(b"");
         ImageReport {
             kind,
+            name: None,
             reference: format!("127.0.0.1:1/x@{digest}").parse().unwrap(),
             digest,
             platforms: BTreeMap::new(),

@@ -210,7 +210,7 @@ impl DebianImage {
         let Some(descriptor) = layout.get(&recipe.ref_name(platform))? else {
             return Err(Fault::build(format!("the root is not in `{}`", folder.display())));
         };
-        publish::send(&context.client, &layout, &descriptor, &self.repository, &self.tag)?;
+        publish::send(context.client, &layout, &descriptor, &self.repository, &self.tag)?;
         Ok(self.published(digest))
     }
 }

@@ -18,6 +18,7 @@ use xtask_model::spec::reference::Digest;
 /// One tree with all inputs of its images.
 pub struct Sources<'t> {
     pub tree: &'t Tree,
+    /// The pins of this tree's root and base.
     pub pins: ImagesLock,
     /// Not read for a build on a pinned base.
     lock: Option<Lock>,
@@ -78,7 +79,7 @@ impl AppSources {
 impl<'t> Sources<'t> {
     /// Reads what a build needs.
     pub fn read(tree: &'t Tree, target: Target) -> Result<Self, Fault> {
-        let pins = facts::images_lock(tree)?;
+        let pins = pins(tree)?;
         let lock = match (pins.base, target) {
             (Some(_), Target::Base | Target::App | Target::Fast) => None,
             (Some(_), Target::Enhanced) | (None, _) => Some(facts::lock(tree)?),
@@ -98,7 +99,7 @@ impl<'t> Sources<'t> {
 
     /// Reads what a comparison needs: everything but the image from scratch.
     pub fn read_all(tree: &'t Tree) -> Result<Self, Unreadable> {
-        let pins = facts::images_lock(tree)?;
+        let pins = pins(tree)?;
         let lock = match pins.base {
             None => facts::lock(tree)?,
             // Builds use a pinned base whatever the requirements say, and so does a plan.
@@ -208,6 +209,12 @@ impl<'t> Sources<'t> {
             Err(fault) => format!("(which ones is unknown: {})", one_line(&fault)),
         }
     }
+}
+
+/// What `images.lock` pins, with this tree's base as the base.
+fn pins(tree: &Tree) -> Result<ImagesLock, Fault> {
+    let lock = facts::images_lock(tree)?;
+    Ok(ImagesLock { base: lock.pinned(tree.policy.base.name.as_deref()), ..lock })
 }
 
 /// The root that `images.lock` pins, which has to be the policy's.

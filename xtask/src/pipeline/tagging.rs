@@ -108,7 +108,7 @@ impl<'a> Tagger<'a> {
 
     /// Puts a tag that does not move: of the commit, or of a version. Returns why it stays at another image.
     fn put_fixed(&self, plan: &ImagePlan, digest: Digest, tag: &Tag) -> Result<Option<String>, Fault> {
-        let (client, repository) = (&self.context.client, &plan.repository);
+        let (client, repository) = (self.context.client, &plan.repository);
         let names = || Ok::<_, Fault>(client.head(repository, tag)?.present().map(|head| head.digest));
         let is_version = tags::is_version(tag.as_str());
         // No tag names yet what was just built.
@@ -140,7 +140,7 @@ impl<'a> Tagger<'a> {
             }
             None => {}
         }
-        let published = publish::read(&self.context.client, repository, tag)?.present();
+        let published = publish::read(self.context.client, repository, tag)?.present();
         let revision = published.as_ref().and_then(Published::revision).unwrap_or("unknown");
         let ours = self.context.tree.commit.as_ref().is_some_and(|commit| commit.id == revision);
         Ok((!ours).then(|| format!("a version does not move to another commit (it is of `{revision}`)")))
@@ -157,7 +157,7 @@ impl<'a> Tagger<'a> {
         let Some(commit) = &self.context.tree.commit else { return Ok(None) };
         let digest = image.digest;
         let own = image.revision.as_ref() == Some(&commit.id);
-        let read = || Ok::<_, Fault>(publish::read(&self.context.client, repository, tag.clone())?.present());
+        let read = || Ok::<_, Fault>(publish::read(self.context.client, repository, tag.clone())?.present());
         // Such an answer counts for leaving a tag where it is, not for moving it.
         let mut early = known.is_some() || self.context.client.answered_early(repository, tag);
         let mut current = match known {
@@ -170,7 +170,7 @@ impl<'a> Tagger<'a> {
             if is_current && own {
                 return Ok(None);
             }
-            let mark = records::read(&self.context.client, repository, tag)?;
+            let mark = records::read(self.context.client, repository, tag)?;
             if let Some(published) = &current {
                 if is_current
                     && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id)
@@ -197,7 +197,7 @@ impl<'a> Tagger<'a> {
                 Some(image) => image,
                 None => self.image_at(repository, digest)?,
             };
-            match records::write(&self.context.client, repository, tag, &image, &since) {
+            match records::write(self.context.client, repository, tag, &image, &since) {
                 // An immutable record belongs to a tag that does not move either.
                 Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
@@ -206,14 +206,14 @@ impl<'a> Tagger<'a> {
         if is_current {
             return Ok(None);
         }
-        match publish::move_tag(&self.context.client, repository, digest, tag) {
+        match publish::move_tag(self.context.client, repository, digest, tag) {
             Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
             done => done.map(|()| None),
         }
     }
 
     fn image_at(&self, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
-        let found = publish::read(&self.context.client, repository, digest)?.present();
+        let found = publish::read(self.context.client, repository, digest)?.present();
         found.ok_or_else(|| Fault::network(format!("`{}` is not in the registry", repository.digest(digest))))
     }
 

@@ -63,6 +63,8 @@ fn kind(kind: Kind) -> String {
         Kind::MapOf(choices) => format!("table of {}", words(choices)),
         Kind::Table => "table".to_owned(),
         Kind::Tables => "list of tables".to_owned(),
+        Kind::TableOrTables => "table, or list of tables".to_owned(),
+        Kind::Named(of) => format!("tables by name, each as `[{of}]`"),
         Kind::ForEach(choices) => format!("{}, or a table with one for each engine", words(choices)),
     }
 }

@@ -48,6 +48,9 @@ fn table(name: &str) -> Value {
     json!({"type": "object", "additionalProperties": more, "properties": properties, "required": required})
 }
 
+/// Keys that only tables of a list have: the first is required there.
+const SEVERAL: [&str; 3] = ["name", "base", "smoke"];
+
 fn kind(key: &Key, full: &str) -> Value {
     let text = || json!({"type": "string", "minLength": 1});
     match key.kind {
@@ -70,6 +73,16 @@ fn kind(key: &Key, full: &str) -> Value {
         Kind::MapOf(words) => json!({"type": "object", "additionalProperties": {"enum": words}}),
         Kind::Table => table(full),
         Kind::Tables => json!({"type": "array", "items": table(full)}),
+        Kind::TableOrTables => {
+            let mut one = table(full);
+            if let Some(properties) = one["properties"].as_object_mut() {
+                SEVERAL.iter().for_each(|key| drop(properties.remove(*key)));
+            }
+            let mut several = table(full);
+            several["required"] = json!([SEVERAL[0]]);
+            json!({"anyOf": [one, {"type": "array", "items": several}]})
+        }
+        Kind::Named(of) => json!({"type": "object", "additionalProperties": table(of)}),
         Kind::ForEach(words) => json!({"anyOf": [{"enum": words}, table(full)]}),
     }
 }
@@ -147,6 +160,20 @@ mod tests {
     #[test]
     fn the_policy_of_this_repository_is_valid() {
         assert_eq!(both(GOOD), (true, true));
+    }
+
+    #[test]
+    fn several_apps_and_named_bases_are_valid_for_the_schema_and_the_parser() {
+        let [before, after] = [GOOD.find("[app]\n").unwrap(), GOOD.find("[smoke]").unwrap()];
+        let apps = |apps: &str| both(&format!("{}{apps}\n{}", &GOOD[..before], &GOOD[after..]));
+        let named = "[bases.cpu]\nextras = []\n[[app]]\nname = \"web\"\nbase = \"cpu\"\n[app.smoke]\nuser = 1\n\
+                     [[app]]\nname = \"worker\"\n";
+        assert_eq!(apps(named), (true, true));
+        for wrong in ["name = \"web\"\n", "user = 1", "[bases.cpu]"] {
+            let with = if wrong == "user = 1" { "usr = 1" } else { "" };
+            assert_eq!(apps(&named.replacen(wrong, with, 1)), (false, false), "{wrong}");
+        }
+        assert_eq!(apps("[app]\nname = \"web\"\n"), (false, false));
     }
 
     #[test]

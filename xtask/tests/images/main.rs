@@ -32,6 +32,7 @@ mod publishing;
 mod rebuilding;
 mod running;
 mod secrets;
+mod several;
 mod steps;
 mod trouble;
 mod usage;

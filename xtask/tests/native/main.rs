@@ -34,6 +34,7 @@ mod podman;
 mod rebasing;
 mod reproduce;
 mod reproducible;
+mod several;
 mod supply;
 mod tags;
 mod watching;

@@ -404,3 +404,28 @@ fn many_images_are_rebased_at_once() {
     assert_eq!(world.repo.digest("app", own), report["to"].as_str().unwrap());
     assert!(world.repo.run(&format!("{}:{own}", world.repo.repository("app")), &["/etc/marker"]).contains("1:1.3.1-3"));
 }
+
+#[test]
+fn several_apps_are_rebased_with_the_base_that_they_share() {
+    let Some(world) = World::new("rebased-apps") else { return };
+    push_root(&world, RELEASE, "1:1.3.1");
+    world.repo.edit("images.toml", "[app]\n# app settings\n", "[[app]]\nname = \"web\"\n\n[[app]]\nname = \"api\"\n");
+    pin(&world);
+    world.repo.commit("several");
+    world.repo.xtask(&["build", "--push"]).without_engine().run().ok();
+    let digests = || ["app-base", "app-web", "app-api"].map(|name| world.repo.digest(name, "latest"));
+    let before = digests();
+    push_root(&world, RELEASE, "1:1.3.1-2");
+    let report = parsed(&world.rebase(&["--format", "json"]).ok());
+    let images = report["images"].as_array().unwrap();
+    assert!(images.iter().all(|image| image["action"] == "rebased"), "{report:#}");
+    assert_eq!(images.len(), 3, "{report:#}");
+    let after = digests();
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    let base = world.repo.published("app-base", "latest").unwrap().platforms[&Platform::host()].digest.to_string();
+    for (name, digest) in [("app-web", &after[1]), ("app-api", &after[2])] {
+        let labels = world.repo.config(name, digest).config.labels;
+        assert_eq!(labels["org.opencontainers.image.base.digest"], base, "{name}");
+    }
+    world.rebase(&[]).ok().says("nothing to rebase");
+}

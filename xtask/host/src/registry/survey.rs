@@ -22,7 +22,8 @@ const AT_ONCE: usize = 12;
 pub struct SurveyRequest<'a> {
     pub client: &'a Client,
     pub bases: &'a Repository,
-    pub apps: &'a Repository,
+    /// Repositories of the apps on these bases.
+    pub apps: &'a [Repository],
     pub platforms: &'a [Platform],
     pub tag_length: usize,
     /// Also list referrers, such as signatures: a deletion takes them with it.
@@ -55,23 +56,23 @@ pub fn dependencies(client: &Client, repository: &Repository) -> Result<Vec<Stor
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Surveys the app's repository, for a clean-up.
+/// Surveys an app's repository in the place of a base's, for a clean-up.
 pub fn apps_of(ask: &SurveyRequest<'_>) -> Result<AppSurvey, Fault> {
-    let Found { bases: images, strays, .. } = bases(&SurveyRequest { bases: ask.apps, referrers: true, ..*ask })?;
-    let tags = ask.client.tags(ask.apps)?.present().unwrap_or_default();
+    let Found { bases: images, strays, .. } = bases(&SurveyRequest { referrers: true, ..*ask })?;
+    let tags = ask.client.tags(ask.bases)?.present().unwrap_or_default();
     let heads = at_once(&tags, |tag| {
         // The tag of a signature or of referrers has the digest of its image.
         let subject = tag.as_str().strip_prefix("sha256-").and_then(|rest| rest.get(..64));
         let subject = subject.and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
         let is_orphan = match subject {
-            Some(subject) => ask.client.head(ask.apps, subject)? == Answer::Absent,
+            Some(subject) => ask.client.head(ask.bases, subject)? == Answer::Absent,
             None if records::is(tag) => false,
             None => return Ok(None),
         };
         if subject.is_some() && !is_orphan {
             return Ok(None);
         }
-        Ok(ask.client.head(ask.apps, tag.clone())?.present().map(|head| (tag.clone(), head.digest)))
+        Ok(ask.client.head(ask.bases, tag.clone())?.present().map(|head| (tag.clone(), head.digest)))
     })?;
     let (records, orphans) = heads.into_iter().flatten().partition(|(tag, _)| records::is(tag));
     Ok(AppSurvey { images, strays, orphans, records })
@@ -176,22 +177,34 @@ fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<
 }
 
 fn apps(ask: &SurveyRequest<'_>) -> Result<Vec<PublishedApp>, Fault> {
+    let mut found = Vec::new();
+    for apps in ask.apps {
+        found.extend(apps_in(ask, apps)?);
+    }
+    Ok(found)
+}
+
+fn apps_in(ask: &SurveyRequest<'_>, apps: &Repository) -> Result<Vec<PublishedApp>, Fault> {
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     // An app from scratch has no base.
     let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-") && !wheels::is(tag);
-    for (tag, digest) in standing(ask, ask.apps, counts)? {
+    for (tag, digest) in standing(ask, apps, counts)? {
         tags.entry(digest).or_default().push(tag);
     }
     let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
-    let found = at_once(&tags, |(digest, tags)| app(ask, *digest, tags))?;
+    let found = at_once(&tags, |(digest, tags)| app(ask, apps, (*digest, tags)))?;
     Ok(found.into_iter().flatten().collect())
 }
 
-fn app(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<PublishedApp>, Fault> {
-    let Answer::Present(found) = publish::read(ask.client, ask.apps, digest)? else { return Ok(None) };
+fn app(
+    ask: &SurveyRequest<'_>,
+    apps: &Repository,
+    (digest, tags): (Digest, &[Tag]),
+) -> Result<Option<PublishedApp>, Fault> {
+    let Answer::Present(found) = publish::read(ask.client, apps, digest)? else { return Ok(None) };
     let mut built_on = BTreeSet::new();
     for descriptor in found.platforms.values() {
-        built_on.extend(publish::base_digest(ask.client, ask.apps, descriptor)?);
+        built_on.extend(publish::base_digest(ask.client, apps, descriptor)?);
     }
     let revision = found.revision().unwrap_or_default();
     let fingerprint = found.fingerprint().map(|fingerprint| fingerprint.to_string()).unwrap_or_default();

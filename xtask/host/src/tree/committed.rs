@@ -79,13 +79,14 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// Opens a commit of the repository at `root`. `offline` keeps a partial clone from fetching what it lacks.
-    pub fn open(root: &Path, id: &str, offline: bool) -> Result<Self, Fault> {
+    /// Opens a commit of a tree's repository, for the same app. `offline` keeps a partial clone from fetching what it lacks.
+    pub fn open(of: &Tree, id: &str, offline: bool) -> Result<Self, Fault> {
+        let (root, app) = (&of.root, of.policy.app.name.as_slice());
         let git = Git::at(root);
         let objects = Arc::new(Objects::open(&git, offline)?);
         let tree = Revision::find(root, &objects, id)
             .and_then(|found| found.ok_or_else(|| revision::missing(id)))
-            .and_then(|revision| Tree::with_registry(None, Box::new(revision)));
+            .and_then(|revision| Tree::with_registry(None, Box::new(revision), app));
         Ok(Self { id: id.to_owned(), git, objects, tree, contents: RefCell::default() })
     }
 

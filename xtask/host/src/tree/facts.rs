@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, as_in_git};
@@ -49,7 +49,7 @@ pub struct Tree {
     /// Its folder, absolute.
     pub root: PathBuf,
     /// Its files: the working folder's, or those of a revision.
-    pub files: Box<dyn Files>,
+    pub files: Arc<dyn Files>,
     pub policy: Policy,
     pub registry: Registry,
     pub commit: Option<Commit>,
@@ -57,12 +57,22 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Reads the policy of the repository in these files; `registry` replaces the policy's. Knows no commit.
-    pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>) -> Result<Self, Fault> {
-        let text = files.text(Path::new(policy::FILE))?;
-        let policy = policy::parse_with(&text, &|path: &RelPath| files.has_file(path.as_ref()), plugins())?;
+    /// Reads the policy of the repository in these files, for the one app that is meant; `registry` replaces the policy's. Knows no commit.
+    pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>, apps: &[String]) -> Result<Self, Fault> {
+        let policy = policy::one(policies(&*files)?, apps)?;
+        Ok(Self::new(registry, Arc::from(files), policy))
+    }
+
+    /// The same for each app that is meant: those that are named, or all.
+    pub fn all(registry: Option<&Registry>, files: Box<dyn Files>, apps: &[String]) -> Result<Vec<Self>, Fault> {
+        let policies = policy::select(policies(&*files)?, apps)?;
+        let files: Arc<dyn Files> = Arc::from(files);
+        Ok(policies.into_iter().map(|policy| Self::new(registry.cloned(), files.clone(), policy)).collect())
+    }
+
+    fn new(registry: Option<Registry>, files: Arc<dyn Files>, policy: Policy) -> Self {
         let registry = registry.unwrap_or_else(|| policy.project.registry.clone());
-        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
+        Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false }
     }
 
     pub fn repository(&self, kind: ImageKind) -> Repository {
@@ -122,6 +132,17 @@ impl Tree {
         self.root.join("target/images")
     }
 
+    /// Path of a file about an image: `app.key.json`, or `app+web.key.json` where there are several apps.
+    pub fn about(&self, kind: ImageKind, end: &str) -> PathBuf {
+        let name = self.policy.name(kind).map(|name| format!("+{name}")).unwrap_or_default();
+        self.images().join(format!("{kind}{name}.{end}"))
+    }
+
+    /// Begin of the names of an image's layouts in [`Self::images`]: `app-`, or `app+web+` where there are several apps.
+    pub fn layout_prefix(&self, kind: ImageKind) -> String {
+        self.policy.name(kind).map_or_else(|| format!("{kind}-"), |name| format!("{kind}+{name}+"))
+    }
+
     pub fn names<'a>(&'a self, parsed: &'a Parsed) -> FileNames<'a> {
         FileNames {
             policy: policy::FILE,
@@ -131,6 +152,12 @@ impl Tree {
             sources: "",
         }
     }
+}
+
+/// The policy of the repository in these files, for each of its apps.
+fn policies(files: &dyn Files) -> Result<Vec<Policy>, Fault> {
+    let text = files.text(Path::new(policy::FILE))?;
+    policy::parse_all(&text, &|path: &RelPath| files.has_file(path.as_ref()), plugins())
 }
 
 /// The repository's folder: the one that is named, else the nearest above with a policy.
@@ -445,7 +472,17 @@ pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
 pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
     let text = tree.files.read_text(path)?;
-    text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))
+    let lock = text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))?;
+    let pin = if tree.policy.base.name.is_some() { lock.base.is_some() } else { !lock.bases.is_empty() };
+    if pin {
+        let (pins, wants) = if lock.base.is_some() { ("[base]", "[bases.NAME]") } else { ("[bases]", "[base]") };
+        return Err(Fault::usage(format!(
+            "`{}` pins a base in `{pins}`, and the policy has `{wants}`",
+            path.display()
+        ))
+        .hint(format!("remove `{pins}` from `{}`; then pin again: `cargo xtask base pin`", path.display())));
+    }
+    Ok(lock)
 }
 
 /// The pins of the Debian packages on the root; none where the policy has no such stage.
@@ -455,14 +492,11 @@ pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
 pub fn system_pin<'p>(tree: &Tree, pins: &'p ImagesLock) -> Result<Option<&'p SystemPin>, Fault> {
     let Some(names) = tree.policy.base.system_packages() else { return Ok(None) };
     let hint = "pin them: `cargo xtask lock`";
-    let Some(pin) = &pins.system else {
-        return Err(Fault::usage(format!("the Debian packages `{}` are not pinned", names.join(" "))).hint(hint));
+    let Some(pin) = pins.system.iter().find(|pin| pin.packages == names) else {
+        let fault = Fault::usage(format!("the Debian packages `{}` are not pinned", names.join(" "))).hint(hint);
+        let said = |pin: &SystemPin| format!("`{}` pins `{}`", lock::images::PATH, pin.packages.join(" "));
+        return Err(pins.system.iter().map(said).fold(fault, Fault::cause));
     };
-    if pin.packages != names {
-        let (pinned, wanted) = (pin.packages.join(" "), names.join(" "));
-        let what = format!("`{}` pins the Debian packages `{pinned}`, the policy names `{wanted}`", lock::images::PATH);
-        return Err(Fault::usage(what).hint(hint));
-    }
     match tree.policy.project.platforms.iter().find(|platform| !pin.platforms.contains_key(*platform)) {
         // A root from Debian packages exists for the machine that builds it.
         Some(platform) if !pin.root.starts_with(FALLBACK) => {
@@ -612,7 +646,7 @@ fn scratch_base() -> Fingerprint {
 
 /// The layout of a local image. One folder an image, so that removing one removes nothing else.
 pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform) -> PathBuf {
-    tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
+    tree.images().join(format!("{}{tag}-{}", tree.layout_prefix(kind), platform.dashed()))
 }
 
 /// An image in its layout, when it is whole and its label says that it is the one.

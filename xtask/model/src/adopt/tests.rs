@@ -26,6 +26,7 @@ impl Case {
         };
         let request = Request {
             name: "app",
+            app: None,
             registry: &"ghcr.io/acme".parse().unwrap(),
             source: None,
             branch: "main",
@@ -506,4 +507,16 @@ fn code_that_only_an_installation_brings_is_copied_or_missing() {
                 FROM python:3.12-slim\nCOPY --from=b /app/.venv /app/.venv\n";
     let made = case(text, files).adopt();
     assert!(made.missing().any(|note| note.reason.contains("no line copies it")), "{:#?}", made.notes);
+}
+
+#[test]
+fn apps_are_named_after_their_dockerfiles() {
+    let names = |paths: &[&str]| app_names(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
+    assert_eq!(names(&["web/Dockerfile", "docker/Dockerfile.worker", "cron.Dockerfile"]), ["web", "worker", "cron"]);
+    assert_eq!(names(&["Dockerfile", "docker/Dockerfile", "Dockerfile.base"]), ["app", "app-2", "app-3"]);
+    assert_eq!(names(&["a/api/Dockerfile", "b/api/Dockerfile", "My App/Dockerfile"]), ["api", "b-api", "my-app"]);
+    for path in ["Dockerfile.dev", ".devcontainer/Dockerfile", "docker/test/Dockerfile"] {
+        assert!(is_for_development(path), "{path}");
+    }
+    assert!(!is_for_development("device/Dockerfile"));
 }

@@ -4,7 +4,7 @@
 
 use super::stages::{ENVIRONMENT, Folder, From, Kept, Placed, Step, Translation, below, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
-use crate::image::policy::{self, Provider, RelPath, SYSTEM_PACKAGES};
+use crate::image::policy::{self, Policy, Provider, RelPath, SYSTEM_PACKAGES};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
@@ -30,16 +30,76 @@ const INSTALL: &str = include_str!("../../../../dockerfiles/install.py");
 const COMPILE: &str = include_str!("../../../../dockerfiles/compile.py");
 const CHECK_IMPORTS: &str = include_str!("../../../../dockerfiles/check-imports.py");
 
-pub(super) fn files(request: &Request<'_>, translation: Translation) -> Adoption {
-    let mut writer =
-        Writer { request, folder: folder(request), done: translation, files: Vec::new(), left_out: Vec::new() };
-    writer.write();
-    let Writer { done, mut files, left_out, .. } = writer;
-    files.sort_by(|one, other| one.path.cmp(&other.path));
-    let mut notes = done.notes;
-    notes.sort();
-    notes.dedup();
-    Adoption { files, notes, left_out }
+/// The files of the repository: those of all apps are with the first.
+pub(super) fn files(requests: &[Request<'_>], translations: Vec<Translation>) -> Vec<Adoption> {
+    let folder = folder(requests);
+    let writer = |(request, done)| Writer::new(request, folder, done);
+    let mut writers: Vec<Writer<'_>> = requests.iter().zip(translations).map(writer).collect();
+    let bases = share_bases(&mut writers);
+    different_roots(&mut writers);
+    let mut sources = Vec::new();
+    for first in bases {
+        sources.push((first, writers[first].write_base()));
+    }
+    writers.iter_mut().for_each(Writer::write_app);
+    for (name, text) in SCRIPTS {
+        writers[0].add(&format!("{folder}/{name}"), text.to_owned());
+    }
+    let policy = policy(&mut writers, &sources);
+    writers[0].add(policy::FILE, policy.clone());
+    writers[0].program();
+    if requests[0].workflows.is_some() {
+        let written = writers.iter().flat_map(|writer| &writer.files).map(|file| file.path.clone()).collect();
+        writers[0].workflows(&policy, &written);
+    }
+    // Apps of one project have the same metadata.
+    let mut known = BTreeSet::new();
+    let adoption = |Writer { done, mut files, left_out, .. }: Writer<'_>| {
+        files.retain(|file| known.insert(file.path.clone()));
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        let mut notes = done.notes;
+        notes.sort();
+        notes.dedup();
+        Adoption { files, notes, left_out }
+    };
+    writers.into_iter().map(adoption).collect()
+}
+
+/// Has apps that need the same below their own files share one base. Returns the position of the first app on each base; where there are
+/// several bases, each has the name of that app.
+fn share_bases(writers: &mut [Writer<'_>]) -> Vec<usize> {
+    let mut firsts: Vec<usize> = Vec::new();
+    let mut on = Vec::new();
+    for (index, writer) in writers.iter().enumerate() {
+        let same = |first: &&usize| writers[**first].base_parts() == writer.base_parts();
+        let first = firsts.iter().find(same).copied().unwrap_or_else(|| {
+            firsts.push(index);
+            index
+        });
+        on.push(first);
+    }
+    for (index, first) in on.into_iter().enumerate() {
+        writers[index].base_workdir = writers[first].done.workdir.clone();
+        if firsts.len() > 1 {
+            writers[index].base = writers[first].request.app.map(str::to_owned);
+        }
+    }
+    firsts
+}
+
+/// A policy has one root.
+fn different_roots(writers: &mut [Writer<'_>]) {
+    let (image, python) = (writers[0].done.root_image.clone(), writers[0].done.python.clone());
+    for writer in &mut writers[1..] {
+        if (&writer.done.root_image, &writer.done.python) != (&image, &python) {
+            let what = format!("FROM {}", writer.done.root_image);
+            let reason =
+                format!("a policy has one root, and the first Dockerfile is on `{image}` with Python {python}");
+            let replacement =
+                "give all the same one with `--root-image`, or leave this one out: `--dockerfile` names the others";
+            writer.note(NoteKind::Missing, &what, &reason, replacement);
+        }
+    }
 }
 
 /// Where Dockerfiles are, by default and where the repository has others of their names.
@@ -47,10 +107,14 @@ const FOLDERS: [&str; 2] = ["dockerfiles", "images"];
 const SCRIPTS: [(&str, &str); 3] =
     [("install.py", INSTALL), ("compile.py", COMPILE), ("check-imports.py", CHECK_IMPORTS)];
 
-fn folder(request: &Request<'_>) -> &'static str {
-    let foreign = |name: &str| (request.read)(&format!("{}/{name}", FOLDERS[0])).is_some_and(|text| !is_written(&text));
-    let own = ["Dockerfile.base", "Dockerfile.fast"].into_iter().any(foreign);
-    FOLDERS[usize::from(own)]
+fn folder(requests: &[Request<'_>]) -> &'static str {
+    let read = requests[0].read;
+    let foreign = |name: &str| read(&format!("{}/{name}", FOLDERS[0])).is_some_and(|text| !is_written(&text));
+    let of_app = |request: &Request<'_>| {
+        let name = request.app.unwrap_or("fast");
+        foreign(&format!("Dockerfile.{name}")) || foreign(&format!("Dockerfile.base-{name}"))
+    };
+    FOLDERS[usize::from(foreign("Dockerfile.base") || requests.iter().any(of_app))]
 }
 
 /// The packages of the base.
@@ -99,6 +163,10 @@ struct Writer<'a> {
     request: &'a Request<'a>,
     /// Where the Dockerfiles and their scripts are.
     folder: &'static str,
+    /// Name of its base, where there are several.
+    base: Option<String>,
+    /// Where the base's files begin.
+    base_workdir: String,
     done: Translation,
     files: Vec<NewFile>,
     left_out: Vec<String>,
@@ -113,7 +181,28 @@ fn list<S: AsRef<str>>(texts: &[S]) -> String {
     format!("[{}]", texts.iter().map(|text| quoted(text.as_ref())).collect::<Vec<_>>().join(", "))
 }
 
-impl Writer<'_> {
+/// What a base is made of.
+type BaseParts<'a> = (&'a super::Input, [&'a Vec<String>; 2], &'a [Kept], &'a super::stages::Account);
+
+impl<'a> Writer<'a> {
+    fn new(request: &'a Request<'a>, folder: &'static str, done: Translation) -> Self {
+        let base_workdir = done.workdir.clone();
+        Self { request, folder, base: None, base_workdir, done, files: Vec::new(), left_out: Vec::new() }
+    }
+
+    fn base_parts(&self) -> BaseParts<'_> {
+        let Translation { input, system, build, base_runs, user, .. } = &self.done;
+        (input, [system, build], base_runs, user)
+    }
+
+    fn base_file(&self) -> String {
+        self.base.as_ref().map_or_else(|| "Dockerfile.base".to_owned(), |name| format!("Dockerfile.base-{name}"))
+    }
+
+    fn app_file(&self) -> String {
+        format!("Dockerfile.{}", self.request.app.unwrap_or("fast"))
+    }
+
     fn add(&mut self, path: &str, text: String) {
         self.files.push(NewFile { path: path.to_owned(), text });
     }
@@ -142,20 +231,22 @@ impl Writer<'_> {
             .all(|(format, text)| format.allows(&text, python))
     }
 
-    fn write(&mut self) {
+    fn write_base(&mut self) -> PackageSource {
         let source = self.source();
         let lock = source.installed.clone();
-        let folder = self.folder;
+        let (folder, file) = (self.folder, self.base_file());
         let base = self.base(&lock);
-        self.add(&format!("{folder}/Dockerfile.base"), base);
+        self.add(&format!("{folder}/{file}"), base);
         let ignore = format!(
-            "{MARK}: lets in only what Dockerfile.base copies.\n*\n!{folder}/installer.lock\n!{folder}/install.py\n!{folder}/compile.py\n\
+            "{MARK}: lets in only what {file} copies.\n*\n!{folder}/installer.lock\n!{folder}/install.py\n!{folder}/compile.py\n\
              !{folder}/check-imports.py\n!{lock}\n"
         );
-        self.add(&format!("{folder}/Dockerfile.base.dockerignore"), ignore);
-        for (name, text) in SCRIPTS {
-            self.add(&format!("{folder}/{name}"), text.to_owned());
-        }
+        self.add(&format!("{folder}/{file}.dockerignore"), ignore);
+        source
+    }
+
+    fn write_app(&mut self) {
+        let (folder, file) = (self.folder, self.app_file());
         for manifest in self.done.installed.clone() {
             let text = (self.request.read)(&manifest).unwrap_or_default();
             let project = Project::parse(Path::new(&manifest), &text);
@@ -164,15 +255,9 @@ impl Writer<'_> {
             }
         }
         let (app, sources) = self.app();
-        self.add(&format!("{folder}/Dockerfile.fast"), app);
+        self.add(&format!("{folder}/{file}"), app);
         let ignore = self.ignore(&sources);
-        self.add(&format!("{folder}/Dockerfile.fast.dockerignore"), ignore);
-        let policy = self.policy(&source);
-        self.add(policy::FILE, policy.clone());
-        self.program();
-        if self.request.workflows.is_some() {
-            self.workflows(&policy);
-        }
+        self.add(&format!("{folder}/{file}.dockerignore"), ignore);
     }
 
     /// What the base's packages come from: the lock of another tool, or requirements files with a lock of this build system.
@@ -196,7 +281,7 @@ impl Writer<'_> {
         let requirements = if plain && !input.requirements.is_empty() {
             input.requirements.clone()
         } else {
-            let path = "requirements-image.txt";
+            let path = format!("requirements-{}.txt", self.base.as_deref().unwrap_or("image"));
             let mut text = format!("{MARK}: the packages that the Dockerfile installs.\n");
             // An index that one command names is not the only one of the other.
             let several = !input.names.is_empty() && !input.requirements.is_empty();
@@ -208,13 +293,13 @@ impl Writer<'_> {
                 paths.iter().for_each(|path| text += &format!("{flag} {path}\n"));
             }
             input.names.iter().for_each(|name| text += &format!("{name}\n"));
-            self.add(path, text);
-            vec![path.to_owned()]
+            self.add(&path, text);
+            vec![path]
         };
         let is_project = requirements.iter().any(|path| path.ends_with("pyproject.toml"));
         let stem = match requirements.as_slice() {
-            [one] if !is_project => one.rsplit_once('.').map_or(one.as_str(), |(stem, _)| stem),
-            _ => "requirements",
+            [one] if !is_project => one.rsplit_once('.').map_or(one.as_str(), |(stem, _)| stem).to_owned(),
+            _ => self.base.as_ref().map_or_else(|| "requirements".to_owned(), |name| format!("requirements-{name}")),
         };
         let mut lock = format!("{stem}.lock");
         // A lock of another tool keeps its name.
@@ -342,7 +427,7 @@ impl Writer<'_> {
         let account = format!("{}:{}", user.user, user.group);
         let mut around = Kept {
             user: account.clone(),
-            workdir: self.done.workdir.clone(),
+            workdir: self.base_workdir.clone(),
             env: self.done.env.clone(),
             ..Kept::default()
         };
@@ -549,7 +634,8 @@ impl Writer<'_> {
 
     /// An ignore file that lets in what the app copies, and leaves out what the former ignore file did.
     fn ignore(&mut self, sources: &BTreeSet<String>) -> String {
-        let mut text = format!("{MARK}: lets in only what Dockerfile.fast copies. A new file needs a line here.\n*\n");
+        let file = self.app_file();
+        let mut text = format!("{MARK}: lets in only what {file} copies. A new file needs a line here.\n*\n");
         let mut allowed = BTreeSet::new();
         let written: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         let mut left_out = BTreeSet::new();
@@ -599,64 +685,28 @@ impl Writer<'_> {
         text
     }
 
-    fn policy(&mut self, source: &PackageSource) -> String {
-        let request = self.request;
-        let native = !self.needs_docker();
+    /// The table of a base, and those below it.
+    fn base_table(&self, source: &PackageSource) -> String {
         let done = &self.done;
-        let platforms: Vec<String> = request.platforms.iter().map(ToString::to_string).collect();
-        let mut text = format!(
-            "{MARK}; edit it as you like.\n# What this repository builds, and how. `cargo xtask doctor` checks it.\n\n[project]\nname = {}\nregistry = {}\n",
-            quoted(request.name),
-            quoted(&request.registry.to_string())
-        );
-        if let Some(source) = request.source {
-            let _ = writeln!(text, "source = {}", quoted(source));
+        let table = self.base.as_ref().map_or_else(|| "base".to_owned(), |name| format!("bases.{name}"));
+        let mut text = format!("\n[{table}]\n");
+        let named = self.folder != FOLDERS[0] || self.base.is_some();
+        if named {
+            let _ = writeln!(text, "dockerfile = \"{}/{}\"", self.folder, self.base_file());
         }
-        let _ = writeln!(text, "default-branch = {}\nplatforms = {}", quoted(request.branch), list(&platforms));
-        if !native {
-            text += "# Some stages run programs, which only docker does.\nengine = \"docker\"\n";
-        }
-        if !done.installed.is_empty() {
-            let _ = writeln!(
-                text,
-                "# Their metadata and programs are in `{}/projects`; `cargo xtask lock` writes them.\ninstalled = {}",
-                self.folder,
-                list(&done.installed)
-            );
-        }
-        let root =
-            done.root_image.parse::<Reference>().map_or_else(|_| done.root_image.clone(), |image| image.to_string());
-        let _ = writeln!(
-            text,
-            "\n# The OS and Python under everything. `cargo xtask lock` pins its digests in images.lock.\n[root]\nimage = {}\npython = {}",
-            quoted(&root),
-            quoted(&done.python)
-        );
-        let minor = done.python.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-        if minor.is_some_and(|minor| minor <= 13) && self.allows_python("3.13") {
-            let plain = |name: &&String| {
-                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
-            };
-            let mut packages = vec!["apt".to_owned(), "libstdc++6".to_owned()];
-            packages.extend(done.system.iter().filter(plain).cloned());
-            let _ = writeln!(
-                text,
-                "# The root where that image's registry cannot be reached.\nfallback = \"debian\"\nfallback-publishes = \"loopback\"\n\n\
-                 [root.debian]\nsuite = \"trixie\"\npython = \"3.13\"\npackages = {}",
-                list(&packages)
-            );
-        }
-        text += "\n[base]\n";
         if self.folder != FOLDERS[0] {
-            let _ =
-                writeln!(text, "dockerfile = \"{0}/Dockerfile.base\"\ninstaller = \"{0}/installer.lock\"", self.folder);
+            let _ = writeln!(text, "installer = \"{}/installer.lock\"", self.folder);
         }
         text += &source.keys;
         if !done.system.is_empty() {
-            let _ = writeln!(text, "\n[base.args]\n{SYSTEM_PACKAGES} = {}", quoted(&done.system.join(" ")));
+            let _ = writeln!(text, "\n[{table}.args]\n{SYSTEM_PACKAGES} = {}", quoted(&done.system.join(" ")));
         }
         if self.base_is_native() {
-            text += "\n# What runs something in the base's Dockerfile, and the recipe that does the same without running it.\n[base.stages]\npackages = \"python-packages\"\n";
+            let _ = write!(
+                text,
+                "\n# What runs something in the base's Dockerfile, and the recipe that does the same without running it.\n\
+                 [{table}.stages]\npackages = \"python-packages\"\n"
+            );
             if !done.system.is_empty() {
                 text += "system = \"system-packages\"\n";
             }
@@ -664,36 +714,47 @@ impl Writer<'_> {
                 text += "user = \"user\"\n";
             }
         }
-        if self.folder != FOLDERS[0] {
-            let _ = writeln!(text, "\n[app]\ndockerfile = \"{}/Dockerfile.fast\"", self.folder);
-        }
-        text += &self.smoke();
-        let engine = if native { "native" } else { "docker" };
-        let provider = match self.request.workflows {
-            Some(Provider::GitLab) => "provider = \"gitlab\"\n",
-            Some(Provider::GitHub) | None => "",
-        };
-        let _ = write!(
-            text,
-            "\n# Before anything is published; at the desk: `cargo xtask smoke`.\n[[step]]\nname = \"smoke\"\nuses = \"smoke\"\nonly = \"ci\"\n\n\
-             [ci]\n{provider}engine = \"{engine}\"\n"
-        );
         text
     }
 
-    fn smoke(&mut self) -> String {
+    /// The table of an app with its smoke tests.
+    fn app_table(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(name) = self.request.app {
+            let _ = write!(
+                text,
+                "\n[[app]]\nname = {}\ndockerfile = \"{}/{}\"\n",
+                quoted(name),
+                self.folder,
+                self.app_file()
+            );
+            if let Some(base) = &self.base {
+                let _ = writeln!(text, "base = {}", quoted(base));
+            }
+            return text + &self.smoke("app.");
+        }
+        if self.folder != FOLDERS[0] {
+            let _ = writeln!(text, "\n[app]\ndockerfile = \"{}/Dockerfile.fast\"", self.folder);
+        }
+        text + &self.smoke("")
+    }
+
+    /// The smoke tests in tables whose names begin with this.
+    fn smoke(&mut self, of: &str) -> String {
         let done = &self.done;
-        let mut text = format!("\n[smoke]\nuser = {}\n", done.user.user);
+        let mut text = format!("\n[{of}smoke]\nuser = {}\n", done.user.user);
         if done.entrypoint.is_none() {
-            text +=
-                "\n[[smoke.run]]\nname = \"python\"\nargs = [\"python3\", \"-c\", \"import sys; print(sys.prefix)\"]\n";
+            let _ = write!(
+                text,
+                "\n[[{of}smoke.run]]\nname = \"python\"\nargs = [\"python3\", \"-c\", \"import sys; print(sys.prefix)\"]\n"
+            );
             let _ = writeln!(text, "contains = {}", quoted(ENVIRONMENT));
         }
         let url = self.url();
         if let Some(url) = &url {
             let _ = write!(
                 text,
-                "\n# Started without a network: a server that needs a database at start needs other `args`.\n[smoke.serve]\n{}url = {}\n",
+                "\n# Started without a network: a server that needs a database at start needs other `args`.\n[{of}smoke.serve]\n{}url = {}\n",
                 self.serve_args(),
                 quoted(url)
             );
@@ -824,13 +885,14 @@ impl Writer<'_> {
         }
     }
 
-    fn workflows(&mut self, policy: &str) {
-        let known: BTreeSet<&String> = self.files.iter().map(|file| &file.path).chain(self.request.files).collect();
-        let is_file = |path: &RelPath| known.iter().any(|known| known.as_str() == path.as_str());
-        let Ok(policy) = policy::parse(policy, &is_file) else { return };
+    /// Workflows of the policy; `written` are the files that are new.
+    fn workflows(&mut self, policy: &str, written: &BTreeSet<String>) {
+        let is_file = |path: &RelPath| written.contains(path.as_str()) || self.request.files.contains(path.as_str());
+        let Ok(policies) = policy::parse_all(policy, &is_file, &[]) else { return };
+        let policies: Vec<&Policy> = policies.iter().collect();
         let gitlab = (self.request.read)(workflows::GITLAB_TOP).unwrap_or_default();
         let place = PolicyLocation::default().next_to(&gitlab);
-        let Ok(generated) = workflows::generate(&policy, &place) else { return };
+        let Ok(generated) = workflows::generate(&policies, &place) else { return };
         for file in generated {
             let taken = (self.request.read)(&file.path).is_some_and(|text| !workflows::is_ours(&text, &place));
             if taken {
@@ -853,6 +915,81 @@ impl Writer<'_> {
             }
         }
     }
+}
+
+/// The policy of all apps; `sources` are the packages of each base, with the position of its first app.
+fn policy(writers: &mut [Writer<'_>], sources: &[(usize, PackageSource)]) -> String {
+    let native = !writers.iter().any(Writer::needs_docker);
+    let Writer { request, done, .. } = &writers[0];
+    let provider = request.workflows;
+    let platforms: Vec<String> = request.platforms.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{MARK}; edit it as you like.\n# What this repository builds, and how. `cargo xtask doctor` checks it.\n\n[project]\nname = {}\nregistry = {}\n",
+        quoted(request.name),
+        quoted(&request.registry.to_string())
+    );
+    if let Some(source) = request.source {
+        let _ = writeln!(text, "source = {}", quoted(source));
+    }
+    let _ = writeln!(text, "default-branch = {}\nplatforms = {}", quoted(request.branch), list(&platforms));
+    if !native {
+        text += "# Some stages run programs, which only docker does.\nengine = \"docker\"\n";
+    }
+    let mut installed: Vec<&String> = Vec::new();
+    for manifest in writers.iter().flat_map(|writer| &writer.done.installed) {
+        if !installed.contains(&manifest) {
+            installed.push(manifest);
+        }
+    }
+    if !installed.is_empty() {
+        let _ = writeln!(
+            text,
+            "# Their metadata and programs are in `{}/projects`; `cargo xtask lock` writes them.\ninstalled = {}",
+            writers[0].folder,
+            list(&installed)
+        );
+    }
+    let root = done.root_image.parse::<Reference>().map_or_else(|_| done.root_image.clone(), |image| image.to_string());
+    let _ = writeln!(
+        text,
+        "\n# The OS and Python under everything. `cargo xtask lock` pins its digests in images.lock.\n[root]\nimage = {}\npython = {}",
+        quoted(&root),
+        quoted(&done.python)
+    );
+    let minor = done.python.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_some_and(|minor| minor <= 13) && writers.iter().all(|writer| writer.allows_python("3.13")) {
+        let plain =
+            |name: &&String| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+        let mut packages = vec!["apt".to_owned(), "libstdc++6".to_owned()];
+        for name in writers.iter().flat_map(|writer| &writer.done.system).filter(plain) {
+            if !packages.contains(name) {
+                packages.push(name.clone());
+            }
+        }
+        let _ = writeln!(
+            text,
+            "# The root where that image's registry cannot be reached.\nfallback = \"debian\"\nfallback-publishes = \"loopback\"\n\n\
+             [root.debian]\nsuite = \"trixie\"\npython = \"3.13\"\npackages = {}",
+            list(&packages)
+        );
+    }
+    for (first, source) in sources {
+        text += &writers[*first].base_table(source);
+    }
+    for writer in writers {
+        text += &writer.app_table();
+    }
+    let engine = if native { "native" } else { "docker" };
+    let provider = match provider {
+        Some(Provider::GitLab) => "provider = \"gitlab\"\n",
+        Some(Provider::GitHub) | None => "",
+    };
+    let _ = write!(
+        text,
+        "\n# Before anything is published; at the desk: `cargo xtask smoke`.\n[[step]]\nname = \"smoke\"\nuses = \"smoke\"\nonly = \"ci\"\n\n\
+         [ci]\n{provider}engine = \"{engine}\"\n"
+    );
+    text
 }
 
 /// A workspace's manifest with `xtask` as a member; `None` where it has no workspace.
@@ -906,7 +1043,6 @@ fn is_outside(name: &str, is_file: bool) -> bool {
         || is_file && (lower.ends_with(".md") || lower.ends_with(".rst") || lower.ends_with(".lock"))
 }
 
-/// A value of `ENV` or `LABEL`, quoted where it needs quotes.
 /// A `RUN`, after the instructions that make its surroundings what they were.
 fn command(around: &mut Kept, kept: &Kept) -> String {
     let mut text = String::new();
@@ -927,6 +1063,7 @@ fn command(around: &mut Kept, kept: &Kept) -> String {
     text
 }
 
+/// A value of `ENV` or `LABEL`, quoted where it needs quotes.
 fn word(text: &str) -> String {
     let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._:-+,=@%$".contains(c));
     if plain { text.to_owned() } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }

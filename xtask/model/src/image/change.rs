@@ -11,6 +11,10 @@
 //!
 //! Unknown facts never lead to `skip`: they lead to a build, with the reason.
 
+mod plans;
+
+pub use plans::Plans;
+
 use crate::image::key::{AppKey, BaseKey, FileNames, Fingerprint, app_changes, base_changes, foremost};
 use crate::image::plan::Decision;
 use crate::image::policy::{Engine, ImageKind, Policy};
@@ -295,6 +299,11 @@ fn lost(image: &str, why: &str, same: bool) -> String {
 /// The work with the facts and reasons that led to it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChangePlan {
+    /// The app, where the policy names several, and its base.
+    #[serde(skip)]
+    pub app_name: Option<String>,
+    #[serde(skip)]
+    pub base_name: Option<String>,
     pub decision: Work,
     pub reasons: Vec<String>,
     pub purpose: Purpose,
@@ -580,6 +589,8 @@ mod tests {
 
     fn plan() -> ChangePlan {
         ChangePlan {
+            app_name: None,
+            base_name: None,
             decision: Work::Fast,
             reasons: vec!["app: a_b<c>.html was edited".to_owned()],
             purpose: Purpose::Change,

@@ -197,7 +197,14 @@ fn wrong(key: &Key, value: &Value, is_file: &dyn Fn(&RelPath) -> bool) -> Option
             let good = value.as_f64().is_some_and(|number| (0.0..=1.0).contains(&number));
             (!good).then(|| format!("{name} is not a number from 0 to 1"))
         }
-        Kind::Version | Kind::Map | Kind::MapOf(_) | Kind::Table | Kind::Tables | Kind::ForEach(_) => None,
+        Kind::Version
+        | Kind::Map
+        | Kind::MapOf(_)
+        | Kind::Table
+        | Kind::Tables
+        | Kind::TableOrTables
+        | Kind::Named(_)
+        | Kind::ForEach(_) => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
 
 pub mod keys;
+mod several;
 mod steps;
 mod toml_reader;
 
@@ -27,7 +28,8 @@ pub const FILE: &str = "images.toml";
 /// What another tool's lock is translated into for engines that install from a file. Written by each build that needs it.
 pub const TRANSLATED: &str = "target/lock/packages.lock";
 
-/// Everything that is wanted of a repository's images.
+/// Everything that is wanted of a repository's base and app. A file with several apps gives one for each: they share the project, the root,
+/// the steps and CI.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// The project as a whole.
@@ -188,6 +190,8 @@ pub struct DebianRoot {
 /// `[base]`
 #[derive(Clone, Debug)]
 pub struct Base {
+    /// Its name, where the policy has `[bases.NAME]`.
+    pub name: Option<String>,
     /// Name of its repository under the registry.
     pub repository: String,
     /// Its Dockerfile.
@@ -286,6 +290,8 @@ impl Recipe {
 /// `[app]`
 #[derive(Clone, Debug)]
 pub struct App {
+    /// Its name, where the policy has `[[app]]`.
+    pub name: Option<String>,
     /// Name of its repository under the registry.
     pub repository: String,
     /// The Dockerfile that copies onto the base.
@@ -672,17 +678,69 @@ pub fn size(text: &str) -> Option<u64> {
     (number.is_finite() && number > 0.0).then_some((number * factor) as u64)
 }
 
-/// Reads `text`; `is_file` says whether a path within the repository is a file.
-pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, Fault> {
-    parse_with(text, is_file, &[])
+impl Policy {
+    /// The name of an image, where the policy names several.
+    pub fn name(&self, kind: ImageKind) -> Option<&str> {
+        match kind {
+            ImageKind::Base => self.base.name.as_deref(),
+            ImageKind::App | ImageKind::Enhanced => self.app.name.as_deref(),
+        }
+    }
+
+    /// An image for people: `app`, or `app web` where there are several.
+    pub fn shown(&self, kind: ImageKind) -> String {
+        self.name(kind).map_or_else(|| kind.to_string(), |name| format!("{kind} {name}"))
+    }
 }
 
-/// Reads `text`, whose steps may use these plugins besides the built-in ones.
-pub fn parse_with(
+/// Reads `text`, which has one app; `is_file` says whether a path within the repository is a file.
+pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, Fault> {
+    one(parse_all(text, is_file, &[])?, &[])
+}
+
+/// The policies of these apps, or of all if none is named.
+///
+/// # Errors
+/// There is no such app.
+pub fn select(policies: Vec<Policy>, apps: &[String]) -> Result<Vec<Policy>, Fault> {
+    let known: Vec<String> = policies.iter().filter_map(|policy| policy.app.name.clone()).collect();
+    if let Some(unknown) = apps.iter().find(|app| !known.contains(app)) {
+        let fault = Fault::usage(format!("`{FILE}` has no app `{unknown}`"));
+        return Err(match known.as_slice() {
+            [] => fault.cause("it has one app, which has no name").hint("leave out `--app`"),
+            _ => fault.hint(format!("choose one of {}", listed(&known))),
+        });
+    }
+    let chosen = |policy: &Policy| apps.is_empty() || policy.app.name.as_ref().is_some_and(|name| apps.contains(name));
+    Ok(policies.into_iter().filter(chosen).collect())
+}
+
+/// The policy of the one app that is meant.
+///
+/// # Errors
+/// There is no such app, or several could be meant.
+pub fn one(policies: Vec<Policy>, apps: &[String]) -> Result<Policy, Fault> {
+    let mut found = select(policies, apps)?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => {
+            let names: Vec<String> = found.into_iter().filter_map(|policy| policy.app.name).collect();
+            Err(Fault::usage(format!("this is for one app, and `{FILE}` has several: {}", listed(&names)))
+                .hint(format!("name one: `--app {}`", names.first().map_or("NAME", String::as_str))))
+        }
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Reads `text`, whose steps may use these plugins besides the built-in ones: a policy for each app, in the order of the file.
+pub fn parse_all(
     text: &str,
     is_file: &dyn Fn(&RelPath) -> bool,
     plugins: &[&'static Description],
-) -> Result<Policy, Fault> {
+) -> Result<Vec<Policy>, Fault> {
     let mut problems = Problems::new(FILE, text);
     let document = match DeTable::parse(text) {
         Ok(document) => document,
@@ -712,7 +770,7 @@ fn read(
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
     plugins: &[&'static Description],
-) -> Option<Policy> {
+) -> Option<Vec<Policy>> {
     let missing = |name: &str, problems: &mut Problems<'_>| {
         problems.add(&(0..0), format!("`[{name}]` is missing"), None);
     };
@@ -731,13 +789,14 @@ fn read(
             None
         }
     };
-    // Every key of these two has a default.
-    let empty = DeTable::new();
-    let section = top.section("base", problems).unwrap_or_else(|| Section::absent("base", &empty));
-    let base = read_base(section, &name, problems, is_file);
-    let section = top.section("app", problems).unwrap_or_else(|| Section::absent("app", &empty));
-    let app = read_app(section, &name, problems, is_file);
-    let smoke = top.section("smoke", problems).map_or_else(Smoke::default, |section| read_smoke(section, problems));
+    let images = several::read(&mut top, &name, problems, is_file);
+    let smoke = top.section("smoke", problems);
+    let each_has_its_own = images.as_ref().is_some_and(|images| images.iter().all(|(_, _, own)| own.is_some()));
+    if let Some(smoke) = smoke.as_ref().filter(|_| each_has_its_own) {
+        let what = "`[smoke]` has no effect: every app has smoke tests of its own";
+        problems.add(smoke.at(), what, Some("remove it, or those of an app".into()));
+    }
+    let smoke = smoke.map_or_else(Smoke::default, |section| read_smoke(section, problems));
     let steps = steps::read(&mut top, problems, is_file, plugins);
     let platforms = project.as_ref().map(|project| project.platforms.as_slice()).unwrap_or_default();
     let cooldown = top.section("lock", problems).map_or(0, |mut section| {
@@ -747,7 +806,18 @@ fn read(
     });
     let ci = top.section("ci", problems).map_or_else(Ci::default, |section| read_ci(section, platforms, problems));
     top.finish(problems);
-    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, cooldown, ci })
+    let (project, root) = (project?, root?);
+    let policy = |(base, app, own): (Base, App, Option<Smoke>)| Policy {
+        project: project.clone(),
+        root: root.clone(),
+        base,
+        app,
+        smoke: own.unwrap_or_else(|| smoke.clone()),
+        steps: steps.clone(),
+        cooldown,
+        ci: ci.clone(),
+    };
+    Some(images?.into_iter().map(policy).collect())
 }
 
 fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Project> {
@@ -1046,7 +1116,7 @@ fn read_args(section: &mut Section<'_>, problems: &mut Problems<'_>) -> BTreeMap
 
 fn read_base(
     mut section: Section<'_>,
-    project: &str,
+    default_repository: String,
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
 ) -> Option<Base> {
@@ -1069,7 +1139,8 @@ fn read_base(
     check_system(&args, &stages, section.at(), problems);
     section.finish(problems);
     Some(Base {
-        repository: repository.map_or_else(|| format!("{project}-base"), |name| name.value),
+        name: None,
+        repository: repository.map_or(default_repository, |name| name.value),
         dockerfile: dockerfile?,
         requirements: requirements?,
         lock: lock?,
@@ -1226,8 +1297,8 @@ fn check_system(
 }
 
 fn read_app(
-    mut section: Section<'_>,
-    project: &str,
+    section: &mut Section<'_>,
+    default_repository: String,
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
 ) -> Option<App> {
@@ -1235,9 +1306,9 @@ fn read_app(
     if let Some(name) = &repository {
         repository_name("app.repository", name, problems);
     }
-    let dockerfile = file(&mut section, "dockerfile", problems, is_file);
-    let enhanced = file(&mut section, "enhanced", problems, is_file);
-    let args = read_args(&mut section, problems);
+    let dockerfile = file(section, "dockerfile", problems, is_file);
+    let enhanced = file(section, "enhanced", problems, is_file);
+    let args = read_args(section, problems);
     let binary = section.section("binary", problems).and_then(|mut section| {
         let package = section.required("package", problems);
         let name = section.text("name", problems);
@@ -1263,9 +1334,9 @@ fn read_app(
             dependencies,
         })
     });
-    section.finish(problems);
     Some(App {
-        repository: repository.map_or_else(|| project.to_owned(), |name| name.value),
+        name: None,
+        repository: repository.map_or(default_repository, |name| name.value),
         dockerfile: dockerfile?,
         enhanced,
         args,

@@ -111,6 +111,9 @@ pub struct Record {
     pub schema: u32,
     /// When it began, RFC 3339.
     pub when: Timestamp,
+    /// The app, where the policy names several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
     /// The commit, with `-dirty` where the tree differed from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
@@ -152,6 +155,8 @@ pub struct Machine {
     pub platform: Option<Platform>,
     pub cores: usize,
     pub builder: Option<String>,
+    /// Builds of different apps are never combined either.
+    pub app: Option<String>,
 }
 
 impl fmt::Display for Machine {
@@ -161,10 +166,10 @@ impl fmt::Display for Machine {
             write!(f, ", {platform}")?;
         }
         write!(f, ", {} {}", self.cores, if self.cores == 1 { "core" } else { "cores" })?;
-        match &self.builder {
-            Some(name) => write!(f, ", builder {name}"),
-            None => Ok(()),
+        if let Some(name) = &self.builder {
+            write!(f, ", builder {name}")?;
         }
+        self.app.as_ref().map_or(Ok(()), |app| write!(f, ", app {app}"))
     }
 }
 
@@ -223,7 +228,7 @@ impl Record {
 
     pub fn machine(&self) -> Machine {
         let builder = self.engine.as_deref().and_then(|engine| engine.strip_prefix(BUILDER)).map(str::to_owned);
-        Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder }
+        Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder, app: self.app.clone() }
     }
 
     /// True if the native engine built it: it has times of its own, on whatever machine.

@@ -26,6 +26,9 @@ pub struct Report {
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageReport {
     pub kind: ImageKind,
+    /// Its name, where the policy names several of its kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub reference: Reference,
     pub digest: Digest,
     pub platforms: BTreeMap<Platform, Digest>,
@@ -100,7 +103,20 @@ impl Dependencies {
     }
 }
 
+impl Report {
+    /// The images that the command was for: the apps, and not their bases, unless bases were built.
+    pub fn wanted(&self) -> impl Iterator<Item = &ImageReport> {
+        let kind = self.images.last().map(|image| image.kind);
+        self.images.iter().filter(move |image| Some(image.kind) == kind)
+    }
+}
+
 impl ImageReport {
+    /// The image for people: `app`, or `app web` where there are several.
+    pub fn shown(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.kind.to_string(), |name| format!("{} {name}", self.kind))
+    }
+
     pub fn took(&mut self, phase: impl Into<String>, duration: Duration) {
         self.seconds.push((phase.into(), duration.as_secs_f64()));
     }

@@ -73,12 +73,16 @@ fn slashed(folder: &str) -> String {
     if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
-/// The files of a policy.
+/// The files of a policy, which is given for each of its apps: its jobs build all that are affected.
+///
+/// # Panics
+/// Without a policy.
 ///
 /// # Errors
 /// A platform without a known runner; a key of the policy that the service has no counterpart for.
-pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fault> {
-    let graph = graph::graph(policy, place);
+pub fn generate(policies: &[&Policy], place: &PolicyLocation) -> Result<Vec<File>, Fault> {
+    let policy = policies[0];
+    let graph = graph::graph(policies, place);
     match policy.ci.provider {
         Provider::GitHub => github::files(policy, place, &graph),
         Provider::GitLab => gitlab::files(policy, place, &graph),

@@ -4,6 +4,7 @@
 //! several at once.
 
 use crate::image::{Image, Place};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -39,6 +40,8 @@ pub enum LayerPlace {
     Repository,
     File(PathBuf),
     Base,
+    /// In another repository of the registry.
+    Elsewhere,
 }
 
 /// Layers on their way to a repository.
@@ -46,6 +49,8 @@ pub(crate) struct Delivery<'a> {
     client: &'a Client,
     repository: &'a Repository,
     base: Option<&'a Image>,
+    /// Other repositories of the registry, by the layers that they have.
+    others: &'a BTreeMap<Digest, Repository>,
     /// Every layer is checked, and a missing one is a fault.
     distrust: bool,
     sent: AtomicU64,
@@ -53,8 +58,13 @@ pub(crate) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(crate) fn new(client: &'a Client, repository: &'a Repository, base: Option<&'a Image>, distrust: bool) -> Self {
-        Self { client, repository, base, distrust, sent: AtomicU64::new(0), lost: AtomicBool::new(false) }
+    pub(crate) fn new(
+        client: &'a Client,
+        repository: &'a Repository,
+        (base, others): (Option<&'a Image>, &'a BTreeMap<Digest, Repository>),
+        distrust: bool,
+    ) -> Self {
+        Self { client, repository, base, others, distrust, sent: AtomicU64::new(0), lost: AtomicBool::new(false) }
     }
 
     /// Sends the layers that `work` hands over, while it works. A fault of the work is the one that counts.
@@ -90,10 +100,12 @@ impl<'a> Delivery<'a> {
     }
 
     fn layer(&self, layer: &ImageLayer) -> Result<(), Fault> {
-        let Self { client, repository, base, distrust, .. } = *self;
+        let Self { client, repository, base, others, distrust, .. } = *self;
         let (digest, size) = (&layer.descriptor.digest, layer.descriptor.size);
+        let other = others.get(digest).filter(|_| !matches!(layer.place, LayerPlace::Repository));
         let ask = match (&layer.place, base.map(|image| &image.place)) {
             (LayerPlace::Base, Some(Place::Registry(from))) if from == repository => return Ok(()),
+            _ if other.is_some() => false,
             // A mount reports whether the blob exists.
             (LayerPlace::Base, Some(Place::Registry(from))) => from.registry() != repository.registry(),
             (LayerPlace::File(_), _) => size > UNASKED,
@@ -108,25 +120,37 @@ impl<'a> Delivery<'a> {
             return Ok(());
         }
         self.sent.fetch_add(size, Ordering::Relaxed);
-        if let Some(file) = local_file(layer, base) {
-            return client.upload(repository, digest, size, &file);
-        }
-        let Some((image, Place::Registry(from))) = of_base(layer, base) else {
-            return Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
-                .hint("build it again with `--force`"));
+        let file = local_file(layer, base);
+        let below = of_base(layer, base).map(|(_, place)| place);
+        let from = match (other, below) {
+            (Some(other), _) => Some(other),
+            (None, Some(Place::Registry(from))) if from.registry() == repository.registry() => Some(from),
+            _ => None,
         };
-        let session = match from.registry() == repository.registry() {
-            true => Some(client.mount(repository, digest, from)?),
-            false => None,
-        };
+        let session = from.map(|from| client.mount(repository, digest, from)).transpose()?;
         if let Some(Mount::Mounted) = session {
             self.sent.fetch_sub(size, Ordering::Relaxed);
             return Ok(());
         }
-        let (copy, _folder) = fetched(client, image, &layer.descriptor)?;
+        let (source, _folder) = match (file, below, other) {
+            (Some(file), ..) => (file, None),
+            (None, Some(place), _) => with_folder(fetched(client, place, &layer.descriptor)?),
+            (None, None, Some(other)) if client.has_blob(other, digest)? => {
+                with_folder(fetched(client, &Place::Registry(other.clone()), &layer.descriptor)?)
+            }
+            // The other repository lost it: another attempt makes it.
+            (None, None, Some(_)) => {
+                self.lost.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            (None, None, None) => {
+                return Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
+                    .hint("build it again with `--force`"));
+            }
+        };
         match session {
-            Some(Mount::Session(session)) => client.upload_into(session, digest, size, &copy),
-            _ => client.upload(repository, digest, size, &copy),
+            Some(Mount::Session(session)) => client.upload_into(session, digest, size, &source),
+            _ => client.upload(repository, digest, size, &source),
         }
     }
 }
@@ -149,7 +173,8 @@ pub fn bring(
         checks: None,
     };
     let layers: Vec<ImageLayer> = image.layers().filter(|(layer, _)| !has(&layer.digest)).map(layer).collect();
-    let delivery = Delivery::new(client, repository, Some(image), false);
+    let none = BTreeMap::new();
+    let delivery = Delivery::new(client, repository, (Some(image), &none), false);
     delivery.during(|deliver| {
         layers.into_iter().for_each(deliver);
         Ok(())
@@ -213,13 +238,17 @@ fn local_file(layer: &ImageLayer, base: Option<&Image>) -> Option<PathBuf> {
     }
 }
 
-/// Downloads a layer of the base image to a file in a temporary folder.
-fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<(PathBuf, Scratch), Fault> {
+fn with_folder((file, folder): (PathBuf, Scratch)) -> (PathBuf, Option<Scratch>) {
+    (file, Some(folder))
+}
+
+/// Downloads a layer to a file in a temporary folder.
+fn fetched(client: &Client, place: &Place, layer: &Descriptor) -> Result<(PathBuf, Scratch), Fault> {
     let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
     let folder = Scratch::new().map_err(cannot)?;
     let path = folder.path().join("layer");
     let mut file = std::fs::File::create_new(&path).map_err(cannot)?;
-    image.place.copy_layer(client, layer, &mut file)?;
+    place.copy_layer(client, layer, &mut file)?;
     Ok((path, folder))
 }
 

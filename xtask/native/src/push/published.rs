@@ -28,6 +28,9 @@ pub struct PublishedLayers {
     by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
     blobs: BTreeSet<Digest>,
     records: Vec<(Record, Descriptor)>,
+    /// Layers of other repositories of the registry, from which they can be mounted.
+    others: BTreeMap<Digest, Repository>,
+    others_by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
 }
 
 impl PublishedLayers {
@@ -43,16 +46,31 @@ impl PublishedLayers {
     }
 
     pub fn add(&mut self, image: &EarlierImage, manifest: &Manifest) {
+        self.blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
+        self.by_recipe.extend(recipes(manifest));
         for layer in &manifest.layers {
-            self.blobs.insert(layer.digest);
-            let digest = |name| layer.annotations.get(name).and_then(|text| text.parse::<Digest>().ok());
-            if let (Some(recipe), Some(diff_id)) = (digest(RECIPE), digest(DIFF_ID)) {
-                self.by_recipe.insert(recipe, (layer.clone(), diff_id));
-            }
             if let Some(record) = image.record.filter(|record| record.layer == layer.digest) {
                 self.records.push((record, layer.clone()));
             }
         }
+    }
+
+    /// Reads a manifest of another repository of the same registry, whose layers can be mounted. An unreadable one is skipped.
+    pub fn add_other(&mut self, client: &Client, repository: &Repository, manifest: Digest) {
+        if let Ok(manifest) = publish::read_manifest(client, repository, manifest) {
+            self.others.extend(manifest.layers.iter().map(|layer| (layer.digest, repository.clone())));
+            self.others_by_recipe.extend(recipes(&manifest));
+        }
+    }
+
+    /// A layer of another repository, by the recipe that made it.
+    pub fn other_layer(&self, recipe: &Digest) -> Option<(&Descriptor, Digest)> {
+        self.others_by_recipe.get(recipe).map(|(descriptor, diff_id)| (descriptor, *diff_id))
+    }
+
+    /// Other repositories by the layers that they have.
+    pub(crate) fn others(&self) -> &BTreeMap<Digest, Repository> {
+        &self.others
     }
 
     pub fn layer(&self, recipe: &Digest) -> Option<(&Descriptor, Digest)> {
@@ -68,6 +86,14 @@ impl PublishedLayers {
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blobs.contains(digest)
     }
+}
+
+/// The layers of a manifest that say by which recipe they were made.
+fn recipes(manifest: &Manifest) -> impl Iterator<Item = (Digest, (Descriptor, Digest))> {
+    manifest.layers.iter().filter_map(|layer| {
+        let digest = |name| layer.annotations.get(name).and_then(|text| text.parse::<Digest>().ok());
+        Some((digest(RECIPE)?, (layer.clone(), digest(DIFF_ID)?)))
+    })
 }
 
 /// Records the recipe of a layer in its descriptor.

@@ -1,6 +1,6 @@
 //! The locks that changed, as one pull request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_host::github::{self, Proposal};
 use xtask_host::gitlab;
@@ -27,7 +27,8 @@ pub(super) struct PullRequest {
 impl PullRequest {
     /// # Errors
     /// Anything but the locks differs from the commit: the locks would not be those of a commit with nothing else.
-    pub(super) fn prepare(tree: &Tree) -> Result<Self, Fault> {
+    pub(super) fn prepare(trees: &[Tree]) -> Result<Self, Fault> {
+        let tree = &trees[0];
         let git = Git::at(&tree.root);
         let commit = tree.commit.as_ref().ok_or_else(|| Fault::usage(git.absence()).needed_by("`--pull-request`"))?;
         let default = &tree.policy.project.default_branch;
@@ -37,7 +38,7 @@ impl PullRequest {
                 .cause(format!("the pull request is for `{default}`, and would bring the commits of `{branch}` too"))
                 .hint(format!("check it out: `git switch {default}`")));
         }
-        let locks = locks(tree);
+        let locks = locks(trees);
         let others: Vec<String> =
             git.changed(&commit.id, None)?.into_iter().filter(|path| !locks.contains(path)).collect();
         if let Some(first) = others.first() {
@@ -51,9 +52,10 @@ impl PullRequest {
     }
 
     /// Proposes the locks that differ from the commit, if any does.
-    pub(super) fn open(&self, tree: &Tree) -> anyhow::Result<()> {
+    pub(super) fn open(&self, trees: &[Tree]) -> anyhow::Result<()> {
+        let tree = &trees[0];
         let git = Git::at(&tree.root);
-        let locks = locks(tree);
+        let locks = locks(trees);
         let changed: Vec<String> =
             git.changed(&self.commit, None)?.into_iter().filter(|path| locks.contains(path)).collect();
         if changed.is_empty() {
@@ -67,7 +69,7 @@ impl PullRequest {
             let file = tree.root.join(path);
             let text = std::fs::read_to_string(&file).map_err(|error| file::cannot_read(&file, error))?;
             let before = committed.read(Path::new(path))?.unwrap_or_default();
-            changes.extend(described(tree, Path::new(path), [&String::from_utf8_lossy(&before), &text]));
+            changes.extend(described(trees, Path::new(path), [&String::from_utf8_lossy(&before), &text]));
             files.insert(format!("{below}{path}"), text);
         }
         let branch = match self.prefix.as_str() {
@@ -93,13 +95,16 @@ impl PullRequest {
 }
 
 /// Files that `lock` writes.
-fn locks(tree: &Tree) -> [String; 3] {
-    let base = &tree.policy.base;
-    [base.lock.as_str(), base.installer.as_str(), lock::images::PATH].map(str::to_owned)
+fn locks(trees: &[Tree]) -> BTreeSet<String> {
+    let of = |tree: &Tree| {
+        let base = &tree.policy.base;
+        [base.lock.as_str(), base.installer.as_str(), lock::images::PATH].map(str::to_owned)
+    };
+    trees.iter().flat_map(of).collect()
 }
 
 /// What changed in a lock, a line each.
-fn described(tree: &Tree, path: &Path, [before, after]: [&str; 2]) -> Vec<String> {
+fn described(trees: &[Tree], path: &Path, [before, after]: [&str; 2]) -> Vec<String> {
     if path == Path::new(lock::images::PATH) {
         let root = |text| ImagesLock::parse(path, text).ok().and_then(|lock| lock.root);
         let (before, Some(after)) = (root(before), root(after)) else { return Vec::new() };
@@ -107,7 +112,7 @@ fn described(tree: &Tree, path: &Path, [before, after]: [&str; 2]) -> Vec<String
         let moved = after.platforms.iter().filter(|(platform, digest)| before.get(*platform) != Some(*digest));
         return moved.map(|(platform, digest)| format!("root `{}` for {platform}: `{digest}`", after.image)).collect();
     }
-    if path == Path::new(tree.policy.base.installer.as_str()) {
+    if trees.iter().any(|tree| path == Path::new(tree.policy.base.installer.as_str())) {
         let pin = after.lines().find(|line| line.starts_with("uv==")).unwrap_or(TITLE);
         return vec![format!("installer: {}", pin.trim_end_matches([' ', '\\']))];
     }

@@ -1,5 +1,6 @@
 //! Packages without a wheel: says what each needs, and pins what they are built with.
 
+use crate::flags::Global;
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
@@ -83,6 +84,30 @@ pub(super) fn pin(
     pins.sort();
     pins.dedup();
     Ok(pins)
+}
+
+/// Adds the pins of another base. Bases share the pin of a source that both have.
+pub(super) fn add(pins: &mut Vec<SourcePin>, more: Vec<SourcePin>) {
+    let source = |pin: &SourcePin| (pin.name.clone(), pin.version.clone(), pin.from.clone());
+    let known: BTreeSet<_> = pins.iter().map(source).collect();
+    pins.extend(more.into_iter().filter(|pin| !known.contains(&source(pin))));
+    pins.sort();
+}
+
+/// The pins that the policy's other bases need: they stay.
+pub(super) fn of_others(global: &Global, locked: &[&Tree]) -> Result<Vec<SourcePin>, Fault> {
+    let mut kept = Vec::new();
+    for tree in (Global { app: Vec::new(), ..global.clone() }).trees_of_bases()? {
+        if locked.iter().any(|locked| locked.policy.base.name == tree.policy.base.name) {
+            continue;
+        }
+        let pins = facts::images_lock(&tree)?.sources;
+        // Which of them it needs is unknown without its lock.
+        let lock = facts::lock(&tree).ok();
+        let needs = |pin: &SourcePin| lock.as_ref().is_none_or(|lock| lock.packages.iter().any(|one| pin.is_of(one)));
+        kept.extend(pins.into_iter().filter(needs));
+    }
+    Ok(kept)
 }
 
 /// Packages that need a compiler, where the policy names none, with the others that have no wheel.

@@ -24,23 +24,39 @@ use xtask_native::recipes;
 use xtask_native::recipes::stage::Realise as _;
 use xtask_native::root;
 
-/// Resolves and writes the pins; takes away those of a policy that names no packages. `reached` says whether the root's registry
-/// is reachable: without it the packages are for the root that is built in its place.
-pub(super) fn pin(tree: &Tree, global: &Global, reached: bool) -> Result<(), Fault> {
-    let before = facts::images_lock(tree)?;
-    let path = Path::new(lock::images::PATH);
-    let Some(names) = tree.policy.base.system_packages() else {
-        if before.system.is_none() {
-            return Ok(());
+/// Resolves and writes the pins of these bases; takes away those that no base of the policy names. `reached` says whether the root's
+/// registry is reachable: without it the packages are for the root that is built in its place.
+pub(super) fn pin(trees: &[&Tree], global: &Global, reached: bool) -> Result<(), Fault> {
+    let Some(first) = trees.first() else { return Ok(()) };
+    let before = facts::images_lock(first)?;
+    let all = (Global { app: Vec::new(), ..global.clone() }).trees_of_bases()?;
+    let named: Vec<Vec<String>> = all.iter().filter_map(|tree| tree.policy.base.system_packages()).collect();
+    let mut system: Vec<SystemPin> =
+        before.system.iter().filter(|pin| named.contains(&pin.packages)).cloned().collect();
+    for tree in trees {
+        let Some(names) = tree.policy.base.system_packages() else { continue };
+        if global.offline {
+            facts::system_pin(tree, &before)?;
+            continue;
         }
-        let lock = ImagesLock { system: None, ..before };
-        return write(&tree.root, path, &lock.to_string());
-    };
-    if global.offline {
-        return facts::system_pin(tree, &before).map(drop);
+        let pin = resolved(tree, &before, names, reached)?;
+        if let Some(old) = before.system.iter().find(|old| old.packages == pin.packages) {
+            changes(old, &pin);
+        }
+        system.retain(|known| known.packages != pin.packages);
+        system.push(pin);
     }
+    system.sort_by(|one, other| one.packages.cmp(&other.packages));
+    if system == before.system {
+        return Ok(());
+    }
+    let lock = ImagesLock { system, ..before };
+    write(&first.root, Path::new(lock::images::PATH), &lock.to_string())
+}
+
+fn resolved(tree: &Tree, before: &ImagesLock, names: Vec<String>, reached: bool) -> Result<SystemPin, Fault> {
     terminal::step("resolving", &format!("the Debian packages `{}`", names.join(" ")));
-    let roots = if reached { registry_roots(tree, &before)? } else { vec![fallback(tree)?] };
+    let roots = if reached { registry_roots(tree, before)? } else { vec![fallback(tree)?] };
     let (mut platforms, mut suites) = (BTreeMap::new(), Vec::new());
     for (platform, image) in roots {
         let (suite, packages) = resolve(tree, &platform, &image, &names)?;
@@ -54,12 +70,7 @@ pub(super) fn pin(tree: &Tree, global: &Global, reached: bool) -> Result<(), Fau
         return Err(Fault::usage("the root has several releases of Debian").cause(suites.join(", ")));
     };
     let root = if reached { tree.policy.root.image.to_string() } else { format!("{FALLBACK}{suite}") };
-    let pin = SystemPin { root, suite: suite.clone(), packages: names, platforms };
-    if let Some(old) = &before.system {
-        changes(old, &pin);
-    }
-    let lock = ImagesLock { system: Some(pin), ..before };
-    write(&tree.root, path, &lock.to_string())
+    Ok(SystemPin { root, suite: suite.clone(), packages: names, platforms })
 }
 
 /// Says which versions changed.

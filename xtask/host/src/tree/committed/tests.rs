@@ -57,9 +57,9 @@ impl Repo {
 
     /// The differences of both images, as text.
     fn differences(&self) -> Vec<String> {
-        let tree = Tree::with_registry(None, Box::new(self.0.path().to_owned())).unwrap();
+        let tree = Tree::with_registry(None, Box::new(self.0.path().to_owned()), &[]).unwrap();
         let commit = Git::at(self.0.path()).commit(&|_| None).unwrap().unwrap();
-        let committed = Committed::open(self.0.path(), &commit.id, true).unwrap();
+        let committed = Committed::open(&tree, &commit.id, true).unwrap();
         let mut found = Vec::new();
         for kind in [ImageKind::Base, ImageKind::App] {
             let parsed = facts::parse(&tree, kind, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
@@ -93,7 +93,7 @@ fn clean_for_git(what: &str, act: impl FnOnce(&Repo), expected: &[&str]) {
 }
 
 fn opened(tree: &Tree, id: &str) -> Result<&'static Committed, Fault> {
-    Committed::open(&tree.root, id, true).map(|committed| &*Box::leak(Box::new(committed)))
+    Committed::open(tree, id, true).map(|committed| &*Box::leak(Box::new(committed)))
 }
 
 #[test]
@@ -270,9 +270,9 @@ fn a_pointer_file_of_git_lfs_in_the_inputs_is_found() {
     let pointer = format!("version https://git-lfs.github.com/spec/v1\noid {}\nsize 5\n", Digest::of(b"large"));
     repo.write("templates/model.bin", &pointer);
     repo.commit();
-    let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+    let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned()), &[]).unwrap();
     let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
-    let committed = Committed::open(repo.0.path(), "HEAD", true).unwrap();
+    let committed = Committed::open(&tree, "HEAD", true).unwrap();
     let compared = committed.compare(&tree, ImageKind::App, &parsed).unwrap();
     assert!(compared.differences.is_empty());
     assert_eq!(compared.pointers, [ContextPath::new("templates/model.bin")]);
@@ -296,7 +296,7 @@ fn what_no_image_reads_withholds_no_tag() {
 fn a_repository_without_commits_still_refuses_what_it_ignores() {
     let repo = Repo::new();
     fs::remove_dir_all(repo.path(".git")).unwrap();
-    let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+    let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned()), &[]).unwrap();
     repo.write("templates/prod.env", "SECRET=1\n");
     let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
     assert!(
@@ -315,7 +315,7 @@ fn an_edit_is_compared_with_what_is_remembered_and_line_ends_with_git() {
     assert!(repo.differences().is_empty());
     let path = repo.path(&format!("target/{}.commit.json", ImageKind::App));
     let compared = |id: &str| {
-        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned()), &[]).unwrap();
         let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
         let found =
             compare(&tree, ImageKind::App, &parsed, id, &Memory { path: &path, writes: false }, &|| opened(&tree, id));
@@ -349,10 +349,10 @@ fn inputs_of_the_program_are_marked() {
     repo.commit();
     let marked = |path: &str, text: &str| {
         repo.write(path, text);
-        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned()), &[]).unwrap();
         let commit = Git::at(repo.0.path()).commit(&|_| None).unwrap().unwrap();
         let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
-        let committed = Committed::open(repo.0.path(), &commit.id, true).unwrap();
+        let committed = Committed::open(&tree, &commit.id, true).unwrap();
         let found = committed.compare(&tree, ImageKind::App, &parsed).unwrap().differences;
         let found = found.into_iter().map(|found| (found.path, found.program)).collect::<Vec<_>>();
         repo.git(&["checkout", "-q", "--", "."]);

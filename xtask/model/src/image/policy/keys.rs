@@ -60,6 +60,10 @@ pub enum Kind {
     Table,
     /// Tables of a list, `[[step]]`; in [`TABLES`].
     Tables,
+    /// A table, or tables of a list: `[app]` or `[[app]]`; in [`TABLES`].
+    TableOrTables,
+    /// Tables by any name, each with the keys of another one in [`TABLES`].
+    Named(&'static str),
     /// One of these words for both engines, or a table with one for each.
     ForEach(&'static [&'static str]),
 }
@@ -116,8 +120,14 @@ impl Table {
     }
 }
 
-/// The table of this full name.
+/// The table of this full name. Tables that have the keys of another one share its description.
 pub fn table(name: &str) -> &'static Table {
+    let shared = name.strip_prefix("app.").filter(|rest| *rest == "smoke" || rest.starts_with("smoke."));
+    let base = name.strip_prefix("bases.").map(|rest| match rest.split_once('.') {
+        Some((_, below)) => format!("base.{below}"),
+        None => "base".to_owned(),
+    });
+    let name = base.as_deref().or(shared).unwrap_or(name);
     TABLES.iter().find(|table| table.name == name).expect("every table that is read has a description")
 }
 
@@ -149,8 +159,14 @@ pub const TABLES: &[Table] = &[
         keys: &[
             key("project", Kind::Table, Default::Required, "the project as a whole"),
             key("root", Kind::Table, Default::Required, "the operating system and Python"),
-            key("base", Kind::Table, Default::None, "the base image"),
-            key("app", Kind::Table, Default::None, "the app image"),
+            key("base", Kind::Table, Default::None, "the base image; with `[bases.NAME]`, what those have in common"),
+            key(
+                "bases",
+                Kind::Named("base"),
+                Default::None,
+                "several bases by name, `[bases.NAME]`, each with the keys of `[base]`; a key that one does not have is that of `[base]`. The repository of each is `PROJECT-NAME-base` by default",
+            ),
+            key("app", Kind::TableOrTables, Default::None, "the app image: `[app]`, or `[[app]]` for each of several"),
             key("smoke", Kind::Table, Default::None, "smoke tests"),
             key("step", Kind::Tables, Default::None, "programs and checks around a build"),
             key("lock", Kind::Table, Default::None, "upgrades of what is locked"),
@@ -261,7 +277,7 @@ pub const TABLES: &[Table] = &[
     },
     Table {
         name: "base",
-        meaning: "The base image: root, locked Python packages, system libraries, user.",
+        meaning: "The base image: root, locked Python packages, system libraries, user. Several bases are written `[bases.NAME]`, each with these keys; a key that one does not have is that of `[base]`. Their repositories are `PROJECT-NAME-base` by default.",
         keys: &[
             key("repository", Kind::Text, Default::Derived("`NAME-base`"), "name of its repository under the registry"),
             key("dockerfile", Kind::Path, Default::Text("dockerfiles/Dockerfile.base"), "its Dockerfile"),
@@ -347,9 +363,32 @@ pub const TABLES: &[Table] = &[
     },
     Table {
         name: "app",
-        meaning: "The app image: base, code, templates, binary.",
+        meaning: "The app image: base, code, templates, binary. Several apps are written `[[app]]`, once for each.",
         keys: &[
-            key("repository", Kind::Text, Default::Derived("`NAME`"), "name of its repository under the registry"),
+            key(
+                "name",
+                Kind::Text,
+                Default::Derived("required in `[[app]]`"),
+                "name of one of several apps, for `--app`: lowercase letters, digits and `-`",
+            ),
+            key(
+                "base",
+                Kind::Text,
+                Default::Derived("the only one"),
+                "the base of one of several apps: `[bases.NAME]`",
+            ),
+            key(
+                "smoke",
+                Kind::Table,
+                Default::Derived("`[smoke]`"),
+                "smoke tests of one of several apps, with the keys of `[smoke]`",
+            ),
+            key(
+                "repository",
+                Kind::Text,
+                Default::Derived("`NAME`, in `[[app]]` `PROJECT-NAME`"),
+                "name of its repository under the registry",
+            ),
             key(
                 "dockerfile",
                 Kind::Path,

@@ -268,7 +268,8 @@ fn every_key_has_a_meaning_and_every_table_of_a_key_is_described() {
             let name = format!("{}.{}", table.name, key.name);
             assert!(key.meaning.len() > 3 && !key.meaning.ends_with('.'), "{name}: {}", key.meaning);
             if matches!(key.kind, keys::Kind::Table | keys::Kind::Tables | keys::Kind::ForEach(_)) {
-                assert!(keys::TABLES.iter().any(|other| other.name == name.trim_start_matches('.')), "{name}");
+                let described = keys::table(name.trim_start_matches('.')).name;
+                assert!(name.ends_with(described), "{name}");
             }
         }
     }
@@ -509,4 +510,90 @@ fn branch_names() {
     for bad in ["", "-a", "a b", "a..b", "/a", "a/", "a.lock", "${{x}}", "it's", "a*", "a\nb", ".a"] {
         assert!(!is_branch_name(bad), "{bad}");
     }
+}
+
+const APPS: &str = "[bases.cpu]\nlock = \"cpu.lock\"\n[bases.cuda]\nlock = \"cuda.lock\"\nrepository = \"gpu\"\n\
+                    [[app]]\nname = \"web\"\nbase = \"cpu\"\n[app.smoke]\nuser = 7\n\
+                    [[app]]\nname = \"worker\"\nbase = \"cuda\"\nargs = { A = \"1\" }\n\
+                    [[app]]\nname = \"admin\"\nbase = \"cpu\"\nrepository = \"console\"\n[smoke]\nuser = 8\n";
+
+fn all(text: &str) -> Result<Vec<Policy>, Fault> {
+    parse_all(&format!("{LEAST}{text}"), &|_| true, &[])
+}
+
+#[test]
+fn several_apps_on_named_bases_are_a_policy_each() {
+    let policies = all(&format!("[base]\nepoch = 3\ntag-length = 9\n{APPS}").replace("gpu\"\n", "gpu\"\nepoch = 4\n"));
+    let policies = policies.unwrap_or_else(|fault| panic!("{fault}"));
+    let shown = policies.iter().map(|policy| {
+        let (base, app) = (&policy.base, &policy.app);
+        let names = (base.name.as_deref().unwrap_or(""), app.name.as_deref().unwrap_or(""));
+        (names, base.repository.as_str(), app.repository.as_str(), base.epoch, policy.smoke.user)
+    });
+    let expected = [
+        (("cpu", "web"), "shop-cpu-base", "shop-web", 3, Some(7)),
+        (("cuda", "worker"), "gpu", "shop-worker", 4, Some(8)),
+        (("cpu", "admin"), "shop-cpu-base", "console", 3, Some(8)),
+    ];
+    assert_eq!(shown.collect::<Vec<_>>(), expected);
+    assert!(policies.iter().all(|policy| policy.base.tag_length == 9), "what `[base]` says is for all");
+    assert_eq!(policies[1].app.args.len(), 1);
+    let one = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        one(policies.clone(), &names).map(|policy| policy.app.name.unwrap()).map_err(|fault| fault.what)
+    };
+    assert_eq!(one(&["worker"]).unwrap(), "worker");
+    assert!(one(&[]).unwrap_err().contains("has several: `web`, `worker`, `admin`"));
+    assert_eq!(one(&["web", "wbe"]).unwrap_err(), "`images.toml` has no app `wbe`");
+}
+
+#[test]
+fn several_apps_on_one_base_need_no_name_for_it() {
+    let policies = all("[[app]]\nname = \"web\"\n[[app]]\nname = \"worker\"\n").unwrap();
+    assert!(policies.iter().all(|policy| policy.base.name.is_none() && policy.base.repository == "shop-base"));
+    let named = all("[bases.one]\n[[app]]\nname = \"web\"\n").unwrap();
+    assert_eq!((named[0].base.name.as_deref(), named[0].base.repository.as_str()), (Some("one"), "shop-one-base"));
+    // One app without a name is as it always was.
+    let old = one(all("[base]\n[app]\n").unwrap(), &[]).unwrap();
+    assert_eq!((&old.base.name, &old.app.name, old.app.repository.as_str()), (&None, &None, "shop"));
+    assert!(one(all("").unwrap(), &["web".to_owned()]).unwrap_err().causes[0].contains("has no name"));
+}
+
+#[test]
+fn what_does_not_fit_together_is_reported_together() {
+    #[track_caller]
+    fn wrong(text: &str, expected: &[&str]) {
+        let fault = all(text).unwrap_err();
+        for expected in expected {
+            assert!(fault.what.contains(expected), "{expected}\n{fault}");
+        }
+        assert_eq!(fault.what.matches("images.toml:").count(), expected.len(), "{fault}");
+    }
+    let other = APPS.replace("base = \"cuda\"", "base = \"cdua\"").replace("name = \"admin\"", "name = \"web\"");
+    wrong(&other, &["there is no base `cdua`", "there are two apps named `web`", "no app is on the base `cuda`"]);
+    wrong(&APPS.replace("base = \"cuda\"\n", ""), &["`app.base` is missing", "no app is on the base `cuda`"]);
+    wrong(
+        &APPS.replace("\"console\"", "\"shop-web\"").replace("\"gpu\"", "\"shop-root\""),
+        &["the app `admin` and the app `web` share the repository", "the base `cuda` and the root share"],
+    );
+    wrong(&APPS.replace("\"web\"", "\"Web\""), &["`app`: `Web` is not a name"]);
+    wrong(&APPS.replace("name = \"web\"\n", ""), &["`app.name` is missing"]);
+    wrong("[bases.cpu]\n[app]\n", &["`[bases.NAME]` has no effect"]);
+    wrong("[app]\nname = \"web\"\n[app.smoke]\nuser = 1\n", &["`app.name` has no effect", "`app.smoke` has no effect"]);
+    wrong("[base]\nepcoh = 1\n[bases.a]\nepcho = 1\n[[app]]\nname = \"x\"\n", &["`epcoh`", "`epcho`"]);
+    wrong("[smoke]\n[[app]]\nname = \"x\"\n[app.smoke]\nuser = 1\n", &["`[smoke]` has no effect"]);
+    wrong(
+        &APPS.replace("cuda.lock", "cpu.lock").replace("repository = \"gpu\"", "requirements = \"gpu.txt\""),
+        &["the bases `cpu` and `cuda` have one lock, `cpu.lock`, for different packages"],
+    );
+    let binary =
+        |package: &str, profile: &str| format!("[app.binary]\npackage = \"{package}\"\nprofile = \"{profile}\"\n");
+    let two = |first: &str, second: &str| format!("[[app]]\nname = \"a\"\n{first}[[app]]\nname = \"b\"\n{second}");
+    wrong(&two(&binary("x", "release"), &binary("x", "dev")), &["two apps have different programs named `x`"]);
+    assert!(all(&two(&binary("x", "dev"), &binary("x", "dev"))).is_ok());
+    // A lock of another tool serves several bases, each with its extras.
+    let variants = "[base]\nlock = \"uv.lock\"\n[bases.cpu]\nextras = [\"cpu\"]\n[bases.cuda]\nextras = [\"cu12x\"]\n";
+    let apps = "[[app]]\nname = \"a\"\nbase = \"cpu\"\n[[app]]\nname = \"b\"\nbase = \"cuda\"\n";
+    let policies = all(&format!("{variants}{apps}")).unwrap();
+    assert_eq!(policies[1].base.selection.extras, BTreeSet::from(["cu12x".to_owned()]));
 }

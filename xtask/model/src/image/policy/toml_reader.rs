@@ -57,6 +57,8 @@ impl<'a> Problems<'a> {
     /// All problems in the order of the text, each as `file:line:column: what` with its hint below.
     pub(crate) fn listed(mut self) -> Vec<String> {
         self.found.sort_by_key(|problem| problem.at);
+        // What several tables take from one is read for each.
+        self.found.dedup();
         self.found
             .iter()
             .map(|problem| {
@@ -71,6 +73,8 @@ impl<'a> Problems<'a> {
 pub(crate) struct Section<'t> {
     name: String,
     table: &'t DeTable<'t>,
+    /// Table with the values of keys that this one does not have.
+    defaults: Option<&'t DeTable<'t>>,
     at: Range<usize>,
     described: &'static Table,
     asked: Vec<&'static str>,
@@ -91,13 +95,17 @@ impl<'t> Section<'t> {
 
     fn new(name: String, table: &'t DeTable<'t>, at: Range<usize>) -> Self {
         let described = keys::table(&name);
-        Self { name, table, at, described, asked: Vec::new(), open: false }
+        Self { name, table, defaults: None, at, described, asked: Vec::new(), open: false }
     }
 
     fn get(&mut self, key: &'static str) -> Option<(&'t DeValue<'t>, Range<usize>)> {
         self.ask(key);
-        let item = self.table.get(key)?;
+        let item = self.item(key)?;
         Some((item.get_ref(), item.span()))
+    }
+
+    fn item(&self, key: &str) -> Option<&'t toml::Spanned<DeValue<'t>>> {
+        self.table.get(key).or_else(|| self.defaults?.get(key))
     }
 
     fn ask(&mut self, key: &'static str) {
@@ -129,7 +137,7 @@ impl<'t> Section<'t> {
 
     /// Place of a key's value, if present.
     pub(crate) fn place_of(&self, key: &str) -> Option<Range<usize>> {
-        self.table.get(key).map(|item| item.span())
+        self.item(key).map(toml::Spanned::span)
     }
 
     /// The keys without a description, which are valid then: name, value and place of each.
@@ -153,9 +161,36 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// The tables of `[key.NAME]`, by name; each takes the values that it does not have from `defaults`.
+    pub(crate) fn named(
+        &mut self,
+        key: &'static str,
+        defaults: Option<&Section<'t>>,
+        problems: &mut Problems<'_>,
+    ) -> Vec<(Spanned<String>, Section<'t>)> {
+        let Some(all) = self.get(key) else { return Vec::new() };
+        let Some(tables) = all.0.as_table() else {
+            problems.add(&all.1, format!("`{key}` is a {}, not a table", all.0.type_str()), None);
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (name, item) in tables.iter() {
+            let name = Spanned { value: name.get_ref().to_string(), at: name.span() };
+            let full = format!("{}.{}", self.full(key), name.value);
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let section = Section::new(full, table, item.span());
+                    found.push((name, Section { defaults: defaults.map(|section| section.table), ..section }));
+                }
+                None => problems.add(&item.span(), format!("`{full}` is not a table"), None),
+            }
+        }
+        found
+    }
+
     /// True if a key holds a table, where it may hold a text too.
     pub(crate) fn holds_table(&self, key: &str) -> bool {
-        self.table.get(key).is_some_and(|item| item.get_ref().as_table().is_some())
+        self.item(key).is_some_and(|item| item.get_ref().as_table().is_some())
     }
 
     /// The tables of `[[key]]`.
@@ -195,7 +230,7 @@ impl<'t> Section<'t> {
 
     /// A text that has to be there.
     pub(crate) fn required(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Spanned<String>> {
-        if !self.table.contains_key(key) {
+        if self.item(key).is_none() {
             self.ask(key);
             problems.add(&self.at.clone(), format!("`{}` is missing", self.full(key)), None);
             return None;
@@ -322,7 +357,7 @@ impl<'t> Section<'t> {
         key: &'static str,
         problems: &mut Problems<'_>,
     ) -> Option<Vec<Spanned<String>>> {
-        let is_list = self.table.get(key).is_some_and(|item| item.get_ref().as_array().is_some());
+        let is_list = self.item(key).is_some_and(|item| item.get_ref().as_array().is_some());
         if is_list { self.texts(key, problems) } else { self.text(key, problems).map(|text| vec![text]) }
     }
 
@@ -371,6 +406,12 @@ impl<'t> Section<'t> {
             "`[{}]`: not every described key is read",
             self.name
         );
+        self.only_known(problems);
+    }
+
+    /// Calls every key without a description unknown, in a table whose values were read elsewhere.
+    pub(crate) fn only_known(&self, problems: &mut Problems<'_>) {
+        let known = || self.described.keys.iter().map(|key| key.name);
         for name in self.table.keys() {
             let key = name.get_ref().as_ref();
             if self.open || known().any(|known| known == key) {

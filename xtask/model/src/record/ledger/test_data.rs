@@ -8,6 +8,7 @@ pub fn record(kind: BuildKind, second: i64, seconds: f64) -> Record {
     Record {
         schema: SCHEMA,
         when: Timestamp::from_second(second).unwrap(),
+        app: None,
         commit: None,
         branch: Some("main".to_owned()),
         decision: kind,

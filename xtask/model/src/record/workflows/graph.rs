@@ -6,6 +6,7 @@ use super::{PolicyLocation, slashed};
 use crate::image::plugin::{KEYLESS, SIGN};
 use crate::image::policy::{Action, Dependencies, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
+use std::collections::BTreeSet;
 
 pub const CARGO_DENY: &str = "0.20.2";
 
@@ -141,12 +142,18 @@ impl Cache {
         }
     }
 
-    /// The crates of the app's program: compiled once for a lock, whatever is edited. Only where they are not in the registry.
-    fn program(policy: &Policy, place: &PolicyLocation) -> Option<Self> {
-        let binary = policy.app.binary.as_ref().filter(|binary| binary.dependencies == Dependencies::Off)?;
+    /// The crates of the apps' programs: compiled once for a lock, whatever is edited. Only where they are not in the registry.
+    fn program(policies: &[&Policy], place: &PolicyLocation) -> Option<Self> {
+        let binaries = policies.iter().filter_map(|policy| policy.app.binary.as_ref());
+        let binaries = binaries.filter(|binary| binary.dependencies == Dependencies::Off);
+        let profile = |profile: &str| if profile == "dev" { "debug".to_owned() } else { profile.to_owned() };
+        let profiles: BTreeSet<String> = binaries.map(|binary| profile(&binary.profile)).collect();
+        if profiles.is_empty() {
+            return None;
+        }
         let at = slashed(&place.workspace);
-        let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
-        let paths = vec![format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
+        let of = |profile: String| [format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
+        let paths = profiles.into_iter().flat_map(of).collect();
         let xtask = Self::xtask("program", place);
         Some(Self { what: "the program's crates", sources: Vec::new(), older: false, paths, ..xtask })
     }
@@ -239,8 +246,10 @@ fn all<const N: usize>(parts: [&[When]; N]) -> Vec<When> {
     parts.concat()
 }
 
-pub(super) fn graph(policy: &Policy, place: &PolicyLocation) -> Graph {
-    let writer = Writer { policy, place };
+/// The work for a policy, which is given for each of its apps.
+pub(super) fn graph(policies: &[&Policy], place: &PolicyLocation) -> Graph {
+    let policy = policies[0];
+    let writer = Writer { policy, policies, place };
     let mut ci = vec![writer.images()];
     if writer.several() {
         ci.extend([writer.base(), writer.app()]);
@@ -297,7 +306,10 @@ fn laptop_job(laptop: Laptop) -> &'static str {
 
 #[derive(Clone, Copy)]
 struct Writer<'p> {
+    /// What all apps have in common.
     policy: &'p Policy,
+    /// The policy of each app.
+    policies: &'p [&'p Policy],
     place: &'p PolicyLocation,
 }
 
@@ -340,7 +352,7 @@ impl Writer<'_> {
     fn images(self) -> Job {
         let (policy, flag, here) = (self.policy, self.flag(), self.here());
         let cache = Cache::xtask("xtask", self.place);
-        let program = Cache::program(policy, self.place);
+        let program = Cache::program(self.policies, self.place);
         let mut steps = begin(&cache);
         steps.push(step("Decide whether this event may publish", Vec::new(), Does::AskMay));
         steps.extend([log_in(vec![PUBLISHES]), plan(), save(&cache)]);
@@ -470,7 +482,7 @@ impl Writer<'_> {
 
     fn app(self) -> Job {
         let flag = self.flag();
-        let program = Cache::program(self.policy, self.place);
+        let program = Cache::program(self.policies, self.place);
         let mut steps: Vec<Step> = program.as_ref().map(|cache| restore(cache, Vec::new())).into_iter().collect();
         steps.push(prepare_docker(if self.native() { vec![FULL] } else { Vec::new() }));
         steps.extend([
@@ -587,7 +599,8 @@ impl Writer<'_> {
     /// The regular upgrade of the locks, as one request. Of its rights, writing contents is for the branch of that request.
     fn locks(self) -> Job {
         // Another tool's lock is upgraded by that tool.
-        let upgrade = if self.policy.base.format() == Format::Pip { " --upgrade" } else { "" };
+        let upgrades = self.policies.iter().any(|policy| policy.base.format() == Format::Pip);
+        let upgrade = if upgrades { " --upgrade" } else { "" };
         let mut steps = begin(&Cache::xtask("xtask", self.place));
         let command = format!("cargo xtask lock{upgrade} --pull-request");
         let does = Does::Run(command, vec![Setting::UpdateToken]);

@@ -39,7 +39,7 @@ fn policies() -> Vec<Policy> {
 /// Every job of every workflow of every policy: its name, itself, and its text for messages.
 fn jobs(check: impl Fn(&str, &Yaml)) {
     for policy in policies() {
-        for file in generate(&policy, &PolicyLocation::default()).unwrap() {
+        for file in generate(&[&policy], &PolicyLocation::default()).unwrap() {
             let document =
                 YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
             for (name, job) in document[0]["jobs"].as_hash().unwrap() {
@@ -56,7 +56,7 @@ fn steps(job: &Yaml) -> &[Yaml] {
 #[test]
 fn the_files_of_this_repository_are_what_its_policy_gives() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    for file in generate(&policy(|text| text), &PolicyLocation::default()).unwrap() {
+    for file in generate(&[&policy(|text| text)], &PolicyLocation::default()).unwrap() {
         let found = std::fs::read_to_string(root.join(&file.path)).unwrap_or_default();
         if let Some(difference) = difference(&file, &found) {
             panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
@@ -87,7 +87,7 @@ fn every_job_has_an_end_and_no_more_rights_than_it_names() {
 #[test]
 fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
     for policy in policies() {
-        let files = generate(&policy, &PolicyLocation::default()).unwrap();
+        let files = generate(&[&policy], &PolicyLocation::default()).unwrap();
         for file in &files {
             let document = &YamlLoader::load_from_str(&file.text).unwrap()[0];
             let jobs = document["jobs"].as_hash().unwrap();
@@ -128,7 +128,7 @@ fn whoever_runs_every_test_has_the_cargo_deny_that_it_needs() {
 #[test]
 fn a_laptops_system_has_a_job_where_the_policy_asks_for_it() {
     for policy in policies() {
-        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
+        let text = generate(&[&policy], &PolicyLocation::default()).unwrap().remove(0).text;
         let job = &YamlLoader::load_from_str(&text).unwrap()[0]["jobs"]["macos"];
         assert_eq!(job.is_badvalue(), policy.ci.laptops.is_empty());
         if !policy.ci.laptops.is_empty() {
@@ -143,7 +143,7 @@ fn a_laptops_system_has_a_job_where_the_policy_asks_for_it() {
 #[test]
 fn the_time_of_fast_builds_is_compared_where_the_policy_wants_it() {
     let text = |text: &str| {
-        generate(&policy(|all| all.replace("gate-factor = 2", text)), &PolicyLocation::default())
+        generate(&[&policy(|all| all.replace("gate-factor = 2", text))], &PolicyLocation::default())
             .unwrap()
             .remove(0)
             .text
@@ -156,7 +156,7 @@ fn the_time_of_fast_builds_is_compared_where_the_policy_wants_it() {
 fn what_is_reused_is_checked_by_a_job_that_cannot_publish() {
     let file = |text: &str| {
         let policy = policy(|all| all.replace("shadow = 0.05", text));
-        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
+        let text = generate(&[&policy], &PolicyLocation::default()).unwrap().remove(0).text;
         (YamlLoader::load_from_str(&text).unwrap().remove(0), text)
     };
     for none in ["", "shadow = 0"] {
@@ -189,7 +189,7 @@ fn locks_are_upgraded_by_one_pull_request_where_the_policy_wants_it() {
             }
         });
         let place = PolicyLocation::default();
-        let files = generate(&policy, &place).unwrap();
+        let files = generate(&[&policy], &place).unwrap();
         let obsolete: Vec<String> = obsolete(&policy, &place).into_iter().map(|(path, _)| path).collect();
         (files, obsolete)
     };
@@ -260,7 +260,7 @@ fn jobs_that_move_tags_can_ask_where_the_branch_is() {
 #[test]
 fn a_cache_is_written_by_the_default_branch_alone_and_a_release_reads_none() {
     for policy in policies() {
-        let [ci, release, ..] = &generate(&policy, &PolicyLocation::default()).unwrap()[..] else { panic!() };
+        let [ci, release, ..] = &generate(&[&policy], &PolicyLocation::default()).unwrap()[..] else { panic!() };
         assert!(!release.text.contains("actions/cache"), "{}", release.text);
         let document = &YamlLoader::load_from_str(&ci.text).unwrap()[0];
         let branch = format!("github.ref == 'refs/heads/{}' && ", policy.project.default_branch);
@@ -278,7 +278,7 @@ fn a_cache_is_written_by_the_default_branch_alone_and_a_release_reads_none() {
 #[test]
 fn a_policy_of_one_platform_has_no_job_on_another_machine() {
     let names = |policy: &Policy| {
-        let text = generate(policy, &PolicyLocation::default()).unwrap().remove(0).text;
+        let text = generate(&[policy], &PolicyLocation::default()).unwrap().remove(0).text;
         let document = YamlLoader::load_from_str(&text).unwrap().remove(0);
         document["jobs"].as_hash().unwrap().keys().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -317,7 +317,7 @@ fn a_run_line_holds_no_expression_and_builds_only_by_xtask() {
 #[test]
 fn the_required_check_waits_for_every_other_job() {
     for policy in policies() {
-        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
+        let text = generate(&[&policy], &PolicyLocation::default()).unwrap().remove(0).text;
         let document = &YamlLoader::load_from_str(&text).unwrap()[0];
         let mut others: Vec<_> = document["jobs"].as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
         others.retain(|name| *name != "required");
@@ -329,7 +329,7 @@ fn the_required_check_waits_for_every_other_job() {
 
 #[test]
 fn the_texts_contain_the_policy() {
-    let files = generate(&policies()[2], &PolicyLocation::default()).unwrap();
+    let files = generate(&[&policies()[2]], &PolicyLocation::default()).unwrap();
     let document = &YamlLoader::load_from_str(&files[0].text).unwrap()[0];
     let on = &document["on"];
     assert_eq!(on["push"]["branches"][0].as_str(), Some("release/a\\+b"));
@@ -344,12 +344,12 @@ fn the_texts_contain_the_policy() {
 #[test]
 fn a_platform_without_a_runner_is_reported() {
     let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
-    let fault = generate(&policy(text), &PolicyLocation::default()).unwrap_err();
+    let fault = generate(&[&policy(text)], &PolicyLocation::default()).unwrap_err();
     assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
     let named = keys(&text(POLICY.to_owned()), "runs = 1\n");
     assert!(crate::image::policy::parse(&named, &|_| true).is_err(), "`runs` is not a key");
     let named = |all| keys(&text(all), "runners = { \"linux/riscv64\" = \"riscv\" }\n");
-    assert!(generate(&policy(named), &PolicyLocation::default()).is_ok());
+    assert!(generate(&[&policy(named)], &PolicyLocation::default()).is_ok());
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn a_difference_is_reported_by_line() {
 fn a_cluster_is_started_only_where_the_policy_wants_one() {
     let text = |cluster: bool| {
         let ci = crate::image::policy::Ci { cluster, ..Default::default() };
-        generate(&Policy { ci, ..policy(|text| text) }, &PolicyLocation::default()).unwrap().remove(0).text
+        generate(&[&Policy { ci, ..policy(|text| text) }], &PolicyLocation::default()).unwrap().remove(0).text
     };
     let wanted = text(true);
     assert!(
@@ -382,7 +382,7 @@ fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
     let policy = policy(|text| text);
     for (folder, workspace, in_workspace) in [("services/app", "services/app", None), ("services/app", "", Some("."))] {
         let place = PolicyLocation::new(folder, workspace).unwrap();
-        let files = generate(&policy, &place).unwrap();
+        let files = generate(&[&policy], &place).unwrap();
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         let names = ["ci", "release", "update"].map(|name| format!(".github/workflows/services-app-{name}.yml"));
         assert_eq!(paths, names);
@@ -419,7 +419,7 @@ fn only_a_file_that_was_written_for_this_policy_is_ours() {
     let policy = policy(|text| text);
     let (top, below) = (PolicyLocation::default(), PolicyLocation::new("a", "a").unwrap());
     for (place, other) in [(&top, &below), (&below, &top)] {
-        for file in generate(&policy, place).unwrap() {
+        for file in generate(&[&policy], place).unwrap() {
             assert!(is_ours(&file.text, place) && !is_ours(&file.text, other));
             assert!(is_ours(&file.text.replace("timeout-minutes", "x"), place), "an edit below the header");
         }
@@ -434,9 +434,9 @@ fn only_a_file_that_was_written_for_this_policy_is_ours() {
 fn only_the_steps_that_publish_get_the_key() {
     let with = |settings: &str| {
         let policy = policy(|text| format!("{text}\n[[step]]\nname = \"sign\"\nuses = \"sign\"\n{settings}\n"));
-        generate(&policy, &PolicyLocation::default()).unwrap().into_iter().map(|file| file.text).collect::<String>()
+        generate(&[&policy], &PolicyLocation::default()).unwrap().into_iter().map(|file| file.text).collect::<String>()
     };
-    let plain = generate(&policy(|text| text), &PolicyLocation::default()).unwrap();
+    let plain = generate(&[&policy(|text| text)], &PolicyLocation::default()).unwrap();
     assert!(plain.iter().all(|file| !file.text.contains("SIGNING") && !file.text.contains("id-token")));
     let text = with("public-key = \"sign.pub\"");
     let lines: Vec<&str> = text.lines().collect();
@@ -571,4 +571,20 @@ fn gitlab_names_what_it_has_no_counterpart_for() {
     // A merge request without the key publishes nothing, and says nothing of a key where none is needed.
     assert!(script(&own["images"]).contains("|| [ -z \"${XTASK_SIGNING_KEY:-}\" ]; then XTASK_PUBLISH=false; fi"));
     assert!(!gitlab(|text| text).0.contains("XTASK_SIGNING_KEY"));
+}
+
+#[test]
+fn several_apps_have_the_jobs_of_one_and_a_cache_of_all_programs() {
+    let place = PolicyLocation::default();
+    let one = policy(|text| text);
+    let texts = |policies: &[&Policy]| -> Vec<String> {
+        generate(policies, &place).unwrap().into_iter().map(|file| file.text).collect()
+    };
+    let mut other = one.clone();
+    assert_eq!(texts(&[&one, &other]), texts(&[&one]));
+    if let Some(binary) = &mut other.app.binary {
+        binary.profile = "small".to_owned();
+    }
+    let both = texts(&[&one, &other]);
+    assert!(both[0].contains("            target/release\n") && both[0].contains("            target/small\n"));
 }

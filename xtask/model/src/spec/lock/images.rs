@@ -16,17 +16,19 @@ use toml::de::{DeTable, DeValue};
 
 pub const PATH: &str = "images.lock";
 
-/// Digests of the root image, packages, a base, sources. A file that pins nothing is not written.
+/// Digests of the root image, of bases, packages and sources. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
     pub root: Option<RootPin>,
     /// A base that is to be used whatever the fingerprint says: `cargo xtask base pin`.
     pub base: Option<Digest>,
+    /// The same for the bases of a policy that names several.
+    pub bases: BTreeMap<String, Digest>,
     /// Packages without a wheel, sorted: `cargo xtask lock`.
     pub sources: Vec<SourcePin>,
     /// Debian packages on the root: `cargo xtask lock`.
-    pub system: Option<SystemPin>,
+    pub system: Vec<SystemPin>,
 }
 
 /// The packages that `SYSTEM_PACKAGES` adds to the root.
@@ -120,6 +122,21 @@ pub struct RootPin {
 }
 
 impl ImagesLock {
+    /// The pin of a base, by its name where the policy names several.
+    pub fn pinned(&self, base: Option<&str>) -> Option<Digest> {
+        base.map_or(self.base, |name| self.bases.get(name).copied())
+    }
+
+    /// The same file with another pin of a base.
+    pub fn with_pin(mut self, base: Option<&str>, digest: Option<Digest>) -> Self {
+        match (base, digest) {
+            (None, digest) => self.base = digest,
+            (Some(name), Some(digest)) => drop(self.bases.insert(name.to_owned(), digest)),
+            (Some(name), None) => drop(self.bases.remove(name)),
+        }
+        self
+    }
+
     /// Reads the file; `path` is only for messages.
     ///
     /// # Errors
@@ -151,6 +168,10 @@ impl fmt::Display for ImagesLock {
         if let Some(digest) = &self.base {
             writeln!(f, "\n[base]\ndigest = \"{digest}\"")?;
         }
+        if !self.bases.is_empty() {
+            writeln!(f, "\n[bases]")?;
+        }
+        self.bases.iter().try_for_each(|(name, digest)| writeln!(f, "\"{name}\" = \"{digest}\""))?;
         self.write_system(f)?;
         for pin in &self.sources {
             let SourcePin { name, version, from, .. } = pin;
@@ -166,14 +187,15 @@ impl fmt::Display for ImagesLock {
 
 impl ImagesLock {
     fn write_system(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(SystemPin { root, suite, packages, platforms }) = &self.system else { return Ok(()) };
-        let names: Vec<String> = packages.iter().map(|name| format!("\"{name}\"")).collect();
-        write!(f, "\n# Debian packages on the root: name, version, digest, size, path on a mirror.\n[system]\n")?;
-        writeln!(f, "root = \"{root}\"\nsuite = \"{suite}\"\npackages = [{}]", names.join(", "))?;
-        for (platform, SystemPackages { installed, packages }) in platforms {
-            writeln!(f, "\n[system.platforms.\"{platform}\"]\ninstalled = \"{installed}\"\npackages = [")?;
-            packages.iter().try_for_each(|pin| writeln!(f, "    \"{pin}\","))?;
-            writeln!(f, "]")?;
+        for SystemPin { root, suite, packages, platforms } in &self.system {
+            let names: Vec<String> = packages.iter().map(|name| format!("\"{name}\"")).collect();
+            write!(f, "\n# Debian packages on the root: name, version, digest, size, path on a mirror.\n[[system]]\n")?;
+            writeln!(f, "root = \"{root}\"\nsuite = \"{suite}\"\npackages = [{}]", names.join(", "))?;
+            for (platform, SystemPackages { installed, packages }) in platforms {
+                writeln!(f, "\n[system.platforms.\"{platform}\"]\ninstalled = \"{installed}\"\npackages = [")?;
+                packages.iter().try_for_each(|pin| writeln!(f, "    \"{pin}\","))?;
+                writeln!(f, "]")?;
+            }
         }
         Ok(())
     }
@@ -191,34 +213,45 @@ impl ImagesLockReader {
     }
 
     fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
-        self.only(table, &["root", "base", "system", "source"]);
+        self.only(table, &["root", "base", "bases", "system", "source"]);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
             self.only(base, &["digest"]);
             self.text(base, "digest", "a digest, `sha256:` and 64 hex digits", end)
         });
-        let system = table.get("system").and_then(|_| self.system(table, end));
+        let named = table.get("bases").and_then(|_| self.table(table, "bases", end));
+        let mut bases = BTreeMap::new();
+        for (name, item) in named.into_iter().flat_map(DeTable::iter) {
+            let digest = self.value(item, "a digest, `sha256:` and 64 hex digits");
+            bases.extend(digest.map(|digest| (name.get_ref().to_string(), digest)));
+        }
+        let system = self.tables(table, "system")?.into_iter().filter_map(|one| self.system(one, end)).collect();
         let root = match table.get("root") {
             // A base may be pinned where the root cannot be: it comes from Debian's packages.
-            None if ["base", "system", "source"].iter().any(|key| table.contains_key(*key)) => None,
+            None if ["base", "bases", "system", "source"].iter().any(|key| table.contains_key(*key)) => None,
             _ => Some(self.root(table, end)?),
         };
         let sources = self.sources(table)?;
-        Some(ImagesLock { root, base, sources, system })
+        Some(ImagesLock { root, base, bases, sources, system })
     }
 
     fn sources(&mut self, table: &DeTable<'_>) -> Option<Vec<SourcePin>> {
-        let Some(item) = table.get("source") else { return Some(Vec::new()) };
-        let Some(list) = item.get_ref().as_array() else {
-            self.bad(item.span(), "expected tables `[[source]]`");
-            return None;
-        };
         let mut found = Vec::new();
-        for one in list.iter() {
+        for one in self.tables(table, "source")? {
             found.push(self.source(one)?);
         }
         found.sort();
         Some(found)
+    }
+
+    /// The entries of a list of tables, which may be absent.
+    fn tables<'t, 'i>(&mut self, table: &'t DeTable<'i>, name: &str) -> Option<Vec<&'t Spanned<DeValue<'i>>>> {
+        let Some(item) = table.get(name) else { return Some(Vec::new()) };
+        let list = item.get_ref().as_array();
+        if list.is_none() {
+            self.bad(item.span(), format!("expected tables `[[{name}]]`"));
+        }
+        list.map(|list| list.iter().collect())
     }
 
     fn source(&mut self, item: &Spanned<DeValue<'_>>) -> Option<SourcePin> {
@@ -248,8 +281,11 @@ impl ImagesLockReader {
         }
     }
 
-    fn system(&mut self, table: &DeTable<'_>, end: usize) -> Option<SystemPin> {
-        let system = self.table(table, "system", end)?;
+    fn system(&mut self, item: &Spanned<DeValue<'_>>, end: usize) -> Option<SystemPin> {
+        let Some(system) = item.get_ref().as_table() else {
+            self.bad(item.span(), "expected a table `[[system]]`");
+            return None;
+        };
         self.only(system, &["root", "suite", "packages", "platforms"]);
         let root = self.text::<Plain>(system, "root", "the name of an image", end);
         let suite = self.text::<Plain>(system, "suite", "a release of Debian", end);
@@ -415,12 +451,12 @@ mod tests {
 
     #[test]
     fn packages_are_pinned_by_version_and_digest() {
-        let lock = ImagesLock { system: Some(system()), ..ImagesLock::default() };
+        let lock = ImagesLock { system: vec![system()], ..ImagesLock::default() };
         expect![[r#"
             # Written by `cargo xtask lock`; do not edit.
 
             # Debian packages on the root: name, version, digest, size, path on a mirror.
-            [system]
+            [[system]]
             root = "debian:trixie"
             suite = "trixie"
             packages = ["libpq5"]
@@ -455,12 +491,14 @@ mod tests {
         "#]]
         .assert_eq(&example(None).to_string());
         let base = Some(Digest::of(b"x"));
+        let bases = BTreeMap::from([("cpu".to_owned(), Digest::of(b"c")), ("cuda".to_owned(), Digest::of(b"d"))]);
         let hash = format!("sha256:{}", "0".repeat(64));
         let build = SourcePin::parse_build(&[format!("b==1 ; python_full_version < '3.13' --hash={hash}")]).unwrap();
         let source = SourcePin { name: "a".to_owned(), version: "1".to_owned(), from: hash, build };
         let sources = vec![SourcePin { build: Vec::new(), ..source.clone() }, source];
-        let of_sources = ImagesLock { sources, ..ImagesLock::default() };
-        for lock in [example(None), example(base), ImagesLock { base, ..ImagesLock::default() }, of_sources] {
+        let of_sources = ImagesLock { sources: sources.clone(), ..ImagesLock::default() };
+        let named = ImagesLock { bases, sources, ..example(None) };
+        for lock in [example(None), example(base), ImagesLock { root: None, ..example(base) }, named, of_sources] {
             assert_eq!(parse(&lock.to_string()).unwrap(), lock);
         }
         let broken = parse("[[source]]\nname = 'a'\nversion = '1'\nfrom = 'x'\nbuild = ['b>=1']\n").unwrap_err();
@@ -474,7 +512,7 @@ mod tests {
         expect![[r#"
             cannot read `images.lock`
 
-            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `system` or `source`
+            images.lock:1:1: `rot` is not known here; expected `root` or `base` or `bases` or `system` or `source`
                 rot = 1
                 ^
 
