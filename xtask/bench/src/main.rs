@@ -54,6 +54,6 @@ fn print_results<R: Serialize>(
     }
     match global.format {
         Format::Json => commands::print(&format!("{}\n", serde_json::to_string_pretty(results)?)),
-        Format::Text | Format::Github => commands::print(&text(results)),
+        Format::Text | Format::Github | Format::Gitlab => commands::print(&text(results)),
     }
 }
