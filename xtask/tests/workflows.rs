@@ -584,7 +584,7 @@ fn gitlabs_file_is_valid_for_the_schema_that_gitlab_publishes() {
     for (text, below) in [(text.clone() + keyless, ""), (two, "services/app"), (docker, "")] {
         let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
         let place = workflows::PolicyLocation::new(below, "").unwrap();
-        let file = workflows::generate(&policy, &place).unwrap().remove(0);
+        let file = workflows::generate(&[&policy], &place).unwrap().remove(0);
         let document = as_json(&yaml_rust2::YamlLoader::load_from_str(&file.text).unwrap()[0]);
         // A keyword that no job has.
         let job = document.as_object().unwrap().keys().find(|name| name.ends_with("images")).unwrap();

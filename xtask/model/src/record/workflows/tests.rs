@@ -460,7 +460,7 @@ fn only_the_steps_that_publish_get_the_key() {
 /// The file for GitLab, as text and as YAML.
 fn gitlab(edit: impl FnOnce(String) -> String) -> (String, Yaml) {
     let policy = policy(|text| edit(keys(&text, "provider = \"gitlab\"\n")));
-    let file = generate(&policy, &PolicyLocation::default()).unwrap().remove(0);
+    let file = generate(&[&policy], &PolicyLocation::default()).unwrap().remove(0);
     assert_eq!(file.path, ".gitlab-ci.yml");
     let document = YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
     (file.text, document.into_iter().next().unwrap())
@@ -476,7 +476,7 @@ fn gitlab_has_the_jobs_of_github_in_the_same_order() {
     for edit in [std::convert::identity::<String> as fn(String) -> String, two] {
         let document = gitlab(edit).1;
         let found: Vec<&str> = document.as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
-        let github = generate(&policy(edit), &PolicyLocation::default()).unwrap();
+        let github = generate(&[&policy(edit)], &PolicyLocation::default()).unwrap();
         let mut expected = vec![".xtask".to_owned()];
         for (file, own) in github.iter().zip(["", "version", "locks"]) {
             let jobs = YamlLoader::load_from_str(&file.text).unwrap().remove(0);
@@ -552,9 +552,9 @@ fn gitlab_starts_docker_only_where_something_needs_it() {
 fn gitlab_names_what_it_has_no_counterpart_for() {
     let with = |more: &str| policy(|text| keys(&text, &format!("provider = \"gitlab\"\n{more}")));
     let place = PolicyLocation::default();
-    let fault = generate(&with("laptops = [\"macos\"]\n"), &place).unwrap_err();
+    let fault = generate(&[&with("laptops = [\"macos\"]\n")], &place).unwrap_err();
     assert_eq!(fault.what, "`[ci] laptops` cannot be used with `provider = \"gitlab\"`");
-    let text = generate(&with("image = \"registry.example/ci:1\"\n"), &place).unwrap().remove(0).text;
+    let text = generate(&[&with("image = \"registry.example/ci:1\"\n")], &place).unwrap().remove(0).text;
     assert!(text.contains("  image: \"registry.example/ci:1\"\n"), "{text}");
     let github = crate::image::policy::parse(&keys(POLICY, "image = \"a/b:1\"\n"), &|_| true).unwrap_err();
     assert!(github.to_string().contains("`ci.image` cannot be used with `provider = \"github\"`"), "{github}");
