@@ -291,6 +291,45 @@ fn a_package_without_a_wheel_is_pinned_with_what_it_is_built_with() {
 }
 
 #[test]
+fn the_pins_of_other_bases_stay() {
+    let Some(world) = World::new("pins of several bases") else { return };
+    make(&world.folder.path().join("files"), "another", "1.0", "archive", &[]);
+    let policy = fs::read_to_string(world.path("images.toml")).unwrap();
+    let (begin, rest) = policy.split_once("[base]").unwrap();
+    let (_, end) = rest.split_once("[[step]]").unwrap();
+    let mut text = begin.to_owned();
+    for name in ["one", "two"] {
+        text += &format!("[bases.{name}]\nrequirements = \"{name}.txt\"\nlock = \"{name}.lock\"\n");
+        fs::copy(world.path("dockerfiles/Dockerfile.fast"), world.path(&format!("dockerfiles/Dockerfile.{name}")))
+            .unwrap();
+    }
+    for name in ["one", "two"] {
+        text +=
+            &format!("[[app]]\nname = \"{name}\"\nbase = \"{name}\"\ndockerfile = \"dockerfiles/Dockerfile.{name}\"\n");
+    }
+    fs::write(world.path("images.toml"), format!("{text}[[step]]{end}")).unwrap();
+    let asks = |name: &str, packages: &str| {
+        let index = format!("--index-url http://{}/simple", world.index);
+        fs::write(world.path(&format!("{name}.txt")), format!("{index}\n{packages}")).unwrap();
+    };
+    let pinned = || {
+        let text = fs::read_to_string(world.path("images.lock")).unwrap_or_default();
+        text.lines().filter_map(|line| line.strip_prefix("name = ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    asks("one", "srconly\n");
+    asks("two", "srconly\nanother\n");
+    world.xtask(&["lock", "--offline"], &[], 0);
+    assert_eq!(pinned(), ["\"another\"", "\"srconly\""]);
+    asks("one", "needw\n");
+    world.xtask(&["lock", "--offline", "--app", "one"], &[], 0);
+    assert_eq!(pinned(), ["\"another\"", "\"srconly\""]);
+    asks("two", "srconly\n");
+    world.xtask(&["lock", "--offline", "--app", "two"], &[], 0);
+    assert_eq!(pinned(), ["\"srconly\""]);
+    world.xtask(&["lock", "--check"], &[], 0);
+}
+
+#[test]
 fn a_checkout_of_a_commit_is_locked_by_it() {
     let Some(world) = World::new("a checkout") else { return };
     let from = world.folder.path().join("checkout");

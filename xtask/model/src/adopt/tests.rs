@@ -16,6 +16,11 @@ fn case(dockerfile: &'static str, files: &'static [(&'static str, &'static str)]
 
 impl Case {
     fn adopt(&self) -> Adoption {
+        self.adopt_as(&[None]).swap_remove(0)
+    }
+
+    /// Adopts it once for each app.
+    fn adopt_as(&self, apps: &[Option<&str>]) -> Vec<Adoption> {
         let dockerfile = Dockerfile::parse("Dockerfile", self.dockerfile).unwrap();
         let files: BTreeSet<String> = self.files.iter().map(|(path, _)| (*path).to_owned()).collect();
         let read = |path: &str| self.files.iter().find(|(known, _)| *known == path).map(|(_, text)| (*text).to_owned());
@@ -24,13 +29,14 @@ impl Case {
             revision: "0".to_owned(),
             toolchain: "1.95.0".to_owned(),
         };
-        let request = Request {
+        let (registry, platforms) = ("ghcr.io/acme".parse().unwrap(), ["linux/amd64".parse().unwrap()]);
+        let request = |app| Request {
             name: "app",
-            app: None,
-            registry: &"ghcr.io/acme".parse().unwrap(),
+            app,
+            registry: &registry,
             source: None,
             branch: "main",
-            platforms: &["linux/amd64".parse().unwrap()],
+            platforms: &platforms,
             dockerfile: &dockerfile,
             context: self.context,
             files: &files,
@@ -43,7 +49,8 @@ impl Case {
             workflows: None,
             program: &program,
         };
-        adopt(&request).unwrap_or_else(|fault| panic!("{fault}"))
+        let requests: Vec<Request<'_>> = apps.iter().copied().map(request).collect();
+        adopt_all(&requests).unwrap_or_else(|fault| panic!("{fault}"))
     }
 
     /// Lines that a file must have, and lines that it must not have, which begin with `!`; then every note as `kind line what`.
@@ -519,4 +526,26 @@ fn apps_are_named_after_their_dockerfiles() {
         assert!(is_for_development(path), "{path}");
     }
     assert!(!is_for_development("device/Dockerfile"));
+}
+
+#[test]
+fn apps_of_one_project_share_its_metadata() {
+    let project =
+        "[project]\nname = \"shop\"\nversion = \"2\"\n[project.scripts]\nshop = \"shop.cli:main\"\n[build-system]\n";
+    let text = "FROM python:3.13-slim\nWORKDIR /app\nCOPY pyproject.toml uv.lock ./\nRUN uv sync --frozen\nCOPY shop /app/shop\n";
+    let files: &[(&str, &str)] =
+        Box::leak(Box::new([("pyproject.toml", project), ("uv.lock", ""), ("shop/cli.py", "")]));
+    let adoptions = case(text, files).adopt_as(&[Some("web"), Some("worker")]);
+    let all: Vec<&NewFile> = adoptions.iter().flat_map(|adoption| &adoption.files).collect();
+    let texts: std::collections::BTreeMap<&str, &str> =
+        all.iter().map(|file| (file.path.as_str(), file.text.as_str())).collect();
+    assert_eq!(texts.len(), all.len(), "a file is written twice");
+    assert!(texts.contains_key("dockerfiles/projects/metadata/shop-2.dist-info/METADATA"));
+    assert_eq!(texts["images.toml"].matches("installed = [\"pyproject.toml\"]").count(), 1);
+    for app in ["web", "worker"] {
+        let dockerfile = texts[format!("dockerfiles/Dockerfile.{app}").as_str()];
+        assert!(dockerfile.contains("COPY --chmod=0755 dockerfiles/projects/bin /opt/venv/bin/"), "{dockerfile}");
+        let ignore = texts[format!("dockerfiles/Dockerfile.{app}.dockerignore").as_str()];
+        assert!(ignore.contains("!dockerfiles/projects\n"), "{ignore}");
+    }
 }

@@ -21,6 +21,8 @@ struct AppPlan<'a> {
     changes: Option<&'a Changes>,
     base: &'a PlannedImage,
     app: &'a PlannedImage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dependencies: Option<&'a str>,
 }
 
 /// The document of several apps. Its first fields are those of one app's.
@@ -74,6 +76,7 @@ impl<'a> AppPlan<'a> {
             changes: plan.changes.as_ref(),
             base: &plan.base,
             app: &plan.app,
+            dependencies: plan.dependencies.as_deref(),
         }
     }
 }
@@ -188,6 +191,11 @@ impl Plans {
         }
         let affected = self.affected();
         text += &format!("images: {}\n", if affected.is_empty() { "none".to_owned() } else { affected.join(", ") });
+        for plan in &self.0 {
+            if let Some(dependencies) = &plan.dependencies {
+                text += &format!("  dependencies of {}: {dependencies}\n", plan.named(ImageKind::App));
+            }
+        }
         let verified = self.verified();
         text + &format!("tests: {}\n  {}\n", verified.verification, verified.verification_reason)
     }

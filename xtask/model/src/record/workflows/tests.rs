@@ -1,6 +1,7 @@
 //! Generated workflows, for policies of several kinds.
 
 use super::*;
+use crate::image::policy::Dependencies;
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// This repository's own; [`keys`] adds to its `[ci]`.
@@ -576,15 +577,17 @@ fn gitlab_names_what_it_has_no_counterpart_for() {
 #[test]
 fn several_apps_have_the_jobs_of_one_and_a_cache_of_all_programs() {
     let place = PolicyLocation::default();
-    let one = policy(|text| text);
+    let mut one = policy(|text| text);
+    one.app.binary.as_mut().unwrap().dependencies = Dependencies::Off;
     let texts = |policies: &[&Policy]| -> Vec<String> {
         generate(policies, &place).unwrap().into_iter().map(|file| file.text).collect()
     };
     let mut other = one.clone();
     assert_eq!(texts(&[&one, &other]), texts(&[&one]));
-    if let Some(binary) = &mut other.app.binary {
-        binary.profile = "small".to_owned();
-    }
+    let binary = other.app.binary.as_mut().unwrap();
+    binary.profile = "small".to_owned();
     let both = texts(&[&one, &other]);
     assert!(both[0].contains("            target/release\n") && both[0].contains("            target/small\n"));
+    other.app.binary.as_mut().unwrap().dependencies = Dependencies::Registry;
+    assert!(!texts(&[&one, &other])[0].contains("target/small"), "those are in the registry");
 }
