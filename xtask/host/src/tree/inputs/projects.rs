@@ -35,7 +35,7 @@ fn others<F: Files + ?Sized>(
     for part in [installed::METADATA, installed::PROGRAMS] {
         let folder = format!("{}/{part}", policy.installed_folder());
         let place: ContextPath = folder.parse().expect("a path of the policy is one of the context");
-        if !files.found(&place)?.is_some_and(|info| info.kind == FileKind::Dir) {
+        if files.found(&place)?.is_none_or(|info| info.kind != FileKind::Dir) {
             continue;
         }
         for named in files.list(&place)? {
