@@ -115,21 +115,22 @@ mod tests {
         std::fs::write(copy.join("other"), "x").unwrap();
         let files =
             BTreeMap::from([("a.lock".to_owned(), "new\n".to_owned()), ("b/c.lock".to_owned(), "c\n".to_owned())]);
-        let proposal = Proposal {
+        let earlier = BTreeMap::from([("a.lock".to_owned(), "newer\n".to_owned())]);
+        let of = |files| Proposal {
             root: &copy,
             base: "main",
             branch: "xtask/lock",
             parent: [&parent[0], &parent[1]],
             title: "Update locked dependencies",
             body: "- a",
-            files: &files,
+            files,
         };
         let user = |name: &str| match name {
             "GITLAB_USER_NAME" => Some("Ann".to_owned()),
             "GITLAB_USER_EMAIL" => Some("ann@example.com".to_owned()),
             _ => None,
         };
-        let said = propose(&proposal, &user).unwrap_err().to_string();
+        let said = propose(&of(&files), &user).unwrap_err().to_string();
         assert!(said.contains("does not support push options") && said.contains("hint:"), "{said}");
         assert_eq!(git(&server, &["branch", "--list", "xtask/*"]), "");
 
@@ -143,8 +144,8 @@ mod tests {
         );
         std::fs::write(&hook, text).unwrap();
         std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
-        for _ in 0..2 {
-            let address = propose(&proposal, &user).unwrap();
+        for files in [&earlier, &files] {
+            let address = propose(&of(files), &user).unwrap();
             assert_eq!(address, "https://git.example.com/a/-/merge_requests/7");
         }
         let expected = "merge_request.create\nmerge_request.target=main\nmerge_request.title=Update locked dependencies\n\

@@ -392,7 +392,7 @@ RUN --mount=type=bind,target=/web,from=web install-pages /web
             ),
             ("images.toml", &["SYSTEM_PACKAGES = \"libpq5\""]),
         ],
-        &["docker 7 install libpq5", "docker 9 RUN install-pages /web"],
+        &["docker 9 RUN install-pages /web", "changed 7 install libpq5"],
     );
 }
 
@@ -503,12 +503,13 @@ fn code_that_only_an_installation_brings_is_copied_or_missing() {
             &[
                 "COPY --link shop /app/shop",
                 "COPY --link dockerfiles/projects/metadata /app/",
-                "COPY --link --from=folders --chmod=1777 /config /config",
+                "COPY --link --from=folders /config/store /config/store",
+                "COPY --link --from=folders --chmod=1777 /0/ /",
                 "ENV PYTHONPATH=/app",
             ],
         )],
         // Without a health check nobody knows what curl is for.
-        &["docker 8 install curl", "changed 0 PYTHONPATH", "changed 0 install pyproject.toml"],
+        &["changed 0 PYTHONPATH", "changed 0 install pyproject.toml", "changed 8 install curl"],
     );
     let text = "FROM python:3.12-slim AS b\nWORKDIR /app\nCOPY . .\nRUN make translations\nRUN uv sync --frozen --no-editable\n\
                 FROM python:3.12-slim\nCOPY --from=b /app/.venv /app/.venv\n";

@@ -423,7 +423,8 @@ impl<'a> Writer<'a> {
         if runs {
             text += &env;
         }
-        folders.iter().for_each(|folder| text += &folder.copy());
+        // A copy makes the folders above its own, with their usual mode: these come last.
+        folders.iter().rev().for_each(|folder| text += &folder.copy());
         let account = format!("{}:{}", user.user, user.group);
         let mut around = Kept {
             user: account.clone(),
