@@ -50,7 +50,7 @@ pub fn system<'a>(
     Ok(Some((name.clone(), SystemPackages::new(root, (&pin.suite, packages), (&cache, work)))))
 }
 
-/// Realised stages of a base's Dockerfile by name, but for the one of [`system`]. Makes nothing yet, and reads only the root's
+/// Realised stages of a base's Dockerfile by name, but for the one of [`system()`]. Makes nothing yet, and reads only the root's
 /// configuration.
 pub fn stages<'a>(
     tree: &Tree,
