@@ -228,18 +228,22 @@ fn pin(tree: &Tree, global: &Global, sources: Vec<SourcePin>) -> Result<bool, Fa
             Err(fault) => return Err(fault.needed_by("the root's digests in `images.lock`")),
         },
     };
-    let (path, lock) = (Path::new(lock::images::PATH), ImagesLock { root, sources, ..before.clone() });
-    if lock == before {
-        return Ok(reached);
-    }
-    if lock != ImagesLock::default() {
-        write(&tree.root, path, &lock.to_string())?;
-        return Ok(reached);
-    }
-    std::fs::remove_file(tree.root.join(path)).map_err(|error| {
-        Fault::usage(format!("cannot remove `{}`, which pins nothing any more", path.display())).cause(error)
-    })?;
+    save(&tree.root, &before, &ImagesLock { root, sources, ..before.clone() })?;
     Ok(reached)
+}
+
+/// Writes `images.lock` if it changed; removes it if it pins nothing.
+fn save(root: &Path, before: &ImagesLock, lock: &ImagesLock) -> Result<(), Fault> {
+    let path = Path::new(lock::images::PATH);
+    if lock == before {
+        return Ok(());
+    }
+    if *lock != ImagesLock::default() {
+        return write(root, path, &lock.to_string());
+    }
+    std::fs::remove_file(root.join(path)).map_err(|error| {
+        Fault::usage(format!("cannot remove `{}`, which pins nothing any more", path.display())).cause(error)
+    })
 }
 
 /// Fails if a lock is out of date, incomplete or inconsistent.

@@ -194,14 +194,11 @@ fn manifest(
 /// Deletes what these take the place of, in a registry that lists referrers itself. Where it refuses to delete, that is said: the image
 /// then has two of a kind.
 fn replace(client: &Client, repository: &Repository, subject: &Digest, listed: &[Descriptor]) -> Result<(), Fault> {
-    let single: Vec<&Descriptor> = listed.iter().filter(|one| is_single(one)).collect();
-    if single.is_empty() {
+    if !listed.iter().any(is_single) {
         return Ok(());
     }
     for had in client.referrers(repository, subject, None)? {
-        let kind = had.artifact_type.as_deref();
-        let is_ours = listed.iter().any(|one| one.digest == had.digest);
-        if is_ours || !single.iter().any(|one| artifact_type(one) == kind) {
+        if !is_replaced(&had.digest, had.artifact_type.as_deref(), listed) {
             continue;
         }
         process::interrupted()?;
@@ -240,12 +237,7 @@ pub(super) fn list(
         if missing.is_empty() {
             return Ok(());
         }
-        // An older one of the same kind is replaced: a signature that was added to has lost its tag, an SBOM was made again.
-        let replaced = |had: &Descriptor| {
-            let ours = unlisted.iter().any(|one| one.digest == had.digest);
-            !ours && is_single(had) && missing.iter().any(|one| artifact_type(one) == artifact_type(had))
-        };
-        index.manifests.retain(|had| !replaced(had));
+        index.manifests.retain(|had| !is_replaced(&had.digest, artifact_type(had), unlisted));
         index.manifests.extend(missing.into_iter().cloned());
         let bytes = serde_json::to_vec(&index).expect("an index is valid JSON");
         client.put_manifest(repository, &tag, media_type::INDEX, &bytes)?;
@@ -268,6 +260,12 @@ pub(super) fn list(
 fn is_single(artifact: &Descriptor) -> bool {
     let kind = artifact_type(artifact).unwrap_or_default();
     [signature::SIGNATURES, signature::ATTESTATIONS].contains(&kind) || supply::SBOMS.contains(&kind)
+}
+
+/// Whether one of the new artifacts takes the place of an older one: a signature that was added to has lost its tag, an SBOM was made
+/// again.
+fn is_replaced(had: &Digest, kind: Option<&str>, new: &[Descriptor]) -> bool {
+    new.iter().all(|one| one.digest != *had) && new.iter().any(|one| is_single(one) && artifact_type(one) == kind)
 }
 
 fn artifact_type(artifact: &Descriptor) -> Option<&str> {

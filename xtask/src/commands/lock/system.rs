@@ -1,10 +1,9 @@
 //! Pins the Debian packages on the root, for each platform: resolved against the root's own database.
 
-use super::write;
+use super::save;
 use crate::flags::Global;
 use crate::pipeline;
 use std::collections::BTreeMap;
-use std::path::Path;
 use xtask_host::docker::debian::{self, AptRoot, OwnSources, packages};
 use xtask_host::registry::layout::Layout;
 use xtask_host::terminal;
@@ -15,7 +14,7 @@ use xtask_model::image::key::FALLBACK;
 use xtask_model::image::policy::Engine;
 use xtask_model::spec::debian::architecture;
 use xtask_model::spec::lock::images::{SystemPackages, SystemPin, installed};
-use xtask_model::spec::lock::{self, ImagesLock};
+use xtask_model::spec::lock::ImagesLock;
 use xtask_model::spec::reference::Platform;
 use xtask_model::supply::rebase::root::release;
 use xtask_native::files::ImageFiles;
@@ -47,11 +46,8 @@ pub(super) fn pin(trees: &[&Tree], global: &Global, reached: bool) -> Result<(),
         system.push(pin);
     }
     system.sort_by(|one, other| one.packages.cmp(&other.packages));
-    if system == before.system {
-        return Ok(());
-    }
-    let lock = ImagesLock { system, ..before };
-    write(&first.root, Path::new(lock::images::PATH), &lock.to_string())
+    let lock = ImagesLock { system, ..before.clone() };
+    save(&first.root, &before, &lock)
 }
 
 fn resolved(tree: &Tree, before: &ImagesLock, names: Vec<String>, reached: bool) -> Result<SystemPin, Fault> {
