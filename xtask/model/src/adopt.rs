@@ -4,6 +4,7 @@
 //! to something else, with its reason and replacement, go out. What is not recognised is never dropped: it stays a `RUN`, which only
 //! docker executes, or it is [`NoteKind::Missing`].
 
+mod accounts;
 pub mod diff;
 mod run;
 mod shell;

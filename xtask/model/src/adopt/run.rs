@@ -2,6 +2,7 @@
 //!
 //! Pure. Everything that is not recognised is [`Effect::Other`]: it is kept for docker, and never guessed.
 
+use super::accounts::{self, Created};
 use super::shell::Simple;
 use super::{Input, LockFile};
 
@@ -19,11 +20,7 @@ pub(super) enum Effect {
     Python(Input),
     /// An environment is created in this folder.
     Environment(String),
-    User(NewUser),
-    Group {
-        name: String,
-        id: Option<u32>,
-    },
+    Account(Created),
     Folders(Vec<String>),
     Owner {
         owner: String,
@@ -38,19 +35,6 @@ pub(super) enum Effect {
     /// A package manager that has no counterpart; the reason and the replacement.
     Unknown(&'static str, &'static str),
     Other,
-}
-
-/// `useradd` or `adduser`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct NewUser {
-    pub name: String,
-    pub id: Option<u32>,
-    /// A number or a name.
-    pub group: Option<String>,
-    pub home: Option<String>,
-    pub system: bool,
-    /// `adduser`, whose system users begin at 100.
-    pub adduser: bool,
 }
 
 /// Home of the user that runs commands by default.
@@ -91,8 +75,8 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
             Effect::Nothing
         }
         _ if !one.plain => Effect::Other,
-        "useradd" | "adduser" => user(one),
-        "groupadd" | "addgroup" => group(one),
+        "useradd" | "adduser" => accounts::user(one),
+        "groupadd" | "addgroup" => accounts::group(one),
         "mkdir"
             if one
                 .args()
@@ -308,63 +292,6 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
     Effect::Python(input)
 }
 
-fn user(one: &Simple) -> Effect {
-    let adduser = one.program() == "adduser";
-    let mut user = NewUser { adduser, ..NewUser::default() };
-    let mut names: Vec<String> = Vec::new();
-    let mut homes = None;
-    let mut words = one.args().iter().flat_map(|word| match word.split_once('=') {
-        Some((name, value)) if word.starts_with("--") => vec![name.to_owned(), value.to_owned()],
-        _ => vec![word.clone()],
-    });
-    while let Some(word) = words.next() {
-        let flag = if word.starts_with("--") || !word.starts_with('-') {
-            word.clone()
-        } else {
-            user.system |= word.contains('r') && !adduser || word.contains('S') && adduser;
-            // A cluster: only its last letter takes a value.
-            format!("-{}", word.chars().next_back().unwrap_or('-'))
-        };
-        match flag.as_str() {
-            "--system" => user.system = true,
-            "-u" | "--uid" => user.id = words.next().and_then(|text| text.parse().ok()),
-            "-g" | "--gid" | "--ingroup" if !adduser || flag != "-g" => user.group = words.next(),
-            "-G" if adduser => user.group = words.next(),
-            "-d" | "--home" | "--home-dir" => user.home = words.next(),
-            "-h" if adduser => user.home = words.next(),
-            "-b" | "--base-dir" => homes = words.next(),
-            "-g" | "-G" | "--groups" | "-s" | "--shell" | "-c" | "--comment" | "--gecos" | "-k" | "-K" | "-e"
-            | "-f" | "-p" | "--password" => drop(words.next()),
-            _ if flag.starts_with('-') => {}
-            name => names.push(name.to_owned()),
-        }
-    }
-    match names.into_iter().next() {
-        Some(name) => {
-            let home = user.home.or_else(|| Some(format!("{}/{name}", homes?.trim_end_matches('/'))));
-            Effect::User(NewUser { name, home, ..user })
-        }
-        None => Effect::Other,
-    }
-}
-
-fn group(one: &Simple) -> Effect {
-    let (mut id, mut name) = (None, None);
-    let mut words = one.args().iter();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--gid" => id = words.next().and_then(|text| text.parse().ok()),
-            _ if word.starts_with("--gid=") => id = word["--gid=".len()..].parse().ok(),
-            _ if word.starts_with('-') && !word.starts_with("--") && word.ends_with('g') => {
-                id = words.next().and_then(|text| text.parse().ok());
-            }
-            _ if word.starts_with('-') => {}
-            _ => name = name.or(Some(word.clone())),
-        }
-    }
-    name.map_or(Effect::Other, |name| Effect::Group { name, id })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::shell;
@@ -422,26 +349,6 @@ mod tests {
             names("apt-get install -y --no-install-recommends libpq5 curl=8.* -t stable").as_str(),
             "libpq5 curl=8.*"
         );
-    }
-
-    #[test]
-    fn users_have_the_numbers_that_the_command_gives() {
-        let user = |text: &str| match of(text) {
-            Effect::User(user) => user,
-            other => panic!("{text}: {other:?}"),
-        };
-        let one = user("useradd -r -u 1001 -g app -d /srv -s /sbin/nologin -ms /bin/bash app");
-        assert_eq!((one.name.as_str(), one.id, one.system), ("app", Some(1001), true));
-        assert_eq!((one.group.as_deref(), one.home.as_deref()), (Some("app"), Some("/srv")));
-        let two = user("adduser --disabled-password --gecos '' --uid=1500 web");
-        assert_eq!((two.name.as_str(), two.id, two.system), ("web", Some(1500), false));
-        let three = user("adduser -D -u 1000 -h /data -G users app");
-        assert_eq!((three.name.as_str(), three.id, three.group.as_deref()), ("app", Some(1000), Some("users")));
-        let four = user("useradd -u 5 -M -b /opt -c 'A user' app");
-        assert_eq!((four.name.as_str(), four.home.as_deref()), ("app", Some("/opt/app")));
-        assert_eq!(of("groupadd -r -g 900 app"), Effect::Group { name: "app".to_owned(), id: Some(900) });
-        assert_eq!(of("mkdir -p /a b"), Effect::Folders(vec!["/a".to_owned(), "b".to_owned()]));
-        assert_eq!(of("mkdir -p -m 755 /a"), Effect::Other);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Pure. Stages that only install packages are read for their inputs. A stage whose files the image takes, and that runs something
 //! else, is kept as it is for docker.
 
-use super::run::{self, Effect, NewUser};
+use super::accounts::{self, Created};
+use super::run::{self, Effect};
 use super::system::{self, Purpose};
 use super::{Input, Note, NoteKind, Request, shell};
 use crate::fault::Fault;
@@ -137,8 +138,8 @@ struct Image {
     environments: BTreeSet<String>,
     /// Folders of wheels, and exported requirements files.
     intermediate: BTreeSet<String>,
-    users: Vec<(usize, NewUser)>,
-    groups: BTreeMap<String, Option<u32>>,
+    /// Lines and accounts, in the order of the commands.
+    accounts: Vec<(usize, Created)>,
     workdir: String,
     user: String,
     args: Vec<(String, String)>,
@@ -397,8 +398,7 @@ impl Reader<'_> {
             Effect::Environment(path) => {
                 image.environments.insert(path);
             }
-            Effect::User(user) => image.users.push((line, user)),
-            Effect::Group { name, id } => drop(image.groups.insert(name, id)),
+            Effect::Account(created) => image.accounts.push((line, created)),
             Effect::Folders(paths) => {
                 image.items.push(Item::Folders(paths.iter().map(|path| absolute(&image.workdir, path)).collect()));
             }
@@ -744,21 +744,11 @@ impl Translator<'_> {
             let account = Account { name: name.to_owned(), user, group, home: home.to_owned(), made: false };
             self.accounts.insert(name.to_owned(), account);
         }
-        for (line, new) in &image.users {
-            let id = new.id.unwrap_or(match (new.system, new.adduser) {
-                (false, _) => 1000,
-                (true, true) => 100,
-                (true, false) => 999,
-            });
-            let group = match &new.group {
-                None => id,
-                Some(name) => match (name.parse(), image.groups.get(name)) {
-                    (Ok(number), _) => number,
-                    (_, Some(Some(number))) => *number,
-                    (_, Some(None)) => id,
-                    (_, None) => id,
-                },
-            };
+        let created: Vec<&Created> = image.accounts.iter().map(|(_, created)| created).collect();
+        let mut numbers = accounts::numbers(&created).into_iter();
+        for (line, created) in &image.accounts {
+            let Created::User(new) = created else { continue };
+            let (id, group) = numbers.next().expect("every new user has numbers");
             let home = new.home.clone().unwrap_or_else(|| ["/home", new.name.as_str()].join("/"));
             let account = Account { name: new.name.clone(), user: id, group, home, made: true };
             if new.id.is_none() {
