@@ -361,6 +361,10 @@ pub const ANALYSIS: Document = Document {
     version: 1,
     fields: &[
         ("layers[].size", "compressed bytes of a layer"),
+        ("images[].name", "with several apps or bases, in the place of the fields above: name of one"),
+        ("images[].registry.**", "as `registry`, of this one"),
+        ("images[].layouts[].**", "as `layouts`, of this one"),
+        ("images[].dependencies[].**", "as `dependencies`, of this one"),
         ("layers[].made_by", "the instruction that made it"),
         ("packages[].name", "a Python package, the largest first"),
         ("packages[].version", "its version"),
