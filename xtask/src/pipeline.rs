@@ -52,7 +52,8 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::record::report::{self, ImageReport, Report};
-use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+use xtask_model::spec::reference::{Platform, Reference, Repository};
+use xtask_native::push::published::EarlierImage;
 
 /// A request for one tree, with the connections that serve it.
 struct Context<'t> {
@@ -70,8 +71,8 @@ struct Context<'t> {
     bases: RefCell<Vec<PublishedBase>>,
 }
 
-/// A published base: its repository, and the digest of each platform's manifest.
-type PublishedBase = (Repository, BTreeMap<Platform, Digest>);
+/// A published base: its repository, and each platform's image.
+type PublishedBase = (Repository, BTreeMap<Platform, EarlierImage>);
 
 impl<'t> Context<'t> {
     fn new(tree: &'t Tree, request: Request, client: &'t Client) -> Self {
@@ -197,7 +198,7 @@ fn plan_and_execute(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault>
     let mut reports = Vec::new();
     for (context, (sources, planned), trace) in &work {
         trace.resume();
-        let built = bases.values().map(|base| (base.repository.clone(), base.known_digests()));
+        let built = bases.values().map(order::BaseImage::known);
         context.bases.replace(known.iter().cloned().chain(built).collect());
         let mut done = execution::execute(context, (sources, planned), trace, &mut bases);
         if done.is_ok() && context.request.reuse_only && !context.request.dry_run {

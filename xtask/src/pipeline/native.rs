@@ -221,9 +221,9 @@ fn known_layers(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) ->
     let previous = previous(context, image, &order.platform);
     let mut known = PublishedLayers::read(context.client, &order.repository, &previous);
     if order.kind == ImageKind::Base {
-        for (repository, digests) in context.bases.borrow().iter().filter(|(other, _)| *other != order.repository) {
-            if let Some(digest) = digests.get(&order.platform) {
-                known.add_other(context.client, repository, *digest);
+        for (repository, images) in context.bases.borrow().iter().filter(|(other, _)| *other != order.repository) {
+            if let Some(image) = images.get(&order.platform) {
+                known.add_other(context.client, repository, image);
             }
         }
     }
