@@ -9,7 +9,7 @@ use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{context, inputs, toolchain};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::ContextPath;
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
 use xtask_model::image::order::{Compiler, FromPlace, ImageOrder};
 use xtask_model::image::plan::ImagePlan;
 use xtask_model::image::policy::{ImageKind, RelPath, TRANSLATED};
@@ -47,9 +47,15 @@ fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::StagedCon
     if translated.is_some() {
         inputs::write_translated(&context.tree.root, policy)?;
     }
-    let made = order.binary.iter().map(RelPath::as_str).chain(translated).map(ContextPath::new).collect::<Vec<_>>();
-    let files = facts::list(context.tree, order.kind, &order.files)?;
-    context::stage(&context.tree.root, &files, &made, &folder)
+    let root = &context.tree.root;
+    let made = order.binary.iter().map(RelPath::as_str).chain(translated);
+    let made = made.map(|path| (context::from_top(&order.context, &ContextPath::new(path)), root.join(path)));
+    let mut files = facts::list(context.tree, order.kind, &order.files)?;
+    if !order.context.as_bytes().is_empty() {
+        // The folder that docker gets exists, even where nothing is copied from it.
+        files.push(ContextEntry { path: order.context.clone(), kind: FileKind::Dir, mode: 0o755, id: None });
+    }
+    context::stage(root, &files, &made.collect(), &folder)
 }
 
 fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &Path) -> Result<Build, Fault> {
@@ -63,7 +69,7 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
     }
     let builder = context.request.builder.clone();
     Ok(Build {
-        context: staged.to_owned(),
+        context: staged.join(order.context.to_path()),
         root: context.tree.root.clone(),
         dockerfile: order.dockerfile.clone(),
         platform: order.platform.clone(),

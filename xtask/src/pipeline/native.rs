@@ -102,7 +102,8 @@ fn with_inputs<T>(
     let tree = context.tree;
     let text = tree.files.text(order.dockerfile.as_ref())?;
     let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
-    let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str())?;
+    let context_files = tree.context(order.kind)?;
+    let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str(), &order.context)?;
     let store = match context.request.from_nothing {
         true => Store::open(&tree.root.join(OWN_STORE), STORE_LIMIT)?,
         false => store(&tree.root)?,
@@ -151,7 +152,7 @@ fn with_inputs<T>(
             dockerfile: &dockerfile,
             args: &args,
             platform: &order.platform,
-            files: &*tree.files,
+            files: &*context_files,
             ignore: &ignore,
             labels: &order.labels,
             images: &files,

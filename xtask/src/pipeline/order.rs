@@ -113,6 +113,7 @@ pub(super) fn order(
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect(),
+        context: image.parsed.context.clone(),
         binary: binary.map(|binary| binary::staged(platform, binary)),
         compiler,
         args,

@@ -6,7 +6,7 @@ use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
 use crate::terminal;
-use crate::tree::context::{self, Files, Open};
+use crate::tree::context::{self, Below, Files, Open};
 use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +91,23 @@ impl Tree {
                     .hint("`enhanced = \"dockerfiles/Dockerfile.enhanced\"` in `[app]` of `images.toml`")
             }),
         }
+    }
+
+    /// The folder that an image's `COPY` reads from, from the top of the repository; empty for the repository itself.
+    pub fn context_path(&self, kind: ImageKind) -> ContextPath {
+        let context = self.policy.app.context.as_ref().filter(|_| kind != ImageKind::Base);
+        context.map_or_else(ContextPath::default, |folder| ContextPath::new(folder.as_str()))
+    }
+
+    /// Its files.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn context(&self, kind: ImageKind) -> Result<Arc<dyn Files>, Fault> {
+        Ok(match self.policy.app.context.as_ref().filter(|_| kind != ImageKind::Base) {
+            None => self.files.clone(),
+            Some(folder) => Arc::new(Below::new(self.files.clone(), folder)?),
+        })
     }
 
     /// The package's version, from its manifest or the workspace's.
@@ -195,6 +212,8 @@ pub struct Parsed {
     /// The ignore file in force, or the one that would be.
     pub ignore_file: String,
     ignore: Ignore,
+    /// The folder that it reads from, from the top of the repository; the ignore file's patterns are below it.
+    pub context: ContextPath,
     /// The names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
     /// The key of the program in the image, once it was read.
@@ -218,13 +237,17 @@ pub fn parse_open(
     let text = tree.files.text(path.as_ref())?;
     let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
     declared(tree, kind, &dockerfile, args)?;
-    let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
+    let (context, context_files) = (tree.context_path(kind), tree.context(kind)?);
+    let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str(), &context)?;
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
     let mut secrets = BTreeSet::new();
     // The lock counts by its meaning: its comments and order change no image.
     let lock = ContextPath::new(tree.policy.base.lock.as_str());
-    let open = |folder: &ContextPath| lock.below(folder).is_some() || open(folder);
+    let open = |folder: &ContextPath| {
+        let folder = context::from_top(&context, folder);
+        lock.below(&folder).is_some() || open(&folder)
+    };
     for platform in &tree.policy.project.platforms {
         // Base images count by their digests; their names do not affect which files are read.
         let mut args = args.clone();
@@ -242,11 +265,12 @@ pub fn parse_open(
             sources.retain(|source| source.reads != Reads::Glob(policy::TRANSLATED.to_owned()));
         }
         secrets.extend(dockerfile.secrets(&args, platform)?);
-        let read = context::read_sources(&*tree.files, &sources, &ignore, &open);
-        files.extend(as_in_git(&read.map_err(|fault| match fault.needed_by {
+        let read = context::read_sources(&*context_files, &sources, &ignore, &open);
+        let read = read.map_err(|fault| match fault.needed_by {
             Some(_) => fault,
             None => fault.needed_by(format!("`{path}`")),
-        })?));
+        })?;
+        files.extend(as_in_git(&context::entries_from_top(&context, read)));
     }
     let is_lock = |entry: &ContextEntry| entry.path == lock;
     let (meant, files): (Vec<ContextEntry>, Vec<ContextEntry>) = files.into_iter().partition(is_lock);
@@ -257,6 +281,7 @@ pub fn parse_open(
         meant,
         ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
         ignore,
+        context,
         secrets,
         program: OnceLock::new(),
         path,
