@@ -247,7 +247,7 @@ impl Execution<'_> {
         order: &ImageOrder,
         report: &mut ImageReport,
     ) -> Result<Digest, Fault> {
-        let built = docker::build(self.context, order, self.root)?;
+        let built = docker::build(self.context, image, order, self.root)?;
         report.took("build", built.took);
         report.steps = Some([built.steps.all, built.steps.cached]);
         report.pulled = Some(built.pulled.values().sum());

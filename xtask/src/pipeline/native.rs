@@ -174,6 +174,27 @@ fn with_inputs<T>(
     Ok(done)
 }
 
+/// The wheels of a base's packages without one: those of earlier builds, and others, which are built. For an engine that would
+/// otherwise build them each time.
+pub(super) fn built_wheels(
+    context: &Context<'_>,
+    image: &Image<'_>,
+    order: &ImageOrder,
+) -> Result<BTreeMap<String, (PathBuf, String)>, Fault> {
+    let tree = context.tree;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &tree.files.text(order.dockerfile.as_ref())?)?;
+    let (store, from) = (store(&tree.root)?, open_from(context, order)?);
+    let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let work = tree.root.join("target/native/work");
+    let system = recipes::system(tree, &order.platform, &files, &work)?;
+    let system_layer =
+        || system.as_ref().map_or_else(|| Err(Fault::build("no Debian packages")), |(_, own)| own.layer());
+    let above = system.as_ref().and_then(|(_, own)| own.recipe()).map(|recipe| files.under(recipe, &system_layer));
+    let root_files = above.as_ref().unwrap_or(&files);
+    let surroundings = recipes::Surroundings { root_files, work: &work, sources: sources(context, image, order)? };
+    recipes::built_wheels(tree, &dockerfile, &order.build_args(), &order.platform, surroundings)
+}
+
 /// How packages without a wheel are built for a base, and where their wheels are kept.
 fn sources<'c>(context: &'c Context<'_>, image: &Image<'_>, order: &'c ImageOrder) -> Result<Sources<'c>, Fault> {
     let (tree, request) = (context.tree, &context.request);

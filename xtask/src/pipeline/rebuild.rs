@@ -89,7 +89,7 @@ fn build(context: &Context<'_>, image: &Image<'_>, again: &Again<'_>, root: &Roo
     let partial = order.layout().expect("it goes into a folder");
     layouts::prepare(partial)?;
     match context.request.engine {
-        BuildEngine::Docker => drop(docker::build(context, &order, root)?),
+        BuildEngine::Docker => drop(docker::build(context, image, &order, root)?),
         BuildEngine::Native => drop(native::build(context, image, &order)?),
     }
     let folder = partial.with_extension("");

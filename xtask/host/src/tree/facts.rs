@@ -20,7 +20,7 @@ use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::plugin::Description;
-use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath, SYSTEM_PACKAGES};
+use xtask_model::image::policy::{self, ImageKind, Policy, Recipe, Registry, RelPath, SYSTEM_PACKAGES};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
 use xtask_model::spec::ignore::Ignore;
@@ -431,9 +431,38 @@ pub fn unbuildable(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     Ok(open.map(|(_, shown)| shown).collect())
 }
 
-/// Fails where docker cannot build the base's packages: without compilers its Dockerfile takes wheels alone, and it installs
-/// nothing without a hash.
+/// True if the step of the base's Dockerfile that installs packages takes wheels that were built before.
+fn takes_wheels(tree: &Tree) -> Result<bool, Fault> {
+    let path = &tree.policy.base.dockerfile;
+    let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+    Ok(tree.policy.base.stages.values().any(|recipe| *recipe == Recipe::PythonPackages)
+        && dockerfile.takes_context(sources::CONTEXT, sources::PLACE))
+}
+
+/// The packages whose wheels docker gets, as `name 1.2 has no wheel for …`: all that have none, where `images.lock` says how each is
+/// built and the Dockerfile takes them.
+pub fn wheels_for_docker(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    let missing = without_wheel(tree, lock)?;
+    if missing.is_empty() || !takes_wheels(tree)? {
+        return Ok(Vec::new());
+    }
+    let pins = images_lock(tree)?.sources;
+    let pinned = missing.iter().all(|(package, _)| pins.iter().any(|pin| pin.is_of(package)));
+    Ok(if pinned { missing.into_iter().map(|(_, shown)| shown).collect() } else { Vec::new() })
+}
+
+/// True if docker can compile the packages that have no wheel: it installs nothing without a hash, and checkouts of git have none.
+pub fn docker_compiles(tree: &Tree, lock: &Lock) -> Result<bool, Fault> {
+    let missing = without_wheel(tree, lock)?;
+    Ok(missing.iter().all(|(package, _)| sources::checkout(package).is_none()) && compiles(tree)?)
+}
+
+/// Fails where docker can neither take built wheels of the base's packages nor build them: without compilers its Dockerfile takes
+/// wheels alone.
 pub fn check_docker(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
+    if !wheels_for_docker(tree, lock)?.is_empty() {
+        return Ok(());
+    }
     let missing = without_wheel(tree, lock)?;
     let checkouts: Vec<&str> = missing.iter().filter_map(|(package, _)| sources::checkout(package)).collect();
     if !checkouts.is_empty() {
@@ -456,7 +485,13 @@ pub fn check_docker(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
     let fault = missing.iter().map(|(_, shown)| shown).fold(fault, Fault::cause);
     Err(fault
         .hint("build with the native engine, which builds their wheels once: `--engine native`")
-        .hint("or compile them by docker: `BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`"))
+        .hint("or compile them by docker: `BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`")
+        .hint(format!(
+            "or let docker take those wheels: an empty stage `FROM scratch AS {name}`, and `--mount=type=bind,from={name},target={}` in the \
+             step that installs packages",
+            sources::PLACE,
+            name = sources::CONTEXT
+        )))
 }
 
 /// Targets of packages for which uv knows wheels.
