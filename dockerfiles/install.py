@@ -227,6 +227,15 @@ def judge():
     return judged(facts["rows"], {path: sorted(of) for path, of in facts["versions"].items()}, versions)
 
 
+def forget_caches(site):
+    """Removes what uv notes of a wheel from a folder: the time of the file, which makes two equal environments differ."""
+    for note in site.glob("*.dist-info/uv_cache.json"):
+        record, row = note.parent / "RECORD", f"{note.parent.name}/{note.name},".encode()
+        rows = record.read_bytes().splitlines(keepends=True)
+        record.write_bytes(b"".join(line for line in rows if not line.startswith(row)))
+        note.unlink()
+
+
 def set_times(prefix):
     """Gives one time to everything in an environment: when it was installed shows in no layer."""
     if not (prefix / "pyvenv.cfg").is_file():
@@ -248,6 +257,7 @@ def main(args):
     if code:
         return code
     warnings, errors = settle(site.absolute(), command)
+    forget_caches(site)
     set_times(site.absolute().parent.parent.parent)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -182,6 +182,14 @@ pub const CENSUS: Document = Document {
         ("commits[].class", "its kind"),
         ("commits[].reasons[]", "why"),
         ("commits[].tests", "the tests that it needs: `all`, `documents`, `none`, or the name of a `[[ci.tests]]`"),
+        (
+            "apps[].name",
+            "with several apps, in the place of `classes`, `tests`, `everything` and `commits`: name of an app",
+        ),
+        (
+            "apps[].**",
+            "as the fields above, of this app; `spent` of the document counts a base that several apps share once",
+        ),
     ],
 };
 
@@ -353,6 +361,10 @@ pub const PRUNE: Document = Document {
         ("registry.tags[]", "tags to delete whose image stays"),
         ("layouts[].**", "the same for images on this machine"),
         ("dependencies[].**", "the same for compiled dependencies, with `prune`"),
+        ("images[].name", "with several apps or bases, in the place of the fields above: name of one"),
+        ("images[].registry.**", "as `registry`, of this one"),
+        ("images[].layouts[].**", "as `layouts`, of this one"),
+        ("images[].dependencies[].**", "as `dependencies`, of this one"),
     ],
 };
 

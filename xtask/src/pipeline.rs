@@ -34,7 +34,7 @@ pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
 pub use sources::{Sources, Unreadable, one_line};
 pub use xtask_model::image::plan::Target;
 
-use crate::flags::{BuildFlags, Global, Output};
+use crate::flags::{BuildFlags, Global};
 use crate::{leftovers, steps};
 use checks::Checks;
 use record::Trace;
@@ -52,7 +52,8 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::record::report::{self, ImageReport, Report};
-use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+use xtask_model::spec::reference::{Platform, Reference, Repository};
+use xtask_native::push::published::EarlierImage;
 
 /// A request for one tree, with the connections that serve it.
 struct Context<'t> {
@@ -70,8 +71,8 @@ struct Context<'t> {
     bases: RefCell<Vec<PublishedBase>>,
 }
 
-/// A published base: its repository, and the digest of each platform's manifest.
-type PublishedBase = (Repository, BTreeMap<Platform, Digest>);
+/// A published base: its repository, and each platform's image.
+type PublishedBase = (Repository, BTreeMap<Platform, EarlierImage>);
 
 impl<'t> Context<'t> {
     fn new(tree: &'t Tree, request: Request, client: &'t Client) -> Self {
@@ -117,16 +118,12 @@ impl<'t> Context<'t> {
 /// plan instead, and returns no images.
 pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
     let began = Instant::now();
-    let mut trees = if target == Target::Base { global.trees_of_bases()? } else { global.trees()? };
-    if target == Target::Base && trees.len() > 1 {
-        trees = without_pinned(trees)?;
-    }
+    let trees = match target {
+        Target::Base => without_pinned(global.trees_of_bases()?)?,
+        Target::Enhanced if global.app.is_empty() => with_enhanced(global.trees()?),
+        Target::App | Target::Fast | Target::Enhanced => global.trees()?,
+    };
     let first = &trees[0];
-    if let (Some(Output::Layout(_) | Output::Archive(_)), true) = (&flags.output, trees.len() > 1) {
-        let name = first.policy.app.name.as_deref().unwrap_or_default();
-        return Err(Fault::usage("`--output` takes one image, and several would be written")
-            .hint(format!("name its app: `--app {name}`")));
-    }
     let client = first.client();
     let context = |tree| Ok(Context::new(tree, Request::new(global, flags, target, tree)?, &client));
     let contexts = trees.iter().map(context).collect::<Result<Vec<Context<'_>>, Fault>>()?;
@@ -147,6 +144,9 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
 
 /// Leaves out bases that are pinned: another one would not be used. If all are, the first is refused for it.
 fn without_pinned(mut trees: Vec<Tree>) -> Result<Vec<Tree>, Fault> {
+    if trees.len() == 1 {
+        return Ok(trees);
+    }
     let mut pinned = Vec::new();
     for tree in &trees {
         pinned.push(xtask_host::tree::facts::images_lock(tree)?.pinned(tree.policy.base.name.as_deref()).is_some());
@@ -160,6 +160,19 @@ fn without_pinned(mut trees: Vec<Tree>) -> Result<Vec<Tree>, Fault> {
         trees.retain(|_| pinned.next() == Some(false));
     }
     Ok(trees)
+}
+
+/// Leaves out apps without a Dockerfile that builds from scratch. If none has one, the first is refused for it.
+fn with_enhanced(mut trees: Vec<Tree>) -> Vec<Tree> {
+    let has_one = |tree: &Tree| tree.policy.app.enhanced.is_some();
+    if trees.iter().any(has_one) {
+        for tree in trees.iter().filter(|tree| !has_one(tree)) {
+            let what = format!("{}: it has no `enhanced` in `images.toml`", tree.policy.shown(ImageKind::App));
+            xtask_host::terminal::step("left out", &what);
+        }
+        trees.retain(has_one);
+    }
+    trees
 }
 
 /// Builds, while the registry is asked for the parts that the last command needed: the next one mostly needs the same.
@@ -195,9 +208,10 @@ fn plan_and_execute(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault>
     let known: Vec<PublishedBase> = work.iter().filter_map(|(_, (_, planned), _)| planned.published_base()).collect();
     let mut bases = execution::Bases::default();
     let mut reports = Vec::new();
+    let mut exports = Vec::new();
     for (context, (sources, planned), trace) in &work {
         trace.resume();
-        let built = bases.values().map(|base| (base.repository.clone(), base.known_digests()));
+        let built = bases.values().map(order::BaseImage::known);
         context.bases.replace(known.iter().cloned().chain(built).collect());
         let mut done = execution::execute(context, (sources, planned), trace, &mut bases);
         if done.is_ok() && context.request.reuse_only && !context.request.dry_run {
@@ -207,11 +221,10 @@ fn plan_and_execute(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault>
             trace.append(context, done.as_ref().err());
         }
         let done = done?;
-        if let Some(image) = done.last() {
-            export::export(context, image)?;
-        }
+        exports.extend(done.last().cloned().map(|image| (*context, image)));
         reports.extend(done);
     }
+    export::export(&exports)?;
     Ok(reports)
 }
 

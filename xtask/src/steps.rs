@@ -5,6 +5,7 @@
 
 use crate::plugins::{self, Artifact, BuildFacts, Call, Outcome, Subject, program};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use xtask_host::process;
 use xtask_host::registry::{Client, attach};
@@ -124,6 +125,17 @@ impl Run<'_> {
         Ok(ran)
     }
 
+    /// Folder for the files of a step: `target/steps/STEP`, and in it one for each image where there are several apps: `app+web`.
+    fn output_folder(&self, step: &Step) -> PathBuf {
+        let folder = program::output_folder(&self.tree.root, &step.name);
+        let (policy, kind) = (&self.tree.policy, self.subject.kind);
+        match (&policy.app.name, policy.name(kind)) {
+            (None, _) => folder,
+            (Some(_), None) => folder.join(kind.to_string()),
+            (Some(_), Some(name)) => folder.join(format!("{kind}+{name}")),
+        }
+    }
+
     fn one(
         &self,
         step: &Step,
@@ -143,7 +155,7 @@ impl Run<'_> {
             settings,
             subject: self.subject,
             build: self.build,
-            output: program::output_folder(&self.tree.root, &step.name),
+            output: self.output_folder(step),
             done,
             runner,
         };

@@ -714,6 +714,34 @@ fn upgraded_locks_are_proposed_as_one_pull_request() {
     world.git(&["commit", "-q", "-a", "-m", "merged"]);
     assert!(propose(0).contains("no pull request"));
     assert_eq!(calls(), [Value::Null; 0]);
+
+    // The metadata of installed projects belongs to it: new files, and those that no project has any more.
+    let policy = fs::read_to_string(world.path("images.toml")).unwrap();
+    let policy = policy.replacen("[project]\n", "[project]\ninstalled = [\"own/pyproject.toml\"]\n", 1);
+    fs::write(world.path("images.toml"), policy).unwrap();
+    fs::create_dir(world.path("own")).unwrap();
+    let project = |version: &str| {
+        let text = format!("[project]\nname = \"own\"\nversion = \"{version}\"\n");
+        fs::write(world.path("own/pyproject.toml"), text).unwrap();
+    };
+    project("1");
+    world.locks(&["lock", "--offline"], 0);
+    world.git(&["add", "-A"]);
+    project("2");
+    world.git(&["commit", "-q", "-a", "-m", "a project"]);
+    let said = propose(0);
+    assert!(said.contains("proposed"), "{said}");
+    let asked = calls();
+    let files: Vec<(&str, bool)> = asked[0][2]["tree"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["path"].as_str().unwrap(), file["content"].is_string()))
+        .collect();
+    for (path, is_written) in [("own-1", false), ("own-2", true)] {
+        let path = format!("dockerfiles/projects/metadata/{path}.dist-info/METADATA");
+        assert!(files.contains(&(path.as_str(), is_written)), "{path}: {files:?}");
+    }
 }
 
 /// Prints what Renovate's managers for custom formats find: `CONFIGURATION NAME=FILE...`.

@@ -22,8 +22,8 @@ pub struct Proposal<'a> {
     pub parent: [&'a str; 2],
     pub title: &'a str,
     pub body: &'a str,
-    /// Texts by path from the top of the repository.
-    pub files: &'a BTreeMap<String, String>,
+    /// Texts by path from the top of the repository; `None` removes a file.
+    pub files: &'a BTreeMap<String, Option<String>>,
 }
 
 /// Opens a pull request, or renews the open one of the same branch, and returns its address.
@@ -33,8 +33,10 @@ pub struct Proposal<'a> {
 pub fn propose(proposal: &Proposal<'_>) -> Result<String, Fault> {
     let Proposal { base, branch, title, body, .. } = *proposal;
     let github = GitHub::find(proposal.root)?;
-    let file =
-        |(path, text): (&String, &String)| json!({"path": path, "mode": "100644", "type": "blob", "content": text});
+    let file = |(path, text): (&String, &Option<String>)| match text {
+        Some(text) => json!({"path": path, "mode": "100644", "type": "blob", "content": text}),
+        None => json!({"path": path, "mode": "100644", "type": "blob", "sha": null}),
+    };
     let files: Vec<Value> = proposal.files.iter().map(file).collect();
     let [commit, tree] = proposal.parent;
     let tree = github

@@ -68,6 +68,11 @@ fn commit(
     let [parent, tree] = proposal.parent;
     read(call(&["read-tree", tree]))?;
     for (path, text) in proposal.files {
+        let Some(text) = text else {
+            let zeros = "0".repeat(parent.len());
+            read(call(&["update-index", "-z", "--index-info"]).stdin(format!("0 {zeros}\t{path}\0")))?;
+            continue;
+        };
         let id = read(call(&["hash-object", "-w", "--no-filters", "--stdin"]).stdin(text.as_str()))?;
         // A path from the top, wherever the policy is.
         read(call(&["update-index", "--add", "--cacheinfo", &format!("100644,{id},{path}")]))?;
@@ -107,15 +112,18 @@ mod tests {
         git(folder.path(), &["clone", "-q", "server", "copy"]);
         git(&copy, &["switch", "-q", "-c", "main"]);
         std::fs::write(copy.join("a.lock"), "old\n").unwrap();
+        std::fs::write(copy.join("gone"), "x").unwrap();
         git(&copy, &["add", "-A"]);
         git(&copy, &["commit", "-q", "-m", "one"]);
         git(&copy, &["push", "-q", "origin", "main"]);
         let parent = [git(&copy, &["rev-parse", "HEAD"]), git(&copy, &["rev-parse", "HEAD^{tree}"])];
         // Not among the proposed texts.
         std::fs::write(copy.join("other"), "x").unwrap();
-        let files =
-            BTreeMap::from([("a.lock".to_owned(), "new\n".to_owned()), ("b/c.lock".to_owned(), "c\n".to_owned())]);
-        let earlier = BTreeMap::from([("a.lock".to_owned(), "newer\n".to_owned())]);
+        let texts = |texts: &[(&str, Option<&str>)]| -> BTreeMap<String, Option<String>> {
+            texts.iter().map(|(path, text)| ((*path).to_owned(), text.map(str::to_owned))).collect()
+        };
+        let files = texts(&[("a.lock", Some("new\n")), ("b/c.lock", Some("c\n")), ("gone", None)]);
+        let earlier = texts(&[("a.lock", Some("newer\n"))]);
         let of = |files| Proposal {
             root: &copy,
             base: "main",
@@ -153,7 +161,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&options).unwrap(), expected);
         assert_eq!(git(&server, &["log", "--format=%an %s", "main..xtask/lock"]), "Ann Update locked dependencies");
         assert_eq!(git(&server, &["show", "xtask/lock:a.lock", "xtask/lock:b/c.lock"]), "new\nc");
-        assert_eq!(git(&server, &["diff", "--name-only", "main", "xtask/lock"]), "a.lock\nb/c.lock");
+        assert_eq!(git(&server, &["diff", "--name-only", "main", "xtask/lock"]), "a.lock\nb/c.lock\ngone");
         assert_eq!(git(&copy, &["status", "--porcelain"]), "?? other", "the working tree stays as it is");
     }
 }

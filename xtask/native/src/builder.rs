@@ -346,12 +346,15 @@ fn find(
     destination: Destination<'_>,
     distrust: bool,
 ) -> Result<Option<ImageLayer>, Fault> {
+    let checks_in = |layer: &Descriptor| {
+        let record = order.published.record_in(&layer.digest)?;
+        Some((record.version, record.size))
+    };
     if let (Destination::Repository(repository), Some((descriptor, diff_id))) =
         (destination, order.published.layer(&plan.recipe))
         && (!distrust || client.has_blob(repository, &descriptor.digest)?)
     {
-        let record = order.published.records().iter().find(|(record, _)| record.layer == descriptor.digest);
-        let checks = record.map(|(record, _)| (record.version, record.size));
+        let checks = checks_in(descriptor);
         return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository, checks }));
     }
     let Some(stored) = order.store.get(&plan.recipe)? else {
@@ -359,8 +362,8 @@ fn find(
         let other = order.published.other_layer(&plan.recipe).filter(|_| !distrust);
         return Ok(match (destination, other) {
             (Destination::Repository(_), Some((descriptor, diff_id))) => {
-                let place = LayerPlace::Elsewhere;
-                Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place, checks: None })
+                let (place, checks) = (LayerPlace::Elsewhere, checks_in(descriptor));
+                Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place, checks })
             }
             _ => None,
         });

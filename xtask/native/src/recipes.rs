@@ -14,7 +14,7 @@ use crate::recipes::stage::{Realise, RootFiles};
 use crate::recipes::system::SystemPackages;
 use crate::recipes::user::UserStage;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xtask_host::docker::debian;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
@@ -24,7 +24,7 @@ use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
 /// The argument with Debian's names of compilers and headers.
-pub(crate) const BUILD_PACKAGES: &str = "BUILD_PACKAGES";
+pub const BUILD_PACKAGES: &str = "BUILD_PACKAGES";
 
 /// What realised stages are made of, besides the tree.
 pub struct Surroundings<'a, 'w> {
@@ -76,6 +76,27 @@ pub fn stages<'a>(
         stages.insert(name.clone(), stage);
     }
     Ok(stages)
+}
+
+/// The wheels of a base's packages that have none on the index: known ones, and built ones.
+///
+/// # Errors
+/// The policy has no stage with the recipe `python-packages`; whatever building a wheel needs or fails with.
+pub fn built_wheels(
+    tree: &Tree,
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+    platform: &Platform,
+    surroundings: Surroundings<'_, '_>,
+) -> Result<BTreeMap<String, (PathBuf, String)>, Fault> {
+    let mut stages = tree.policy.base.stages.iter();
+    let (stage, _) = stages
+        .find(|(_, recipe)| **recipe == Recipe::PythonPackages)
+        .ok_or_else(|| Fault::usage("no stage of the base has the recipe `python-packages`"))?;
+    let args = arguments(dockerfile, stage, args, platform)?;
+    let Surroundings { root_files, work, sources } = surroundings;
+    let request = Request { root: &tree.root, policy: &tree.policy, platform, args: &args, work };
+    PythonPackages::new(&request, sources, root_files)?.built()
 }
 
 /// Rejects a stage whose text differs from what its recipe implements.

@@ -39,9 +39,8 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
         BaseCommand::Pin { name, .. } => Ok(open(one(global)?)?.pin(name.as_deref())?),
         BaseCommand::Rollback { name, yes } => Ok(open(one(global)?)?.rollback(name.as_deref(), *yes)?),
         BaseCommand::Prune { keep, older_than, yes } => {
-            // Each has a document of its own.
-            let trees = if global.format == Format::Json { vec![one(global)?] } else { global.trees_of_bases()? };
-            trees.into_iter().try_for_each(|tree| open(tree)?.prune(global, *keep, *older_than, *yes))
+            let all = global.trees_of_bases()?.into_iter().map(open).collect::<Result<Vec<_>, Fault>>()?;
+            prune(global, &all, (*keep, *older_than), *yes)
         }
     }
 }
@@ -76,6 +75,43 @@ fn list(global: &Global, all: impl Iterator<Item = Result<Bases, Fault>>) -> any
         }
     }
     if global.format == Format::Json { documents::BASES.print_list("bases", &listed) } else { Ok(()) }
+}
+
+/// What is deleted of one base, and the survey that it was planned by.
+struct Planned {
+    survey: Survey,
+    plan: Pruning,
+    layouts: Layouts,
+}
+
+/// Plans every base before anything is deleted, and carries the plans out.
+fn prune(global: &Global, all: &[Bases], limits: (usize, Duration), yes: bool) -> anyhow::Result<()> {
+    // A running build may use a layout that is to be deleted, or be about to replace it.
+    let lock = if yes { Some(pipeline::lock_images(&all[0].tree.images())?) } else { None };
+    let plans = all.iter().map(|bases| bases.plan_pruning(global, limits)).collect::<Result<Vec<_>, Fault>>()?;
+    if global.format == Format::Json {
+        let of = |(bases, planned): (&Bases, &Planned)| {
+            let value = serde_json::json!({"registry": planned.plan, "layouts": planned.layouts.verdicts});
+            (bases.tree.policy.name(ImageKind::Base).map(str::to_owned), value)
+        };
+        super::prune::print_document(all.iter().zip(&plans).map(of).collect())?;
+    } else {
+        for Planned { plan, layouts, .. } in &plans {
+            show(&plan.verdicts);
+            show(&layouts.verdicts);
+        }
+    }
+    if plans.iter().all(|planned| planned.plan.is_empty() && planned.layouts.gone.is_empty()) {
+        terminal::step("nothing", "to delete");
+        return Ok(());
+    }
+    if !yes {
+        terminal::step("nothing", "was deleted; to delete it, add `--yes`");
+        return Ok(());
+    }
+    plans.iter().try_for_each(|planned| planned.layouts.remove())?;
+    drop(lock);
+    Ok(all.iter().zip(&plans).try_for_each(|(bases, planned)| bases.delete(&planned.plan, &planned.survey))?)
 }
 
 /// Values that all subcommands need.
@@ -231,31 +267,10 @@ impl Bases {
         Ok(())
     }
 
-    fn prune(&self, global: &Global, keep: usize, older_than: Duration, yes: bool) -> anyhow::Result<()> {
+    fn plan_pruning(&self, global: &Global, (keep, older_than): (usize, Duration)) -> Result<Planned, Fault> {
         let (survey, mine) = self.survey_and_mine(global, true)?;
         let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
-        let plan = bases::prune(&survey, &rules);
-        // A running build may use a layout that is to be deleted, or be about to replace it.
-        let lock = if yes { Some(pipeline::lock_images(&self.tree.images())?) } else { None };
-        let layouts = Layouts::plan(&self.tree, mine)?;
-        if global.format == Format::Json {
-            let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});
-            documents::PRUNE.print(&json)?;
-        } else {
-            show(&plan.verdicts);
-            show(&layouts.verdicts);
-        }
-        if plan.is_empty() && layouts.gone.is_empty() {
-            terminal::step("nothing", "to delete");
-            return Ok(());
-        }
-        if !yes {
-            terminal::step("nothing", "was deleted; to delete it, add `--yes`");
-            return Ok(());
-        }
-        layouts.remove()?;
-        drop(lock);
-        Ok(self.delete(&plan, &survey)?)
+        Ok(Planned { plan: bases::prune(&survey, &rules), survey, layouts: Layouts::plan(&self.tree, mine)? })
     }
 
     /// Executes the plan, unless the registry changed since it was made.

@@ -4,6 +4,7 @@ use super::base::show;
 use crate::documents;
 use crate::flags::{Format, Global, PruneFlags};
 use crate::pipeline;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use xtask_host::process::Command;
 use xtask_host::registry::survey::{self, SurveyRequest};
@@ -12,8 +13,8 @@ use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::Git;
 use xtask_host::{clock, process, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::bases::{AppRules, AppSurvey, Pruning, Rules, prune_apps};
-use xtask_model::image::dependencies;
+use xtask_model::image::bases::{AppRules, AppSurvey, Pruning, Rules, Verdict, prune_apps};
+use xtask_model::image::dependencies::{self, Stored};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::tags::{BranchTag, branch_tag};
 use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
@@ -23,22 +24,10 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     if global.offline {
         return Err(Fault::usage("`prune` cannot be used with `--offline`: apps are in the registry").into());
     }
-    // Each app has a document of its own.
-    let trees = if global.format == Format::Json { vec![global.tree()?] } else { global.trees()? };
+    let trees = global.trees()?;
     let listed = listed(&trees[0], flags)?;
-    trees.iter().try_for_each(|tree| of_app(global, flags, tree, &listed))
-}
-
-fn of_app(global: &Global, flags: &PruneFlags, tree: &Tree, listed: &Listed) -> anyhow::Result<()> {
-    let client = tree.client();
-    let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
-    if bases == apps {
-        return Err(Fault::usage(format!("apps and bases share the repository `{apps}`"))
-            .hint("`cargo xtask base prune` knows what both need")
-            .into());
-    }
-    let (digests, tags) = in_use(listed, &apps)?;
-    let branches = branches(tree)?;
+    // Every app is planned before anything is deleted.
+    let branches = branches(&trees[0])?;
     if branches.is_none() {
         terminal::warn("this clone does not know every branch: tags of deleted branches stay");
         terminal::step(
@@ -46,74 +35,127 @@ fn of_app(global: &Global, flags: &PruneFlags, tree: &Tree, listed: &Listed) -> 
             "a full clone with a remote `origin` does; in a shallow one: `git fetch --unshallow --prune origin`",
         );
     }
-    let rules = AppRules {
-        rules: Rules {
-            keep: flags.keep,
-            older_than: flags.older_than,
-            now: clock::now(),
-            this_tree: None,
-            pinned: None,
-        },
-        branches,
-        every_name: flags.every_name,
-        digests,
-        tags,
-    };
-    let compiled = pipeline::dependencies_repository(tree);
-    let survey = || {
-        let apps = survey_of(&client, tree, &apps)?;
-        let dependencies = match tree.policy.app.binary {
-            Some(_) => survey::dependencies(&client, &compiled),
-            None => Ok(Vec::new()),
-        };
-        // A registry may refuse to say that it has no such repository.
-        let dependencies = dependencies.unwrap_or_else(|fault| {
-            terminal::warn(&format!("compiled dependencies are not looked at: {}", pipeline::one_line(&fault)));
-            Vec::new()
-        });
-        Ok::<_, Fault>((apps, dependencies))
-    };
-    let before = survey()?;
-    let plan = prune_apps(&before.0, &rules);
-    let dependencies = dependencies::prune(before.1.clone(), flags.keep, flags.older_than, clock::now());
+    let plan = |tree| AppPruning::plan(flags, tree, (&listed, branches.clone()));
+    let apps = trees.iter().map(plan).collect::<Result<Vec<_>, Fault>>()?;
     if global.format == Format::Json {
-        let json = serde_json::json!({"registry": plan, "layouts": [], "dependencies": dependencies});
-        documents::PRUNE.print(&json)?;
+        print_document(apps.iter().map(AppPruning::document).collect())?;
     } else {
-        show(&plan.verdicts);
-        show(&dependencies);
+        for app in &apps {
+            show(&app.plan.verdicts);
+            show(&app.dependencies);
+        }
     }
-    let old: BTreeSet<Digest> = dependencies.iter().filter(|one| !one.keep).map(|one| one.digest).collect();
-    let is_empty = plan.is_empty() && old.is_empty();
+    let is_empty = apps.iter().all(AppPruning::is_empty);
     if is_empty || !flags.yes {
         let what = if is_empty { "to delete" } else { "was deleted; to delete it, add `--yes`" };
         terminal::step("nothing", what);
         return Ok(());
     }
-    if survey()? != before {
-        return Err(Fault::drift("the registry changed while the plan was shown: nothing was deleted in it")
-            .hint("run this again")
-            .into());
-    }
-    for digest in &old {
-        process::interrupted()?;
-        client.delete_manifest(&compiled, digest)?;
-    }
-    if !old.is_empty() {
-        terminal::step("deleted", &format!("{} manifests of compiled dependencies", old.len()));
-    }
-    if plan.is_empty() { Ok(()) } else { Ok(delete(&client, &apps, &plan)?) }
+    Ok(apps.iter().filter(|app| !app.is_empty()).try_for_each(AppPruning::execute)?)
 }
 
-fn survey_of(client: &Client, tree: &Tree, apps: &Repository) -> Result<AppSurvey, Fault> {
-    survey::apps_of(&SurveyRequest {
+/// Prints what is deleted as one document: that of one image, or of several by their names.
+pub(super) fn print_document(mut plans: Vec<(Option<String>, Value)>) -> anyhow::Result<()> {
+    if let [(_, only)] = plans.as_slice() {
+        return documents::PRUNE.print(only);
+    }
+    for (name, plan) in &mut plans {
+        plan["name"] = json!(name);
+    }
+    documents::PRUNE.print_list("images", &plans.into_iter().map(|(_, plan)| plan).collect::<Vec<_>>())
+}
+
+/// What is deleted of an app, with what it was planned by.
+struct AppPruning<'t> {
+    tree: &'t Tree,
+    client: Client,
+    /// Repository of the app, and of its compiled dependencies.
+    repositories: [Repository; 2],
+    surveyed: (AppSurvey, Vec<Stored>),
+    plan: Pruning,
+    dependencies: Vec<Verdict>,
+}
+
+impl<'t> AppPruning<'t> {
+    fn plan(
+        flags: &PruneFlags,
+        tree: &'t Tree,
+        (listed, branches): (&Listed, Option<BTreeSet<Tag>>),
+    ) -> Result<Self, Fault> {
+        let client = tree.client();
+        let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
+        if bases == apps {
+            return Err(Fault::usage(format!("apps and bases share the repository `{apps}`"))
+                .hint("`cargo xtask base prune` knows what both need"));
+        }
+        let (digests, tags) = in_use(listed, &apps)?;
+        let now = clock::now();
+        let rules = Rules { keep: flags.keep, older_than: flags.older_than, now, this_tree: None, pinned: None };
+        let rules = AppRules { rules, branches, every_name: flags.every_name, digests, tags };
+        let repositories = [apps, pipeline::dependencies_repository(tree)];
+        let surveyed = survey_of(&client, tree, &repositories)?;
+        let plan = prune_apps(&surveyed.0, &rules);
+        let dependencies = dependencies::prune(surveyed.1.clone(), flags.keep, flags.older_than, now);
+        Ok(Self { tree, client, repositories, surveyed, plan, dependencies })
+    }
+
+    fn document(&self) -> (Option<String>, Value) {
+        let value = json!({"registry": self.plan, "layouts": [], "dependencies": self.dependencies});
+        (self.tree.policy.app.name.clone(), value)
+    }
+
+    /// Manifests of compiled dependencies to delete.
+    fn old(&self) -> BTreeSet<Digest> {
+        self.dependencies.iter().filter(|one| !one.keep).map(|one| one.digest).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.plan.is_empty() && self.old().is_empty()
+    }
+
+    fn execute(&self) -> Result<(), Fault> {
+        let [apps, compiled] = &self.repositories;
+        if survey_of(&self.client, self.tree, &self.repositories)? != self.surveyed {
+            return Err(Fault::drift(format!("`{apps}` changed while the plan was shown: nothing was deleted in it"))
+                .hint("run this again"));
+        }
+        let old = self.old();
+        for digest in &old {
+            process::interrupted()?;
+            self.client.delete_manifest(compiled, digest)?;
+        }
+        if !old.is_empty() {
+            terminal::step("deleted", &format!("{} manifests of compiled dependencies", old.len()));
+        }
+        if self.plan.is_empty() { Ok(()) } else { delete(&self.client, apps, &self.plan) }
+    }
+}
+
+/// The app's images, and its compiled dependencies.
+fn survey_of(
+    client: &Client,
+    tree: &Tree,
+    [apps, compiled]: &[Repository; 2],
+) -> Result<(AppSurvey, Vec<Stored>), Fault> {
+    let request = SurveyRequest {
         client,
         bases: apps,
         apps: &[],
         platforms: &tree.policy.project.platforms,
         tag_length: tree.policy.base.tag_length,
         referrers: true,
-    })
+    };
+    let survey = survey::apps_of(&request)?;
+    let dependencies = match tree.policy.app.binary {
+        Some(_) => survey::dependencies(client, compiled),
+        None => Ok(Vec::new()),
+    };
+    // A registry may refuse to say that it has no such repository.
+    let dependencies = dependencies.unwrap_or_else(|fault| {
+        terminal::warn(&format!("compiled dependencies are not looked at: {}", pipeline::one_line(&fault)));
+        Vec::new()
+    });
+    Ok((survey, dependencies))
 }
 
 fn delete(client: &Client, apps: &Repository, plan: &Pruning) -> Result<(), Fault> {

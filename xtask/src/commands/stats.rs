@@ -21,7 +21,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     let tree = &trees[0];
     let records = records(&trees, global, flags)?;
     if let Some((from, to)) = &flags.replay {
-        return replay::run(global, &global.tree()?, (from, to), &records, flags.html.as_deref());
+        return replay::run(global, &trees, (from, to), &records, flags.html.as_deref());
     }
     let until = clock::now();
     let since = until - flags.since;

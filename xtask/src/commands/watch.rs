@@ -1,4 +1,4 @@
-//! `watch`: builds on every save, and restarts what runs the image.
+//! `watch`: builds on every save, and restarts what runs an image that changed. Where the policy has several apps, each of them.
 //!
 //! The files to wait for are those that were read for the plan, so a file that changes no image starts no round. They are polled: the
 //! system's word on some hundred known paths costs less than a millisecond, works on file systems that report no events, and needs no
@@ -8,6 +8,7 @@ use crate::flags::{BuildFlags, Format, Global, WatchFlags};
 use crate::leftovers;
 use crate::pipeline::{self, Sources, Target};
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use xtask_host::terminal;
 use xtask_host::tree::facts;
 use xtask_host::tree::watched::{Paths, Recorder, Stamps};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::policy::ImageKind;
 use xtask_model::quantity;
 use xtask_model::spec::reference::Reference;
 use xtask_native::container::subprocess;
@@ -36,7 +38,7 @@ pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {
         return Err(Fault::usage("`watch` prints text only").hint("leave out `--format`").into());
     }
     let root = facts::find_root(global.root.as_deref())?;
-    let tree = global.tree()?;
+    let tree = global.any_tree()?;
     leftovers::sweep(&tree);
     let runner = OnceCell::new();
     let start = || -> Result<&Runner, Fault> {
@@ -48,7 +50,7 @@ pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {
             }
         }
     };
-    let mut watch = Watch { global, flags, root: &root, runner: &start, image: None, running: None, rounds: 0 };
+    let mut watch = Watch { global, flags, root: &root, runner: &start, apps: BTreeMap::new(), rounds: 0 };
     let mut before = Stamps::take(&root, &watch.paths());
     let mut changed: Vec<PathBuf> = Vec::new();
     loop {
@@ -74,11 +76,20 @@ struct Watch<'a, 'r> {
     flags: &'a WatchFlags,
     root: &'a Path,
     runner: &'a dyn Fn() -> Result<&'r Runner, Fault>,
+    /// By name, where the policy has several.
+    apps: BTreeMap<Option<String>, App<'r>>,
+    rounds: usize,
+}
+
+#[derive(Default)]
+struct App<'r> {
     /// The image that runs, or that was pushed.
     image: Option<Reference>,
     running: Option<Program<'r>>,
-    rounds: usize,
 }
+
+/// Image of an app, with the app's name where the policy has several.
+type Built = (Option<String>, Reference);
 
 /// What runs the image.
 enum Program<'r> {
@@ -114,24 +125,23 @@ impl<'r> Watch<'_, 'r> {
     /// The files that decide about the images of this tree, those of an invalid one up to the first error.
     fn paths(&self) -> Paths {
         let (files, seen) = Recorder::new(self.root.to_owned());
-        // What is wrong with the tree is the build's to say.
-        if let Ok(tree) = self.global.tree_of(Box::new(files)) {
+        // What is wrong with a tree is the build's to say.
+        for tree in self.global.trees_of(Box::new(files)).unwrap_or_default() {
             let _ = Sources::read_all(&tree);
         }
         // The state of builds changes with each of them, and decides about none.
         seen.paths().into_iter().filter(|path| !path.starts_with("target")).collect()
     }
 
-    fn build(&self) -> Result<Reference, Fault> {
+    fn build(&self) -> Result<Vec<Built>, Fault> {
         let WatchFlags { push, platform, engine, .. } = self.flags.clone();
         // A save is not a commit whose tests have passed.
         let flags = BuildFlags { push, platform, engine, untested: push, ..BuildFlags::default() };
         let built = || pipeline::run(self.global, &flags, Target::App);
         // Later rounds are a line each.
         let report = if self.rounds == 1 { built() } else { terminal::hushed(built) };
-        let report = report?;
-        let image = report.images.last().ok_or_else(|| Fault::new(Exit::Bug, "the build reports no image"))?;
-        Ok(image.reference.clone())
+        let apps = report?.images.into_iter().filter(|image| image.kind == ImageKind::App);
+        Ok(apps.map(|image| (image.name, image.reference)).collect())
     }
 
     /// Builds, and restarts what runs the image if it is another one. An error is printed, and ends nothing.
@@ -142,17 +152,18 @@ impl<'r> Watch<'_, 'r> {
         if self.rounds > 1 {
             terminal::step("changed", &what);
         }
-        let done = self.build().and_then(|image| self.show(image));
+        let done = self.build().and_then(|images| self.show(images));
         let took = quantity::seconds(began.elapsed());
         match done {
-            Ok(done) => terminal::step("watching", &format!("{done} in {took}")),
+            Ok(done) => terminal::step("watching", &format!("{} in {took}", done.unwrap_or_else(|| self.unchanged()))),
             Err(fault) if fault.exit == Exit::Interrupted => {}
             Err(fault) => {
                 terminal::error(&fault.to_string());
-                let kept = match (&self.running, self.flags.push) {
-                    (Some(_), _) => "; what ran before still runs",
-                    (None, false) => "; nothing runs",
-                    (None, true) => "",
+                let runs = self.apps.values().any(|app| app.running.is_some());
+                let kept = match (runs, self.flags.push) {
+                    (true, _) => "; what ran before still runs",
+                    (false, false) => "; nothing runs",
+                    (false, true) => "",
                 };
                 terminal::step("watching", &format!("failed in {took}{kept}"));
             }
@@ -161,69 +172,109 @@ impl<'r> Watch<'_, 'r> {
 
     /// Builds for what changed unseen; says something only if an image changed.
     fn rebuild_silently(&mut self) {
-        if let Ok(image) = terminal::hushed(|| self.build())
-            && self.image.as_ref() != Some(&image)
-        {
-            match self.show(image) {
-                Ok(done) => terminal::step("watching", &done),
+        if let Ok(images) = terminal::hushed(|| self.build()) {
+            let known =
+                |(name, image): &Built| self.apps.get(name).is_some_and(|app| app.image.as_ref() == Some(image));
+            let changed: Vec<Built> = images.into_iter().filter(|built| !known(built)).collect();
+            match self.show(changed) {
+                Ok(Some(done)) => terminal::step("watching", &done),
+                Ok(None) => {}
                 Err(fault) => terminal::error(&fault.to_string()),
             }
         }
     }
 
-    /// Runs an image unless it runs already; returns what was done.
-    fn show(&mut self, image: Reference) -> Result<String, Fault> {
-        let same = self.image.as_ref() == Some(&image);
-        if self.flags.push {
-            if same {
-                return Ok("no image changed".to_owned());
-            }
-            if !self.flags.command.is_empty() {
-                let mut command = self.command(&image).start_group()?;
-                let status =
-                    command.wait().map_err(|error| Fault::missing("cannot wait for the command").cause(error))?;
-                process::interrupted()?;
-                if !status.success() {
-                    let what = format!("`{}` failed ({status})", self.flags.command[0]);
-                    return Err(Fault::build(what).cause(format!("it ran after the push of `{image}`")));
+    fn unchanged(&self) -> String {
+        match self.flags.push {
+            true => "no image changed".to_owned(),
+            false => "no image changed: what runs was not restarted".to_owned(),
+        }
+    }
+
+    /// Runs images unless they run already, or pushes end with the command; returns what was done, `None` if nothing was.
+    ///
+    /// # Errors
+    /// The first failure, after the images of the other apps were shown too.
+    fn show(&mut self, images: Vec<Built>) -> Result<Option<String>, Fault> {
+        let (mut done, mut failed) = (Vec::new(), None);
+        for built in images {
+            let shown = if self.flags.push { self.push(&built) } else { self.start(&built) };
+            match shown {
+                Ok(what) => done.extend(what),
+                Err(fault) if fault.exit == Exit::Interrupted => return Err(fault),
+                Err(_) if failed.is_some() => {}
+                Err(fault) => {
+                    failed = Some(match built.0 {
+                        Some(name) => fault.needed_by(format!("app `{name}`")),
+                        None => fault,
+                    });
                 }
             }
-            self.image = Some(image.clone());
-            return Ok(format!("pushed `{image}`"));
         }
-        if same && self.running.is_some() {
-            return Ok("no image changed: what runs was not restarted".to_owned());
+        match failed {
+            Some(fault) => Err(fault),
+            None => Ok((!done.is_empty()).then(|| done.join(", "))),
         }
-        let hushed = self.image.is_some();
+    }
+
+    /// Runs the command for an image that was pushed and is another one than before.
+    fn push(&mut self, (name, image): &Built) -> Result<Option<String>, Fault> {
+        if self.apps.get(name).is_some_and(|app| app.image.as_ref() == Some(image)) {
+            return Ok(None);
+        }
+        if !self.flags.command.is_empty() {
+            let mut command = self.command(name.as_deref(), image).start_group()?;
+            let status = command.wait().map_err(|error| Fault::missing("cannot wait for the command").cause(error))?;
+            process::interrupted()?;
+            if !status.success() {
+                let what = format!("`{}` failed ({status})", self.flags.command[0]);
+                return Err(Fault::build(what).cause(format!("it ran after the push of `{image}`")));
+            }
+        }
+        self.apps.entry(name.clone()).or_default().image = Some(image.clone());
+        Ok(Some(format!("pushed `{image}`")))
+    }
+
+    /// Runs an image unless it runs already.
+    fn start(&mut self, (name, image): &Built) -> Result<Option<String>, Fault> {
+        let app = self.apps.entry(name.clone()).or_default();
+        if app.image.as_ref() == Some(image) && app.running.is_some() {
+            return Ok(None);
+        }
+        let hushed = app.image.is_some();
         let prepare = || -> Result<Option<RunnableImage<'r>>, Fault> {
             if self.flags.command.is_empty() { (self.runner)()?.image(&image.to_string()).map(Some) } else { Ok(None) }
         };
         let prepared = if hushed { terminal::hushed(prepare) } else { prepare() }?;
         // The old program may have the port that the new one needs.
-        self.stop();
+        if let Some(running) = app.running.take() {
+            running.end();
+        }
         let program = match prepared {
             Some(app) => {
                 let launch = Launch { entrypoint: None, args: Vec::new(), manner: Manner::Open };
                 Program::App(app.serve(&launch)?, app)
             }
-            None => Program::Command(self.command(&image).start_group()?),
+            None => Program::Command(self.command(name.as_deref(), image).start_group()?),
         };
-        self.running = Some(program);
-        self.image = Some(image.clone());
-        Ok(format!("runs `{image}`"))
+        let app = self.apps.entry(name.clone()).or_default();
+        (app.running, app.image) = (Some(program), Some(image.clone()));
+        Ok(Some(format!("runs `{image}`")))
     }
 
-    fn command(&self, image: &Reference) -> process::Command {
+    fn command(&self, app: Option<&str>, image: &Reference) -> process::Command {
         let image = image.to_string();
         let words: Vec<String> = self.flags.command.iter().map(|word| word.replace("{}", &image)).collect();
-        subprocess::bound(process::Command::new(&words[0]).args(&words[1..]).env("IMAGE", &image))
+        let command = process::Command::new(&words[0]).args(&words[1..]).env("IMAGE", &image);
+        subprocess::bound(match app {
+            Some(app) => command.env("APP", app),
+            None => command,
+        })
     }
 
     /// Ends what runs.
     fn stop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.end();
-        }
+        self.apps.values_mut().filter_map(|app| app.running.take()).for_each(Program::end);
     }
 
     /// Waits until files have changed and settled; `None` after Ctrl-C. Reports a program that ends meanwhile.
@@ -247,10 +298,14 @@ impl<'r> Watch<'_, 'r> {
                     return Some((now, changed));
                 }
             }
-            if let Some(status) = self.running.as_mut().and_then(Program::ended) {
-                self.running = None;
-                let how = status.map(|status| format!(" ({status})")).unwrap_or_default();
-                terminal::step("ended", &format!("what ran the image has ended{how}; it starts again after a change"));
+            for (name, app) in &mut self.apps {
+                if let Some(status) = app.running.as_mut().and_then(Program::ended) {
+                    app.running = None;
+                    let of = name.as_ref().map(|name| format!(" of app {name}")).unwrap_or_default();
+                    let how = status.map(|status| format!(" ({status})")).unwrap_or_default();
+                    let what = format!("what ran the image{of} has ended{how}; it starts again after a change");
+                    terminal::step("ended", &what);
+                }
             }
             std::thread::sleep(PAUSE);
         }

@@ -6,6 +6,7 @@ use xtask_host::tree::committed::{self, Committed, Compared, Memory};
 use xtask_host::tree::facts::{self, Parsed, Tree};
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
@@ -100,7 +101,10 @@ fn refuse_ignored(tree: &Tree, kind: ImageKind, parsed: &Parsed, differences: &[
     if refused.len() > SHOWN {
         fault = fault.cause(format!("{} more", refused.len() - SHOWN));
     }
-    Err(fault.hint(format!("exclude it: add a line `{}` to `{}`", first.path, parsed.ignore_file)).hint(format!(
+    let path = ContextPath::new(first.path.as_bytes());
+    let line =
+        path.below(&parsed.context).map_or_else(|| first.path.clone(), |below| ContextPath::new(below).to_string());
+    Err(fault.hint(format!("exclude it: add a line `{line}` to `{}`", parsed.ignore_file)).hint(format!(
         "or allow it: `allow-ignored = [\"{}\"]` in `[project]` of `{}`; the image then carries no tag of the commit",
         first.path,
         policy::FILE

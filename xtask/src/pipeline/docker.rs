@@ -1,59 +1,168 @@
 //! Docker's translation of an order, and what becomes of the result in docker's image store.
 
-use super::Context;
+use super::facts::Image;
 use super::order::local_tags;
+use super::{Context, native};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use xtask_host::docker::{Build, Built};
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{context, inputs, toolchain};
+use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::ContextPath;
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
 use xtask_model::image::order::{Compiler, FromPlace, ImageOrder};
 use xtask_model::image::plan::ImagePlan;
 use xtask_model::image::policy::{ImageKind, RelPath, TRANSLATED};
 use xtask_model::image::presence::Local;
-use xtask_model::spec::lock::formats::Format;
-use xtask_model::spec::reference::Tag;
+use xtask_model::spec::lock::formats::{self, Format};
+use xtask_model::spec::lock::sources;
+use xtask_model::spec::reference::{Digest, Tag};
+use xtask_model::spec::wheel::WheelName;
+use xtask_native::recipes::{BUILD_PACKAGES, source};
 
 /// Builds an order.
-pub(super) fn build(context: &Context<'_>, order: &ImageOrder, root: &RootImage) -> Result<Built, Fault> {
-    let secrets = secrets(context, order, root)?;
-    let staged = stage(context, order)?;
-    let call = call(context, order, &secrets, &staged.folder)?;
+pub(super) fn build(
+    context: &Context<'_>,
+    image: &Image<'_>,
+    order: &ImageOrder,
+    root: &RootImage,
+) -> Result<Built, Fault> {
+    let wheels = match Wheels::of(context, order)? {
+        Some(wheels) => wheels.fill(context, image, order)?,
+        None => None,
+    };
+    let secrets = secrets(context, order, root, wheels.as_ref())?;
+    let staged = stage(context, order, wheels.as_ref())?;
+    let call = call(context, order, &secrets, (&staged.folder, wheels.as_ref()))?;
     context.docker()?.build(&call, &format!("{} for {}", order.kind, order.platform))
 }
 
 /// The command line for an order.
 pub(super) fn shown(context: &Context<'_>, order: &ImageOrder, root: &RootImage) -> Result<String, Fault> {
-    let secrets = secrets(context, order, root)?;
-    let staged = stage(context, order)?;
+    let wheels = Wheels::of(context, order)?;
+    let secrets = secrets(context, order, root, wheels.as_ref())?;
+    let staged = stage(context, order, None)?;
     let docker = context.docker()?;
-    let call = call(context, order, &secrets, &staged.folder)?;
+    let call = call(context, order, &secrets, (&staged.folder, wheels.as_ref()))?;
     Ok(format!("{}\n", docker.shown(&docker.build_command(&call, Path::new("metadata.json")))))
 }
 
-fn secrets(context: &Context<'_>, order: &ImageOrder, root: &RootImage) -> Result<Secrets, Fault> {
-    Secrets::of(&order.secrets, root.name.strip_prefix("debian:"), &|| facts::indexes(context.tree))
+/// Wheels of packages that have none on the index, which docker gets so that it builds none itself.
+struct Wheels {
+    folder: PathBuf,
+    /// The lock with them in the place of the packages' sources.
+    lock: PathBuf,
+    /// No other build changes them while the value lives.
+    _held: Option<File>,
+}
+
+impl Wheels {
+    /// Where they are put for an order; none for an image that takes none.
+    fn of(context: &Context<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
+        let tree = context.tree;
+        if order.kind != ImageKind::Base || facts::wheels_for_docker(tree, &facts::unchecked_lock(tree)?)?.is_empty() {
+            return Ok(None);
+        }
+        let place = tree.root.join("target/docker");
+        let name = |end: &str| place.join(format!("{}-{}.{end}", order.kind, order.platform.dashed()));
+        Ok(Some(Self { folder: name("wheels"), lock: name("packages"), _held: None }))
+    }
+
+    /// Puts them there: those of earlier builds, and others, which are built. `None` where they cannot be built on this machine, and
+    /// docker can.
+    fn fill(self, context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
+        let tree = context.tree;
+        let lock = facts::unchecked_lock(tree)?;
+        let built = match native::built_wheels(context, image, order) {
+            Ok(built) => built,
+            Err(fault) => {
+                if source::builder(&order.platform).is_ok() || !facts::docker_compiles(tree, &lock)? {
+                    return Err(fault);
+                }
+                terminal::warn(&format!(
+                    "{}: docker compiles, with the newest build requirements of the index instead of those in `images.lock`",
+                    fault.what
+                ));
+                return Ok(None);
+            }
+        };
+        let cannot =
+            |error: std::io::Error| Fault::build(format!("cannot write `{}`", self.folder.display())).cause(error);
+        std::fs::create_dir_all(self.folder.parent().unwrap_or(Path::new("."))).map_err(cannot)?;
+        let held = File::create(self.folder.with_extension("wheels.lock")).map_err(cannot)?;
+        held.lock().map_err(cannot)?;
+        // No wheel of another build stays.
+        let removed = std::fs::remove_dir_all(&self.folder);
+        removed
+            .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+            .map_err(cannot)?;
+        std::fs::create_dir_all(&self.folder).map_err(cannot)?;
+        let mut wheels = BTreeMap::new();
+        for (package, (path, name)) in built {
+            let bytes = std::fs::read(&path).map_err(|error| file::cannot_read(&path, error))?;
+            std::fs::write(self.folder.join(&name), &bytes).map_err(cannot)?;
+            let wheel = name.parse::<WheelName>().map_err(|why| Fault::build(format!("`{name}`: {why}")))?;
+            wheels.insert(package, (wheel, Digest::of(&bytes)));
+        }
+        let lock = sources::with_wheels(&lock, &wheels);
+        file::write(&self.lock, &formats::printed(&lock, tree.policy.base.lock.as_ref()))?;
+        Ok(Some(Self { _held: Some(held), ..self }))
+    }
+}
+
+fn secrets(
+    context: &Context<'_>,
+    order: &ImageOrder,
+    root: &RootImage,
+    wheels: Option<&Wheels>,
+) -> Result<Secrets, Fault> {
+    let suite = root.name.strip_prefix("debian:");
+    let place = wheels.map(|_| sources::PLACE);
+    Secrets::of(&order.secrets, suite, &|| Ok(facts::indexes(context.tree)?.with_folder_in_step(place)))
 }
 
 /// Puts the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not cover.
 /// The folder stays locked while the value lives.
-fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::StagedContext, Fault> {
+fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels>) -> Result<context::StagedContext, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
     let policy = &context.tree.policy;
     let translated = (order.kind != ImageKind::App && policy.base.format() != Format::Pip).then_some(TRANSLATED);
     if translated.is_some() {
         inputs::write_translated(&context.tree.root, policy)?;
     }
-    let made = order.binary.iter().map(RelPath::as_str).chain(translated).map(ContextPath::new).collect::<Vec<_>>();
-    let files = facts::list(context.tree, order.kind, &order.files)?;
-    context::stage(&context.tree.root, &files, &made, &folder)
+    let root = &context.tree.root;
+    let made = order.binary.iter().map(RelPath::as_str).chain(translated);
+    let made = made.map(|path| (context::from_top(&order.context, &ContextPath::new(path)), root.join(path)));
+    let mut made: BTreeMap<ContextPath, PathBuf> = made.collect();
+    let mut files = facts::list(context.tree, order.kind, &order.files)?;
+    if let Some(wheels) = wheels {
+        let lock = ContextPath::new(policy.base.installed_lock().as_str());
+        files.retain(|entry| entry.path != lock);
+        made.insert(lock, wheels.lock.clone());
+    }
+    if !order.context.as_bytes().is_empty() {
+        // The folder that docker gets exists, even where nothing is copied from it.
+        files.push(ContextEntry { path: order.context.clone(), kind: FileKind::Dir, mode: 0o755, id: None });
+    }
+    context::stage(root, &files, &made, &folder)
 }
 
-fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &Path) -> Result<Build, Fault> {
-    let mut contexts = BTreeMap::new();
+fn call(
+    context: &Context<'_>,
+    order: &ImageOrder,
+    secrets: &Secrets,
+    (staged, wheels): (&Path, Option<&Wheels>),
+) -> Result<Build, Fault> {
+    let (mut contexts, mut args) = (BTreeMap::new(), order.build_args());
+    if let Some(wheels) = wheels {
+        contexts.insert(sources::CONTEXT.to_owned(), wheels.folder.display().to_string());
+        // Nothing is compiled, so no compiler is installed.
+        args.insert(BUILD_PACKAGES.to_owned(), String::new());
+    }
     let from = &order.from;
     if let FromPlace::Layout(folder) = &from.place {
         contexts.insert(from.name().to_string(), format!("oci-layout://{}@{}", folder.display(), from.digest));
@@ -63,11 +172,11 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
     }
     let builder = context.request.builder.clone();
     Ok(Build {
-        context: staged.to_owned(),
+        context: staged.join(order.context.to_path()),
         root: context.tree.root.clone(),
         dockerfile: order.dockerfile.clone(),
         platform: order.platform.clone(),
-        args: order.build_args(),
+        args,
         inherited_args: if order.runs { Secrets::proxies() } else { Vec::new() },
         contexts,
         labels: order.labels.clone(),

@@ -166,7 +166,13 @@ impl Execution<'_> {
             report.layers = self.context.checks.layers(&plan.repository, *digest, &wanted.platforms[0]);
         }
         let digests = platforms.iter().map(|(platform, digest)| (platform.clone(), Some(*digest))).collect();
-        Ok(Done { base: BaseImage { repository: plan.repository.clone(), digests, layouts }, report })
+        let checked = match &image.facts.presence {
+            Presence::Registry(published) => {
+                platforms.keys().filter_map(|platform| Some((platform.clone(), published.checked(platform)?))).collect()
+            }
+            _ => BTreeMap::new(),
+        };
+        Ok(Done { base: BaseImage { repository: plan.repository.clone(), digests, layouts, checked }, report })
     }
 
     fn build(&self, image: &Image<'_>, platforms: &[Platform], base: Option<&BaseImage>) -> Result<Done, Fault> {
@@ -178,7 +184,8 @@ impl Execution<'_> {
             Presence::NotAsked | Presence::Unknown(_) | Presence::Absent | Presence::Local(_) => BTreeMap::new(),
         };
         let digests = present.into_iter().map(|(platform, manifest)| (platform, Some(manifest.digest))).collect();
-        let mut result = BaseImage { repository: plan.repository.clone(), digests, layouts: BTreeMap::new() };
+        let (repository, layouts, checked) = (plan.repository.clone(), BTreeMap::new(), BTreeMap::new());
+        let mut result = BaseImage { repository, digests, layouts, checked };
         for platform in platforms {
             let order = order::order(context, image, platform, self.root, base)?;
             if context.request.dry_run {
@@ -219,6 +226,7 @@ impl Execution<'_> {
         }
         if !context.request.dry_run {
             self.finish(image, platforms, &mut report)?;
+            result.checked = report.checked.clone();
             result.digests =
                 report.platforms.iter().map(|(platform, digest)| (platform.clone(), Some(*digest))).collect();
         }
@@ -239,7 +247,7 @@ impl Execution<'_> {
         order: &ImageOrder,
         report: &mut ImageReport,
     ) -> Result<Digest, Fault> {
-        let built = docker::build(self.context, order, self.root)?;
+        let built = docker::build(self.context, image, order, self.root)?;
         report.took("build", built.took);
         report.steps = Some([built.steps.all, built.steps.cached]);
         report.pulled = Some(built.pulled.values().sum());

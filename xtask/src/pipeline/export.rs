@@ -16,19 +16,19 @@ use xtask_model::image::plan::ImagePlan;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci::{Descriptor, Index, annotation, media_type};
-use xtask_model::spec::reference::{Platform, Tag};
+use xtask_model::spec::reference::Tag;
 use xtask_native::image::{Image, Place};
 use xtask_native::push::deliver::{self, ImageLayer, LayerPlace};
 
-/// Writes the last image of the report where `--output` says.
-pub(super) fn export(context: &Context<'_>, report: &ImageReport) -> Result<(), Fault> {
-    let (platform, tag) = (&context.request.wanted.platforms[0], &report.tags[0]);
+/// Writes images, each with the context that it was built in, where `--output` says: one layout or archive with all of them.
+pub(super) fn export(images: &[(&Context<'_>, ImageReport)]) -> Result<(), Fault> {
+    let Some((context, _)) = images.first() else { return Ok(()) };
     match &context.request.output {
         Some(Output::Layout(folder)) => {
             let layout = Layout::open_or_create(folder)?;
             Layout::sweep(folder);
-            copy_to(context, report, platform, tag, &layout)?;
-            terminal::step("output", &format!("`{}` in the layout `{}`", tag, folder.display()));
+            let names = copy_all(images, &layout)?;
+            terminal::step("output", &format!("{names} in the layout `{}`", folder.display()));
         }
         Some(Output::Archive(file)) => {
             let cannot = |error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
@@ -36,7 +36,7 @@ pub(super) fn export(context: &Context<'_>, report: &ImageReport) -> Result<(), 
             std::fs::create_dir_all(&work).map_err(cannot)?;
             let folder = Scratch::new_in(&work, scratch::SHARED).map_err(cannot)?;
             let layout = Layout::open_or_create(folder.path())?;
-            copy_to(context, report, platform, tag, &layout)?;
+            let names = copy_all(images, &layout)?;
             let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             scratch::sweep(parent, &[scratch::SHARED], scratch::remove);
             // On the archive's own file system, so that it appears whole.
@@ -44,11 +44,30 @@ pub(super) fn export(context: &Context<'_>, report: &ImageReport) -> Result<(), 
             let new = near.path().join("archive");
             File::create_new(&new).and_then(|new| archive(&layout, None, &new)).map_err(cannot)?;
             std::fs::rename(&new, file).map_err(cannot)?;
-            terminal::step("output", &format!("`{}` in the archive `{}`", tag, file.display()));
+            terminal::step("output", &format!("{names} in the archive `{}`", file.display()));
         }
         Some(Output::Registry | Output::Docker) | None => {}
     }
     Ok(())
+}
+
+/// Copies images into a layout; returns their names in it, for people. An image has its tag as name. Where the policy names several, the
+/// name of its repository is before it, `app-web:TAG`: a tag alone says nothing about the app.
+fn copy_all(images: &[(&Context<'_>, ImageReport)], layout: &Layout) -> Result<String, Fault> {
+    let mut names = Vec::new();
+    for (context, report) in images {
+        let tag = &report.tags[0];
+        let name = match &report.name {
+            Some(_) => {
+                let path = report.reference.repository.path();
+                format!("{}:{tag}", path.rsplit('/').next().unwrap_or(path))
+            }
+            None => tag.to_string(),
+        };
+        copy_to(context, report, &name, layout)?;
+        names.push(format!("`{name}`"));
+    }
+    Ok(names.join(", "))
 }
 
 /// Brings an image of a layout into the store of docker or podman, under all its names.
@@ -95,14 +114,9 @@ fn load_index(docker: &Docker, layout: &Layout, index: &Index) -> Result<(), Fau
     docker.command().args(["image", "load", "--input"]).arg(file.path()).read(Exit::Build).map(drop)
 }
 
-/// Copies an image into a layout under its tag.
-fn copy_to(
-    context: &Context<'_>,
-    report: &ImageReport,
-    platform: &Platform,
-    tag: &Tag,
-    layout: &Layout,
-) -> Result<(), Fault> {
+/// Copies an image into a layout under a name.
+fn copy_to(context: &Context<'_>, report: &ImageReport, name: &str, layout: &Layout) -> Result<(), Fault> {
+    let (platform, tag) = (&context.request.wanted.platforms[0], &report.tags[0]);
     let digest = report.platforms[platform];
     let local = facts::local_layout(context.tree, report.kind, tag, platform);
     let place = match (context.request.wanted.push, local.join("index.json").is_file()) {
@@ -110,7 +124,7 @@ fn copy_to(
         (false, true) => Place::Layout(Layout::open_or_create(&local)?),
         // A base that is used where it is stays in the registry even for a local build.
         (false, false) if report.kind == ImageKind::Base => Place::Registry(report.reference.repository.clone()),
-        (false, false) => return save(context, report, tag, layout),
+        (false, false) => return save(context, report, name, layout),
     };
     let image = Image::open(context.client, place, digest, platform)?;
     let layer = |(descriptor, diff_id): (&Descriptor, _)| ImageLayer {
@@ -128,12 +142,12 @@ fn copy_to(
     }
     let size = layout.blob_size(&image.digest).unwrap_or(0);
     let media_type = image.manifest.media_type.clone().unwrap_or_else(|| media_type::MANIFEST.to_owned());
-    layout.set(tag.as_str(), &Descriptor::new(media_type, image.digest, size).with_platform(platform))
+    layout.set(name, &Descriptor::new(media_type, image.digest, size).with_platform(platform))
 }
 
 /// Takes an image out of docker's store: `docker image save` writes a layout as an archive.
-fn save(context: &Context<'_>, report: &ImageReport, tag: &Tag, layout: &Layout) -> Result<(), Fault> {
-    let name = report.reference.repository.tag(tag).to_string();
+fn save(context: &Context<'_>, report: &ImageReport, own: &str, layout: &Layout) -> Result<(), Fault> {
+    let name = report.reference.repository.tag(&report.tags[0]).to_string();
     if context.docker()?.podman {
         return Err(Fault::build(format!("cannot save `{name}`"))
             .cause("podman would write its layers as others, and the image with another digest")
@@ -162,7 +176,7 @@ fn save(context: &Context<'_>, report: &ImageReport, tag: &Tag, layout: &Layout)
         cannot(&"docker wrote no OCI index").hint("an engine that keeps images with containerd writes one")
     })?;
     found.annotations.retain(|name, _| name != annotation::REF_NAME);
-    layout.set(tag.as_str(), &found)
+    layout.set(own, &found)
 }
 
 /// A layout as one tar file, perhaps with another index; the same layout gives the same bytes.

@@ -21,8 +21,9 @@ use xtask_model::image::plan::{self, Difference, Facts, ImageFacts, ImagePlan, P
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::{Presence, Published, UNSIGNED};
 use xtask_model::record::ledger::EditKind;
-use xtask_model::spec::oci::annotation;
+use xtask_model::spec::oci::{Descriptor, annotation};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use xtask_native::push::published::EarlierImage;
 
 /// A plan with the facts that it was made of.
 pub(super) struct Planned {
@@ -51,8 +52,10 @@ impl Planned {
             Presence::Registry(published) => published,
             _ => base.latest.as_ref()?,
         };
-        let digests = published.platforms.iter().map(|(platform, manifest)| (platform.clone(), manifest.digest));
-        Some((base.repository.clone(), digests.collect()))
+        let image = |(platform, found): (&Platform, &Descriptor)| {
+            (platform.clone(), EarlierImage { manifest: found.digest, record: published.checked(platform) })
+        };
+        Some((base.repository.clone(), published.platforms.iter().map(image).collect()))
     }
 
     /// The images in the order in which they are built.

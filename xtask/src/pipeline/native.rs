@@ -102,7 +102,8 @@ fn with_inputs<T>(
     let tree = context.tree;
     let text = tree.files.text(order.dockerfile.as_ref())?;
     let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
-    let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str())?;
+    let context_files = tree.context(order.kind)?;
+    let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str(), &order.context)?;
     let store = match context.request.from_nothing {
         true => Store::open(&tree.root.join(OWN_STORE), STORE_LIMIT)?,
         false => store(&tree.root)?,
@@ -151,7 +152,7 @@ fn with_inputs<T>(
             dockerfile: &dockerfile,
             args: &args,
             platform: &order.platform,
-            files: &*tree.files,
+            files: &*context_files,
             ignore: &ignore,
             labels: &order.labels,
             images: &files,
@@ -171,6 +172,27 @@ fn with_inputs<T>(
     drop(stages);
     store.prune_if_due()?;
     Ok(done)
+}
+
+/// The wheels of a base's packages without one: those of earlier builds, and others, which are built. For an engine that would
+/// otherwise build them each time.
+pub(super) fn built_wheels(
+    context: &Context<'_>,
+    image: &Image<'_>,
+    order: &ImageOrder,
+) -> Result<BTreeMap<String, (PathBuf, String)>, Fault> {
+    let tree = context.tree;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &tree.files.text(order.dockerfile.as_ref())?)?;
+    let (store, from) = (store(&tree.root)?, open_from(context, order)?);
+    let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let work = tree.root.join("target/native/work");
+    let system = recipes::system(tree, &order.platform, &files, &work)?;
+    let system_layer =
+        || system.as_ref().map_or_else(|| Err(Fault::build("no Debian packages")), |(_, own)| own.layer());
+    let above = system.as_ref().and_then(|(_, own)| own.recipe()).map(|recipe| files.under(recipe, &system_layer));
+    let root_files = above.as_ref().unwrap_or(&files);
+    let surroundings = recipes::Surroundings { root_files, work: &work, sources: sources(context, image, order)? };
+    recipes::built_wheels(tree, &dockerfile, &order.build_args(), &order.platform, surroundings)
 }
 
 /// How packages without a wheel are built for a base, and where their wheels are kept.
@@ -221,9 +243,9 @@ fn known_layers(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) ->
     let previous = previous(context, image, &order.platform);
     let mut known = PublishedLayers::read(context.client, &order.repository, &previous);
     if order.kind == ImageKind::Base {
-        for (repository, digests) in context.bases.borrow().iter().filter(|(other, _)| *other != order.repository) {
-            if let Some(digest) = digests.get(&order.platform) {
-                known.add_other(context.client, repository, *digest);
+        for (repository, images) in context.bases.borrow().iter().filter(|(other, _)| *other != order.repository) {
+            if let Some(image) = images.get(&order.platform) {
+                known.add_other(context.client, repository, image);
             }
         }
     }

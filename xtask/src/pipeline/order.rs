@@ -1,9 +1,9 @@
 //! Turns an image of the plan into an order for either engine: labels, names, outputs, the image that it is built on.
 
-use super::Context;
 use super::engine::BuildEngine;
 use super::facts::Image;
 use super::root::{is_unbuilt, root_client};
+use super::{Context, PublishedBase};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use xtask_host::registry::{Answer, publish};
@@ -16,8 +16,9 @@ use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
 use xtask_model::image::order::{Compiler, FromImage, FromPlace, ImageOrder, Output};
 use xtask_model::image::plan::{ImageFacts, ImagePlan, Latest};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::image::presence::{CREATED, REVISION};
+use xtask_model::image::presence::{CREATED, REVISION, Record};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use xtask_native::push::published::EarlierImage;
 
 /// A key as JSON longer than this goes into the index's annotation only: one argument of a program has a limit.
 const LABEL_LIMIT: usize = 64 << 10;
@@ -30,12 +31,18 @@ pub(super) struct BaseImage {
     pub digests: BTreeMap<Platform, Option<Digest>>,
     /// Layouts on this machine.
     pub layouts: BTreeMap<Platform, PathBuf>,
+    /// Records of import checks.
+    pub checked: BTreeMap<Platform, Record>,
 }
 
 impl BaseImage {
-    /// The digests of what exists.
-    pub(super) fn known_digests(&self) -> BTreeMap<Platform, Digest> {
-        self.digests.iter().filter_map(|(platform, digest)| Some((platform.clone(), (*digest)?))).collect()
+    /// What exists of it.
+    pub(super) fn known(&self) -> PublishedBase {
+        let known = |(platform, digest): (&Platform, &Option<Digest>)| {
+            let image = EarlierImage { manifest: (*digest)?, record: self.checked.get(platform).copied() };
+            Some((platform.clone(), image))
+        };
+        (self.repository.clone(), self.digests.iter().filter_map(known).collect())
     }
 
     fn for_platform(&self, platform: &Platform) -> Result<FromImage, Fault> {
@@ -106,6 +113,7 @@ pub(super) fn order(
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect(),
+        context: image.parsed.context.clone(),
         binary: binary.map(|binary| binary::staged(platform, binary)),
         compiler,
         args,

@@ -83,12 +83,13 @@ fn build(context: &Context<'_>, image: &Image<'_>, again: &Again<'_>, root: &Roo
         repository: tree.repository(ImageKind::Base),
         digests: BTreeMap::from([(again.platform.clone(), Some(digest))]),
         layouts: BTreeMap::new(),
+        checked: BTreeMap::new(),
     });
     let order = order::order(context, image, again.platform, root, base.as_ref())?;
     let partial = order.layout().expect("it goes into a folder");
     layouts::prepare(partial)?;
     match context.request.engine {
-        BuildEngine::Docker => drop(docker::build(context, &order, root)?),
+        BuildEngine::Docker => drop(docker::build(context, image, &order, root)?),
         BuildEngine::Native => drop(native::build(context, image, &order)?),
     }
     let folder = partial.with_extension("");

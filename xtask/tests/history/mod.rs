@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use xtask_host::process::Command;
 use xtask_host::tree::context;
 use xtask_model::fault::Exit;
-use xtask_model::image::context::FileKind;
+use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_model::spec::dockerfile::Dockerfile;
 
 /// A file of a tree: git's mode and contents.
@@ -198,7 +198,7 @@ fn without_comments(path: &Path) -> Option<Vec<u8>> {
 fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<Vec<PathBuf>> {
     bytes.extend(without_comments(&root.join(path))?);
     let dockerfile = Dockerfile::parse(path, &fs::read_to_string(root.join(path)).ok()?).ok()?;
-    let (_, ignore) = context::ignore_file(root, path).ok()?;
+    let (_, ignore) = context::ignore_file(root, path, &ContextPath::default()).ok()?;
     let args = ["ROOT_IMAGE", "BASE_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned()));
     let entries = {
         let sources = dockerfile.sources(&args.into(), &"linux/amd64".parse().unwrap()).ok()?;

@@ -30,3 +30,38 @@ fn docker_builds_the_apps_that_are_affected_and_their_base_once() {
     assert_eq!(references.len(), 2, "{lines}");
     assert_eq!(repo.run(references[1], &[]), "print(2)");
 }
+
+#[test]
+fn each_app_with_such_a_dockerfile_is_built_from_scratch() {
+    let Some(repo) = Repo::new("severalfull") else { return };
+    let app = |name: &str, enhanced: &str| format!("[[app]]\nname = \"{name}\"\n{enhanced}\n");
+    let enhanced = |name: &str| format!("enhanced = \"{name}/Dockerfile\"\n");
+    let apps = app("web", &enhanced("web")) + &app("worker", &enhanced("worker")) + &app("plain", "");
+    repo.edit("images.toml", "[app]\n# app settings\n", &apps);
+    for name in ["web", "worker"] {
+        let dockerfile = format!(
+            "ARG ROOT_IMAGE\nFROM ${{ROOT_IMAGE}}\nCOPY {name}/page.html /app/page.html\nENTRYPOINT [\"cat\", \"/app/page.html\"]\n"
+        );
+        repo.write(&format!("{name}/Dockerfile"), &dockerfile).write(&format!("{name}/page.html"), name);
+    }
+    repo.commit("several");
+    let call = || repo.xtask(&["build-enhanced", "--push", "--format", "json"]).run().ok();
+    let first = call();
+    let (said, report) = (first.stderr.clone(), first.report());
+    let images = report.0["images"].as_array().unwrap();
+    let names: Vec<&str> = images.iter().map(|image| image["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["web", "worker"]);
+    assert!(said.contains("app plain: it has no `enhanced`"), "{said}");
+    for image in images {
+        assert_eq!(image["action"], "built");
+        assert_eq!(repo.run(image["reference"].as_str().unwrap(), &[]), image["name"].as_str().unwrap());
+    }
+    repo.write("web/page.html", "other").commit("web");
+    let actions: Vec<String> =
+        call().report().0["images"].as_array().unwrap().iter().map(|image| image["action"].to_string()).collect();
+    assert_eq!(actions, ["\"built\"", "\"reused\""]);
+    repo.xtask(&["build-enhanced", "--app", "plain"])
+        .run()
+        .ends(2)
+        .says("`images.toml` has no Dockerfile that builds from scratch");
+}

@@ -65,6 +65,19 @@ fn a_step_gets_the_image_by_its_environment_and_runs_when_it_is_due() {
 }
 
 #[test]
+fn a_step_has_a_folder_for_each_of_several_images() {
+    let Some(repo) = Repo::new("folders") else { return };
+    repo.edit("images.toml", "[app]\n# app settings\n", "[[app]]\nname = \"web\"\n\n[[app]]\nname = \"worker\"\n");
+    let run = "run = [\"sh\", \"-c\", \"echo $XTASK_IMAGE > \\\"$XTASK_OUTPUT/seen\\\"\"]";
+    repo.step(&format!("name = \"see\"\nafter = \"build\"\nimages = [\"app\", \"base\"]\n{run}")).commit("steps");
+    repo.push();
+    for (folder, repository) in [("base", "app-base"), ("app+web", "app-web"), ("app+worker", "app-worker")] {
+        let seen = repo.read(&format!("target/steps/see/{folder}/seen"));
+        assert!(seen.contains(&format!("/{repository}@sha256:")), "{folder}: {seen}");
+    }
+}
+
+#[test]
 fn a_step_whose_program_is_missing_is_a_missing_tool() {
     let Some(repo) = Repo::new("noprogram") else { return };
     repo.step("name = \"sign\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"no-such-program\"]").commit("step");

@@ -8,6 +8,8 @@
 #[path = "../support/busybox.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod busybox;
+#[path = "../support/debian_root.rs"]
+mod debian_root;
 #[path = "../support/fault_proxy.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod fault_proxy;
@@ -21,6 +23,7 @@ mod real_engine;
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
 
+mod built_wheels;
 mod dependencies;
 mod engines;
 mod faults;

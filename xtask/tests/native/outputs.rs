@@ -9,7 +9,7 @@ use xtask_model::fault::Exit;
 use xtask_model::spec::reference::{Digest, Platform};
 
 /// A program of others, unless this machine lacks it and may.
-fn tool(name: &str) -> Option<Command> {
+pub(crate) fn tool(name: &str) -> Option<Command> {
     let found = process::found(name);
     if found.is_none() {
         assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "no `{name}` on the PATH");

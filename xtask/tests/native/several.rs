@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use xtask_model::fault::Exit;
 use xtask_model::spec::lock::ImagesLock;
 use xtask_model::spec::lock::images::RootPin;
 
@@ -97,12 +98,9 @@ fn one_app_is_selected_by_its_name() {
     assert_eq!(lines.len(), 2, "a line for each app: {both:?}");
     assert!(lines[0].contains("/app-web@") && lines[1].contains("/app-worker@"), "{both:?}");
     call(&world, &["build", "--app", "wrker"]).ends(2).says("`images.toml` has no app `wrker`").says("`web`, `worker`");
-    for command in [&["watch"][..], &["run"], &["verify"], &["sbom"]] {
+    for command in [&["run"][..], &["verify"], &["sbom"]] {
         call(&world, command).ends(2).says("several: `web`, `worker`").says("`--app web`");
     }
-    let output = format!("oci:{}", world.repo.path.join("target/out").display());
-    call(&world, &["build", "--output", &output]).ends(2).says("`--output` takes one image");
-    call(&world, &["build", "--output", &output, "--app", "web"]).ok();
     // Bases that any app uses are in use, whichever app is selected.
     let bases = call(&world, &["base", "list", "--format", "json", "--app", "web"]).ok().stdout;
     let bases: Value = serde_json::from_str(&bases).unwrap();
@@ -112,7 +110,69 @@ fn one_app_is_selected_by_its_name() {
     call(&world, &["stats", "--format", "json"]).ok();
     call(&world, &["workflows"]).ok();
     call(&world, &["prune"]).ok();
+    one_document_has_each(&world);
     call(&world, &["doctor", "--offline"]);
+}
+
+/// `prune`, `base prune` and `stats --replay` say of each app, or base, what they do.
+#[track_caller]
+fn one_document_has_each(world: &World) {
+    let document = |document: &xtask::documents::Document, args: &[&str]| -> Value {
+        let printed: Value = serde_json::from_str(&call(world, args).ok().stdout).unwrap();
+        assert_eq!(document.unlisted(&printed), [""; 0], "{printed:#}");
+        printed
+    };
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let prune = ["prune", "--format", "json", "--keep", "0", "--older-than", "0m"];
+    let pruned = document(&xtask::documents::PRUNE, &prune);
+    assert_eq!(names(&pruned["images"]), ["web", "worker"]);
+    let one = document(&xtask::documents::PRUNE, &[&prune[..], &["--app", "worker"]].concat());
+    assert_eq!(one["registry"], pruned["images"][1]["registry"], "of one app it is as it was");
+    let page = world.repo.path.join("target/replay.html");
+    let replay = ["stats", "--replay", "HEAD~1..HEAD", "--format", "json", "--html", page.to_str().unwrap()];
+    let replayed = document(&xtask::documents::CENSUS, &replay);
+    assert_eq!(names(&replayed["apps"]), ["web", "worker"]);
+    let text = std::fs::read_to_string(page).unwrap();
+    assert!(text.contains("Kinds of commits of app worker"), "{text}");
+}
+
+#[test]
+fn other_tools_find_each_app_in_a_layout_by_its_name() {
+    let Some(world) = world("outputs") else { return };
+    let Some(skopeo) = crate::outputs::tool("skopeo") else { return };
+    let repo = &world.repo;
+    let out = repo.path.join("target/out");
+    let output = format!("oci:{}", out.display());
+    let built = call(&world, &["build", "--output", &output, "--format", "json"]).ok().report();
+    let names: Vec<String> = ["web", "worker"]
+        .iter()
+        .map(|app| {
+            let image = built.0["images"].as_array().unwrap().iter().find(|image| image["name"] == *app).unwrap();
+            format!("app-{app}:{}", image["tags"][0].as_str().unwrap())
+        })
+        .collect();
+    let layout = xtask_host::registry::layout::Layout::open_or_create(&out).unwrap();
+    let listed = |layout: &xtask_host::registry::layout::Layout| {
+        let mut names: Vec<String> = layout.list().unwrap().into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(listed(&layout), names);
+    // A name leads another tool to its image.
+    let archive = repo.path.join("target/out.tar");
+    call(&world, &["build", "--output", &format!("oci-archive:{}", archive.display())]).ok();
+    for (name, file) in names.iter().zip(["/app/templates/page.html", "/app/main.py"]) {
+        for place in [format!("oci:{}", out.display()), format!("oci-archive:{}", archive.display())] {
+            let inspect = skopeo.clone().args(["inspect", "--config", &format!("{place}:{name}")]);
+            let config: Value = serde_json::from_str(&inspect.read(Exit::Build).unwrap()).unwrap();
+            assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["cat", file]), "{place}:{name}");
+        }
+    }
+    // One app alone is one more image of the layout.
+    call(&world, &["build", "--output", &output, "--app", "web"]).ok();
+    assert_eq!(listed(&layout), names);
 }
 
 const VARIANTS: &str = "[bases.plain]\n\n[bases.more]\ndockerfile = \"dockerfiles/Dockerfile.more\"\n\n\
@@ -239,13 +299,18 @@ fn references(plan: &Value) -> BTreeMap<String, String> {
     found
 }
 
-#[test]
-fn the_affected_images_are_those_whose_keys_change() {
-    let Some(world) = World::new("keys") else { return };
+/// Makes plans without a registry possible.
+fn pin_root(world: &World) {
     let root = world.repo.published("root", "1").unwrap();
     let platforms = root.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect();
     let pin = RootPin { image: world.root().tag(&"1".parse().unwrap()), platforms };
     world.repo.write("images.lock", &ImagesLock { root: Some(pin), ..ImagesLock::default() }.to_string());
+}
+
+#[test]
+fn the_affected_images_are_those_whose_keys_change() {
+    let Some(world) = World::new("keys") else { return };
+    pin_root(&world);
     let plan = |base: &str| -> Value {
         let said = call(&world, &["plan", "--offline", "--base", base, "--format", "json"]).ok().stdout;
         serde_json::from_str(&said).unwrap()
@@ -272,4 +337,111 @@ fn the_affected_images_are_those_whose_keys_change() {
     let config =
         ProptestConfig { cases: 16, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
     TestRunner::new(config).run(&made_up, law).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// An app whose files and ignore file are in a folder of their own, and one of the whole repository.
+fn with_context(name: &str) -> Option<World> {
+    let world = World::new(name)?;
+    let apps = "[[app]]\nname = \"api\"\ndockerfile = \"services/api/Dockerfile\"\ncontext = \"services/api\"\n\n\
+                [[app]]\nname = \"worker\"\ndockerfile = \"worker/Dockerfile\"\n";
+    let api = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY --link . /app/\nENTRYPOINT [\"cat\", \"/app/main.py\"]\n";
+    let repo = &world.repo;
+    repo.edit("images.toml", "[app]\n# app settings\n", apps);
+    repo.write("services/api/Dockerfile", api).write("services/api/main.py", "print('api')\n");
+    repo.write("services/api/.dockerignore", "*.txt\n/Dockerfile\n").write("services/api/sub/a.py", "a\n");
+    repo.write("services/other/main.py", "other\n").write("services/api-docs/x.py", "x\n");
+    repo.write("worker/Dockerfile", WORKER).write("worker/main.py", "print(1)\n");
+    repo.commit("a context");
+    Some(world)
+}
+
+#[test]
+fn a_change_outside_of_a_context_rebuilds_nothing() {
+    let Some(world) = with_context("contexts") else { return };
+    pin_root(&world);
+    world.repo.commit("pin");
+    push(&world);
+    let plan = || -> Value {
+        let said = call(&world, &["plan", "--offline", "--base", "HEAD~1", "--format", "json"]).ok().stdout;
+        serde_json::from_str(&said).unwrap()
+    };
+    let folders =
+        ["services/api", "services/api/sub", "services/other", "services/api-docs", "services", "docs", "app", "api"];
+    let place =
+        (proptest::sample::select(folders.to_vec()), "[a-d]{1,2}", proptest::sample::select(vec!["py", "txt", "md"]));
+    let edited = std::cell::RefCell::new(Vec::new());
+    let law = |(folder, name, end): (&str, String, &str)| {
+        let path = format!("{folder}/{name}.{end}");
+        world.repo.write(&path, &format!("{}\n", edited.borrow().len())).commit(&path);
+        let ignored = end == "txt" && folder == "services/api";
+        let inside = folder == "services/api" || folder.starts_with("services/api/");
+        let expected = if inside && !ignored { names(&["app:api"]) } else { names(&[]) };
+        prop_assert_eq!(affected(&plan()), expected, "{}", path);
+        edited.borrow_mut().push(inside);
+        Ok(())
+    };
+    let config =
+        ProptestConfig { cases: 24, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    TestRunner::new(config).run(&place, law).unwrap_or_else(|error| panic!("{error}"));
+    let edited: BTreeSet<bool> = edited.into_inner().into_iter().collect();
+    assert_eq!(edited.len(), 2, "files in and outside of it were edited");
+    // What is edited in it is built, and the other app is not.
+    world.repo.write("services/api/main.py", "print('two')\n").commit("api");
+    assert_eq!(built(&push(&world)), names(&["app:api"]));
+}
+
+#[test]
+fn a_context_means_the_same_to_both_engines_and_to_docker_itself() {
+    let Some(world) = with_context("contextengines") else { return };
+    let repo = &world.repo;
+    let listed = |reference: &str| {
+        let script = "cd /app && find . -type f | sort | xargs sha256sum";
+        repo.engine.docker(&["run", "--rm", "--network=host", "--entrypoint=sh", reference, "-c", script])
+    };
+    let build = |engine: &str, args: &[&str]| {
+        let args = [&["build", "--push", "--app", "api", "--engine", engine, "--format", "json"], args].concat();
+        let report = repo.xtask(&args).run().ok().report();
+        let image = report.0["images"].as_array().unwrap().last().unwrap().clone();
+        (image["reference"].as_str().unwrap().to_owned(), image["fingerprint"].as_str().unwrap().to_owned(), report)
+    };
+    let (native, key, report) = build("native", &[]);
+    let files = listed(&native);
+    assert!(files.contains("./main.py") && files.contains("./sub/a.py") && !files.contains("Dockerfile"), "{files}");
+    let (docker, other_key, _) = build("docker", &["--force"]);
+    assert_eq!((other_key, listed(&docker)), (key, files.clone()));
+    // As a person does it.
+    let base = report.text("base", "reference");
+    let (file, context) = (repo.path.join("services/api/Dockerfile"), repo.path.join("services/api"));
+    let tag = format!("xtask-apps-context-{}", std::process::id());
+    let argument = format!("BASE_IMAGE={base}");
+    repo.engine.docker(&[
+        "build",
+        "--network=host",
+        "--load",
+        "-t",
+        &tag,
+        "--build-arg",
+        &argument,
+        "-f",
+        file.to_str().unwrap(),
+        context.to_str().unwrap(),
+    ]);
+    let by_hand = listed(&tag);
+    repo.engine.docker(&["image", "rm", &tag]);
+    assert_eq!(by_hand, files);
+    // An image from scratch has the same context.
+    let scratch =
+        "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY main.py /app/main.py\nENTRYPOINT [\"cat\", \"/app/main.py\"]\n";
+    repo.write("services/api/Dockerfile.enhanced", scratch);
+    repo.edit(
+        "images.toml",
+        "context = \"services/api\"\n",
+        "context = \"services/api\"\nenhanced = \"services/api/Dockerfile.enhanced\"\n",
+    );
+    repo.commit("from scratch");
+    let full = repo.xtask(&["build-enhanced", "--push"]).run().ok().reference();
+    assert_eq!(repo.run(&full.to_string(), &[]), "print('api')");
+    // A folder that is missing is named.
+    repo.edit("images.toml", "context = \"services/api\"", "context = \"services/apo\"");
+    call(&world, &["build", "--app", "api"]).ends(2).says("`services/apo` is not a folder of the repository");
 }

@@ -124,3 +124,49 @@ fn a_command_gets_each_pushed_image_and_no_shared_tag_moves() {
     }
     assert_eq!(repo.digest("app", "latest"), latest);
 }
+
+/// A page that runs on, for another app.
+const WORKER: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY --link worker/page.txt /app/page.txt\n\
+                      ENTRYPOINT [\"sh\", \"-c\", \"cat /app/page.txt >&2; exec sleep NUMBER\"]\n";
+
+#[test]
+fn each_of_several_apps_restarts_when_its_own_image_changes() {
+    let Some(world) = World::new("watchseveral") else { return };
+    let repo = &world.repo;
+    let (web, worker) = (runs_on(repo, 4), format!("{}5", 100_000 + std::process::id()));
+    let apps = "[[app]]\nname = \"web\"\n\n[[app]]\nname = \"worker\"\ndockerfile = \"worker/Dockerfile\"\n";
+    repo.edit("images.toml", "[app]\n# app settings\n", apps);
+    repo.write("worker/Dockerfile", &WORKER.replace("NUMBER", &worker)).write("worker/page.txt", "worker one\n");
+    repo.commit("several");
+    let process = |number: &str| {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let of = |path: &std::path::Path| {
+            fs::read(path.join("cmdline")).is_ok_and(|line| line == format!("sleep\0{number}\0").into_bytes())
+        };
+        entries.map(|entry| entry.path()).find(|path| of(path))
+    };
+    let mut watch = repo.xtask(&["watch"]).without_engine().start();
+    watch.wait_for("<p>one</p>").wait_for("worker one").wait_for("watching runs `");
+    until(|| running(&web) == 1 && running(&worker) == 1, || "not both apps run".to_owned());
+    let before = process(&web);
+    repo.write("worker/page.txt", "worker two\n");
+    watch.wait_for("worker two").wait_for("changed `worker/page.txt`");
+    until(|| running(&worker) == 1, || "the worker does not run".to_owned());
+    assert_eq!(process(&web), before, "the other app was restarted");
+    watch.signal(Signal::INT);
+    watch.end().ok();
+    ends(&web);
+    ends(&worker);
+    // A command runs for each app, and knows which.
+    let script = "echo \"$APP $IMAGE\" >> target/images.txt";
+    let folder = repo.path.to_str().unwrap();
+    let args = ["watch", "--push", "--", "sh", "-c", script];
+    let mut watch = repo.xtask(&args).without_engine().through(&["env", "-C", folder]).start();
+    watch.wait_for("watching pushed `");
+    watch.signal(Signal::INT);
+    watch.end().ok();
+    let printed = repo.read("target/images.txt");
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("web ") && lines[1].starts_with("worker "), "{printed}");
+    assert!(lines[0].contains("/app-web@") && lines[1].contains("/app-worker@"), "{printed}");
+}

@@ -4,6 +4,7 @@
 //! revision can be read by the same rules. Owners and times do not count: BuildKit gives files of a local context
 //! to root, and looks at no time.
 
+mod below;
 mod files;
 mod fold;
 mod staged;
@@ -14,6 +15,7 @@ mod tests;
 mod walk;
 mod worktree;
 
+pub use below::{Below, entries_from_top, from_top};
 pub use files::{Files, Named, Whole};
 pub(crate) use files::{blob, scan_format, scan_rules};
 pub use fold::folder_id;
@@ -31,10 +33,15 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
 
-/// The ignore file that BuildKit takes for a Dockerfile (a path below the root): `DOCKERFILE.dockerignore`, else `.dockerignore`.
-/// Returns its path too, where there is one.
-pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Option<String>, Ignore), Fault> {
-    for candidate in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
+/// The ignore file that BuildKit takes for a Dockerfile (a path below the root): `DOCKERFILE.dockerignore`, else `.dockerignore` of the
+/// context, which is a folder below the root, or the root itself. Returns its path too, where there is one.
+pub fn ignore_file<F: Files + ?Sized>(
+    files: &F,
+    dockerfile: &str,
+    context: &ContextPath,
+) -> Result<(Option<String>, Ignore), Fault> {
+    let of_context = from_top(context, &ContextPath::new(".dockerignore"));
+    for candidate in [format!("{dockerfile}.dockerignore"), of_context.to_string()] {
         if let Some(text) = files.read(Path::new(&candidate))? {
             return Ok((Some(candidate.clone()), Ignore::parse(&candidate, &text)?));
         }

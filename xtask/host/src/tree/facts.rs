@@ -6,7 +6,7 @@ use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
 use crate::terminal;
-use crate::tree::context::{self, Files, Open};
+use crate::tree::context::{self, Below, Files, Open};
 use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::plugin::Description;
-use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath, SYSTEM_PACKAGES};
+use xtask_model::image::policy::{self, ImageKind, Policy, Recipe, Registry, RelPath, SYSTEM_PACKAGES};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
 use xtask_model::spec::ignore::Ignore;
@@ -91,6 +91,23 @@ impl Tree {
                     .hint("`enhanced = \"dockerfiles/Dockerfile.enhanced\"` in `[app]` of `images.toml`")
             }),
         }
+    }
+
+    /// The folder that an image's `COPY` reads from, from the top of the repository; empty for the repository itself.
+    pub fn context_path(&self, kind: ImageKind) -> ContextPath {
+        let context = self.policy.app.context.as_ref().filter(|_| kind != ImageKind::Base);
+        context.map_or_else(ContextPath::default, |folder| ContextPath::new(folder.as_str()))
+    }
+
+    /// Its files.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn context(&self, kind: ImageKind) -> Result<Arc<dyn Files>, Fault> {
+        Ok(match self.policy.app.context.as_ref().filter(|_| kind != ImageKind::Base) {
+            None => self.files.clone(),
+            Some(folder) => Arc::new(Below::new(self.files.clone(), folder)?),
+        })
     }
 
     /// The package's version, from its manifest or the workspace's.
@@ -195,6 +212,8 @@ pub struct Parsed {
     /// The ignore file in force, or the one that would be.
     pub ignore_file: String,
     ignore: Ignore,
+    /// The folder that it reads from, from the top of the repository; the ignore file's patterns are below it.
+    pub context: ContextPath,
     /// The names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
     /// The key of the program in the image, once it was read.
@@ -218,13 +237,17 @@ pub fn parse_open(
     let text = tree.files.text(path.as_ref())?;
     let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
     declared(tree, kind, &dockerfile, args)?;
-    let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
+    let (context, context_files) = (tree.context_path(kind), tree.context(kind)?);
+    let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str(), &context)?;
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
     let mut secrets = BTreeSet::new();
     // The lock counts by its meaning: its comments and order change no image.
     let lock = ContextPath::new(tree.policy.base.lock.as_str());
-    let open = |folder: &ContextPath| lock.below(folder).is_some() || open(folder);
+    let open = |folder: &ContextPath| {
+        let folder = context::from_top(&context, folder);
+        lock.below(&folder).is_some() || open(&folder)
+    };
     for platform in &tree.policy.project.platforms {
         // Base images count by their digests; their names do not affect which files are read.
         let mut args = args.clone();
@@ -242,11 +265,12 @@ pub fn parse_open(
             sources.retain(|source| source.reads != Reads::Glob(policy::TRANSLATED.to_owned()));
         }
         secrets.extend(dockerfile.secrets(&args, platform)?);
-        let read = context::read_sources(&*tree.files, &sources, &ignore, &open);
-        files.extend(as_in_git(&read.map_err(|fault| match fault.needed_by {
+        let read = context::read_sources(&*context_files, &sources, &ignore, &open);
+        let read = read.map_err(|fault| match fault.needed_by {
             Some(_) => fault,
             None => fault.needed_by(format!("`{path}`")),
-        })?));
+        })?;
+        files.extend(as_in_git(&context::entries_from_top(&context, read)));
     }
     let is_lock = |entry: &ContextEntry| entry.path == lock;
     let (meant, files): (Vec<ContextEntry>, Vec<ContextEntry>) = files.into_iter().partition(is_lock);
@@ -257,6 +281,7 @@ pub fn parse_open(
         meant,
         ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
         ignore,
+        context,
         secrets,
         program: OnceLock::new(),
         path,
@@ -406,9 +431,38 @@ pub fn unbuildable(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     Ok(open.map(|(_, shown)| shown).collect())
 }
 
-/// Fails where docker cannot build the base's packages: without compilers its Dockerfile takes wheels alone, and it installs
-/// nothing without a hash.
+/// True if the step of the base's Dockerfile that installs packages takes wheels that were built before.
+fn takes_wheels(tree: &Tree) -> Result<bool, Fault> {
+    let path = &tree.policy.base.dockerfile;
+    let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+    Ok(tree.policy.base.stages.values().any(|recipe| *recipe == Recipe::PythonPackages)
+        && dockerfile.takes_context(sources::CONTEXT, sources::PLACE))
+}
+
+/// The packages whose wheels docker gets, as `name 1.2 has no wheel for …`: all that have none, where `images.lock` says how each is
+/// built and the Dockerfile takes them.
+pub fn wheels_for_docker(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    let missing = without_wheel(tree, lock)?;
+    if missing.is_empty() || !takes_wheels(tree)? {
+        return Ok(Vec::new());
+    }
+    let pins = images_lock(tree)?.sources;
+    let pinned = missing.iter().all(|(package, _)| pins.iter().any(|pin| pin.is_of(package)));
+    Ok(if pinned { missing.into_iter().map(|(_, shown)| shown).collect() } else { Vec::new() })
+}
+
+/// True if docker can compile the packages that have no wheel: it installs nothing without a hash, and checkouts of git have none.
+pub fn docker_compiles(tree: &Tree, lock: &Lock) -> Result<bool, Fault> {
+    let missing = without_wheel(tree, lock)?;
+    Ok(missing.iter().all(|(package, _)| sources::checkout(package).is_none()) && compiles(tree)?)
+}
+
+/// Fails where docker can neither take built wheels of the base's packages nor build them: without compilers its Dockerfile takes
+/// wheels alone.
 pub fn check_docker(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
+    if !wheels_for_docker(tree, lock)?.is_empty() {
+        return Ok(());
+    }
     let missing = without_wheel(tree, lock)?;
     let checkouts: Vec<&str> = missing.iter().filter_map(|(package, _)| sources::checkout(package)).collect();
     if !checkouts.is_empty() {
@@ -431,7 +485,13 @@ pub fn check_docker(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
     let fault = missing.iter().map(|(_, shown)| shown).fold(fault, Fault::cause);
     Err(fault
         .hint("build with the native engine, which builds their wheels once: `--engine native`")
-        .hint("or compile them by docker: `BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`"))
+        .hint("or compile them by docker: `BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`")
+        .hint(format!(
+            "or let docker take those wheels: an empty stage `FROM scratch AS {name}`, and `--mount=type=bind,from={name},target={}` in the \
+             step that installs packages",
+            sources::PLACE,
+            name = sources::CONTEXT
+        )))
 }
 
 /// Targets of packages for which uv knows wheels.

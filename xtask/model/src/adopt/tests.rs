@@ -550,3 +550,25 @@ fn apps_of_one_project_share_its_metadata() {
         assert!(ignore.contains("!dockerfiles/projects\n"), "{ignore}");
     }
 }
+
+#[test]
+fn one_of_several_apps_keeps_its_context() {
+    let text = "FROM python:3.13-slim\nWORKDIR /code\nCOPY ./requirements.txt /code/\nRUN pip install -r /code/requirements.txt\nCOPY . /code\n";
+    let files =
+        &[("backend/requirements.txt", ""), ("backend/app/main.py", ""), ("backend/run.sh", ""), ("other.py", "")];
+    let nested = Case { context: "backend", ..case(text, files) };
+    let adoptions = nested.adopt_as(&[Some("api"), Some("worker")]);
+    let texts: std::collections::BTreeMap<&str, &str> = adoptions
+        .iter()
+        .flat_map(|adoption| &adoption.files)
+        .map(|file| (file.path.as_str(), file.text.as_str()))
+        .collect();
+    assert_eq!(texts["images.toml"].matches("context = \"backend\"\n").count(), 2, "{}", texts["images.toml"]);
+    let dockerfile = texts["dockerfiles/Dockerfile.api"];
+    assert!(dockerfile.contains("COPY --link . /code"), "{dockerfile}");
+    let ignore = texts["dockerfiles/Dockerfile.api.dockerignore"];
+    assert!(ignore.contains("!app\n") && ignore.contains("!run.sh\n") && !ignore.contains("other"), "{ignore}");
+    // The base has the repository as its context.
+    let base = texts["dockerfiles/Dockerfile.base"];
+    assert!(base.contains("COPY backend/requirements.lock ./"), "{base}");
+}

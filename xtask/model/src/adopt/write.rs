@@ -529,6 +529,16 @@ impl<'a> Writer<'a> {
         text
     }
 
+    /// True if the app keeps its folder as its context: one of several, whose Dockerfile reads nothing outside of it.
+    fn keeps_context(&self) -> bool {
+        self.request.app.is_some() && !self.request.context.is_empty() && self.done.metadata.is_none()
+    }
+
+    /// The folder before the paths that the app's Dockerfile and ignore file have: the former context, where that is not kept.
+    fn prefix(&self) -> &'a str {
+        if self.keeps_context() { "" } else { self.request.context }
+    }
+
     fn copy(&self, placed: &Placed, sources: &mut BTreeSet<String>) -> String {
         let mut words = vec![if placed.add { "ADD".to_owned() } else { "COPY".to_owned() }];
         let kept = match &placed.from {
@@ -537,7 +547,7 @@ impl<'a> Writer<'a> {
             From::Image(name) => Some(name.clone()),
         };
         let here = |source: &String| match (&placed.from, crate::spec::dockerfile::remote(source)) {
-            (From::Context, false) => in_context(self.request.context, source),
+            (From::Context, false) => in_context(self.prefix(), source),
             _ => source.clone(),
         };
         let named: Vec<String> =
@@ -645,10 +655,11 @@ impl<'a> Writer<'a> {
                 allowed.insert(source.trim_end_matches('/').to_owned());
                 continue;
             }
-            for path in self.request.files {
+            let kept = if self.keeps_context() { self.request.context } else { "" };
+            let own = |path: &'a String| if kept.is_empty() { Some(path.as_str()) } else { below(path, kept) };
+            for path in self.request.files.iter().filter_map(own) {
                 let top = path.split('/').next().unwrap_or(path);
-                let out =
-                    is_outside(top, path == top) || is_input(path) && path == top || written.contains(path.as_str());
+                let out = is_outside(top, path == top) || is_input(path) && path == top || written.contains(path);
                 if out {
                     left_out.insert(top.to_owned())
                 } else {
@@ -661,7 +672,7 @@ impl<'a> Writer<'a> {
             let _ = writeln!(text, "!{path}");
         }
         text += "**/__pycache__\n**/*.pyc\n**/.pytest_cache\n**/.git\n";
-        let prefix = if self.request.context.is_empty() { String::new() } else { format!("{}/", self.request.context) };
+        let prefix = if self.prefix().is_empty() { String::new() } else { format!("{}/", self.prefix()) };
         for line in self.request.ignore.unwrap_or_default().lines().map(str::trim) {
             let known = text.lines().any(|other| other == line);
             if line.is_empty() || line.starts_with('#') || known || ["*", "**", "."].contains(&line) {
@@ -729,6 +740,9 @@ impl<'a> Writer<'a> {
                 self.folder,
                 self.app_file()
             );
+            if self.keeps_context() {
+                let _ = writeln!(text, "context = {}", quoted(self.request.context));
+            }
             if let Some(base) = &self.base {
                 let _ = writeln!(text, "base = {}", quoted(base));
             }

@@ -2,7 +2,7 @@
 //!
 //! Docker's arguments are one translation of an order, the native engine's inputs another.
 
-use crate::image::context::ContextEntry;
+use crate::image::context::{ContextEntry, ContextPath};
 use crate::image::policy::{Compressions, ImageKind, RelPath};
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,8 @@ pub struct ImageOrder {
     /// The image that `FROM` names.
     pub from: FromImage,
     pub files: Vec<ContextEntry>,
+    /// The folder that its Dockerfile reads from, from the top of the repository, as the paths of `files` are.
+    pub context: ContextPath,
     /// The compiled program, which is in the build context and not in the repository.
     pub binary: Option<RelPath>,
     /// Compiler of the program in an image from scratch.
@@ -129,6 +131,7 @@ mod tests {
             dockerfile: "Dockerfile".parse().unwrap(),
             from: FromImage::not_built(repository.clone()),
             files: Vec::new(),
+            context: ContextPath::default(),
             binary: None,
             compiler: None,
             args: BTreeMap::from([("A".to_owned(), "1".to_owned())]),

@@ -298,6 +298,8 @@ pub struct App {
     pub dockerfile: RelPath,
     /// The Dockerfile that builds everything from scratch.
     pub enhanced: Option<RelPath>,
+    /// The folder that `COPY` of both reads from; the repository where it is not set.
+    pub context: Option<RelPath>,
     /// Build arguments of both; they count in the fingerprint.
     pub args: BTreeMap<String, String>,
     /// The program that cargo compiles on the host, if there is one.
@@ -1308,6 +1310,7 @@ fn read_app(
     }
     let dockerfile = file(section, "dockerfile", problems, is_file);
     let enhanced = file(section, "enhanced", problems, is_file);
+    let context = read_context(section, problems);
     let args = read_args(section, problems);
     let binary = section.section("binary", problems).and_then(|mut section| {
         let package = section.required("package", problems);
@@ -1339,9 +1342,35 @@ fn read_app(
         repository: repository.map_or(default_repository, |name| name.value),
         dockerfile: dockerfile?,
         enhanced,
+        context,
         args,
         binary,
     })
+}
+
+/// The folder of an app's build context; none for the repository itself.
+fn read_context(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Option<RelPath> {
+    let text = section.text("context", problems)?;
+    if text.value.split('/').all(|part| part.is_empty() || part == ".") && !text.value.starts_with('/') {
+        return None;
+    }
+    let path = match text.value.parse::<RelPath>() {
+        Ok(path) => path,
+        Err(why) => {
+            problems.add(&text.at, format!("`app.context`: {why}"), None);
+            return None;
+        }
+    };
+    if path.as_str().split('/').next() == Some("target") {
+        let what = format!("`app.context`: `{path}` is in `target`, which builds change");
+        problems.add(&text.at, what, Some("name a folder with sources".into()));
+    }
+    if let Some(binary) = section.place_of("binary") {
+        let what = "`app.binary` is outside of `app.context`: cargo compiles it into `target` of the repository";
+        let hint = "remove `context`, and name files from the top of the repository in the Dockerfile";
+        problems.add(&binary, what, Some(hint.into()));
+    }
+    Some(path)
 }
 
 fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {

@@ -8,7 +8,7 @@ use crate::record::ledger::{BuildKind, EditKind, Record};
 use crate::record::stats::chart::seconds;
 use crate::record::stats::{median, page};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Kind of a commit, by the work that it needs.
@@ -123,6 +123,76 @@ pub struct Census {
     pub saved: f64,
     /// The commits, oldest first.
     pub commits: Vec<Commit>,
+}
+
+/// The result for one of several apps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AppCensus {
+    pub name: String,
+    /// Name of its base, where the policy names several.
+    #[serde(skip)]
+    pub base: Option<String>,
+    #[serde(flatten)]
+    pub census: Census,
+}
+
+/// The result for several apps, and their sum.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Censuses {
+    range: String,
+    apps: Vec<AppCensus>,
+    /// Seconds of all builds, with a base that several apps share counted once.
+    spent: f64,
+    /// Seconds saved against building every app from scratch for each commit.
+    saved: f64,
+}
+
+impl Censuses {
+    /// Sums up apps; `records` are those of this machine.
+    pub fn of(range: &str, apps: Vec<AppCensus>, records: &[Record]) -> Self {
+        let base_alone = (cost(records, Class::Base).seconds - cost(records, Class::Files).seconds).max(0.0);
+        let mut built = BTreeSet::new();
+        let mut again = 0;
+        for app in &apps {
+            for commit in app.census.commits.iter().filter(|commit| commit.class == Class::Base) {
+                again += usize::from(!built.insert((&app.base, &commit.commit)));
+            }
+        }
+        let shared = again as f64 * base_alone;
+        let spent = apps.iter().map(|app| app.census.spent).sum::<f64>() - shared;
+        let saved = apps.iter().map(|app| app.census.saved).sum::<f64>() + shared;
+        Self { range: range.to_owned(), apps, spent, saved }
+    }
+
+    fn summary(&self) -> String {
+        let all = self.spent + self.saved;
+        let less = if all > 0.0 { 100.0 * self.saved / all } else { 0.0 };
+        format!(
+            "all apps: {} of builds instead of {}, {less:.1} % less; a base that several apps share is counted once",
+            seconds(self.spent),
+            seconds(all),
+        )
+    }
+
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let of = |app: &AppCensus| format!("app {}\n{}\n", app.name, app.census.text());
+        self.apps.iter().map(of).collect::<String>() + &self.summary() + "\n"
+    }
+
+    /// As one HTML page. `title` is what is built.
+    pub fn page(&self, title: &str) -> String {
+        let of = |app: &AppCensus| app.census.sections(&format!(" of app {}", page::escape(&app.name)));
+        let all =
+            format!("<section><h2>All apps</h2><p class=\"note\">{}</p></section>\n", page::escape(&self.summary()));
+        document(title, &self.range, &(all + &self.apps.iter().map(of).collect::<String>()))
+    }
+}
+
+fn document(title: &str, range: &str, body: &str) -> String {
+    let footer =
+        "Written by <code>cargo xtask stats --replay</code> from git and <code>target/ledger/builds.jsonl</code>.";
+    page::document(&format!("Commits of {title}"), range, body, footer)
 }
 
 /// Seconds that are assumed where the ledger has no build of a kind, from `docs/benchmarks.md`: the docker engine's rows, and the processor
@@ -251,6 +321,11 @@ impl Census {
 
     /// As one HTML page. `title` is what is built.
     pub fn page(&self, title: &str) -> String {
+        document(title, &self.range, &self.sections(""))
+    }
+
+    /// The sections of a page; `of` ends their titles.
+    fn sections(&self, of: &str) -> String {
         let rows: String = self
             .classes
             .iter()
@@ -281,19 +356,16 @@ impl Census {
                 )
             })
             .collect();
-        let body = format!(
-            "<section><h2>Kinds of commits</h2><p class=\"note\">{}</p><div class=\"draw\"><table><tr><th>kind</th><th>builds</th>\
+        format!(
+            "<section><h2>Kinds of commits{of}</h2><p class=\"note\">{}</p><div class=\"draw\"><table><tr><th>kind</th><th>builds</th>\
              <th>commits</th><th>share</th><th>each</th><th>all</th><th>saved</th></tr>{rows}</table></div>\
              <p class=\"note\">Everything, for each commit: {}. Tests: {}.</p></section>\n\
-             <section><h2>Commits, newest first</h2><div class=\"draw\"><table><tr><th>commit</th><th>subject</th><th>kind</th>\
+             <section><h2>Commits{of}, newest first</h2><div class=\"draw\"><table><tr><th>commit</th><th>subject</th><th>kind</th>\
              <th>tests</th><th>why</th></tr>{commits}</table></div></section>\n",
             page::escape(&self.summary()),
             self.everything.text(),
             page::escape(&self.tests_text()),
-        );
-        let footer =
-            "Written by <code>cargo xtask stats --replay</code> from git and <code>target/ledger/builds.jsonl</code>.";
-        page::document(&format!("Commits of {title}"), &self.range, &body, footer)
+        )
     }
 }
 
@@ -346,6 +418,32 @@ mod tests {
             "{}",
             census.text()
         );
+    }
+
+    #[test]
+    fn a_base_of_several_apps_is_counted_once() {
+        let files = Record { change: Some(EditKind::Files), ..record(BuildKind::Fast, 1, 2.0) };
+        let records = [files, record(BuildKind::BaseFast, 1, 40.0), record(BuildKind::Enhanced, 1, 100.0)];
+        let app = |name: &str, base: &str, classes: &[Class]| {
+            let commits = classes.iter().enumerate();
+            let commits = commits.map(|(at, class)| Commit { commit: at.to_string(), ..commit(*class, "all") });
+            let census = count("a..b", commits.collect(), &records);
+            AppCensus { name: name.to_owned(), base: Some(base.to_owned()), census }
+        };
+        let web = app("web", "cpu", &[Class::Base, Class::Files, Class::Base]);
+        let worker = app("worker", "cpu", &[Class::Base, Class::Base, Class::Files]);
+        let train = app("train", "gpu", &[Class::Base, Class::Nothing, Class::Base]);
+        let all = Censuses::of("a..b", vec![web.clone(), worker.clone(), train.clone()], &records);
+        // Of the bases, the first commit's is that of two apps.
+        let each = web.census.spent + worker.census.spent + train.census.spent;
+        assert_eq!((each - all.spent).round(), 38.0);
+        assert_eq!((all.spent + all.saved).round(), 900.0);
+        assert!(all.text().contains("app worker\n") && all.text().contains("all apps: "), "{}", all.text());
+        let page = all.page("app");
+        assert_eq!(page.matches("Kinds of commits of app ").count(), 3, "{page}");
+        let json = serde_json::to_value(&all).unwrap();
+        assert_eq!(json["apps"][1]["name"], "worker");
+        assert_eq!(json["apps"][1]["classes"][0]["class"], "files");
     }
 
     #[test]

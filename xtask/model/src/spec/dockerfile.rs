@@ -138,6 +138,18 @@ impl Dockerfile {
         Ok(self)
     }
 
+    /// True if a step mounts the empty stage of this name here: the caller of a build may give it contents.
+    pub fn takes_context(&self, name: &str, target: &str) -> bool {
+        let is_empty = |stage: &Stage| {
+            stage.name.as_deref() == Some(name) && stage.base == "scratch" && stage.instructions.is_empty()
+        };
+        let mounts = |instruction: &Instruction| match &instruction.kind {
+            Kind::Run(run) => run.mounts.iter().any(|mount| mount.is_context(name, target)),
+            _ => false,
+        };
+        self.stages.iter().any(is_empty) && self.stages.iter().any(|stage| stage.instructions.iter().any(mounts))
+    }
+
     /// A stage before `before`, by name or number.
     pub fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
         let named = self.stages.iter().position(|stage| stage.name.as_deref() == Some(&name.to_ascii_lowercase()));

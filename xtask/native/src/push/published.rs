@@ -31,6 +31,7 @@ pub struct PublishedLayers {
     /// Layers of other repositories of the registry, from which they can be mounted.
     others: BTreeMap<Digest, Repository>,
     others_by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
+    others_records: Vec<Record>,
 }
 
 impl PublishedLayers {
@@ -56,8 +57,9 @@ impl PublishedLayers {
     }
 
     /// Reads a manifest of another repository of the same registry, whose layers can be mounted. An unreadable one is skipped.
-    pub fn add_other(&mut self, client: &Client, repository: &Repository, manifest: Digest) {
-        if let Ok(manifest) = publish::read_manifest(client, repository, manifest) {
+    pub fn add_other(&mut self, client: &Client, repository: &Repository, image: &EarlierImage) {
+        if let Ok(manifest) = publish::read_manifest(client, repository, image.manifest) {
+            self.others_records.extend(image.record);
             self.others.extend(manifest.layers.iter().map(|layer| (layer.digest, repository.clone())));
             self.others_by_recipe.extend(recipes(&manifest));
         }
@@ -66,6 +68,12 @@ impl PublishedLayers {
     /// A layer of another repository, by the recipe that made it.
     pub fn other_layer(&self, recipe: &Digest) -> Option<(&Descriptor, Digest)> {
         self.others_by_recipe.get(recipe).map(|(descriptor, diff_id)| (descriptor, *diff_id))
+    }
+
+    /// Record of the import check that a layer has, in this repository or another one.
+    pub fn record_in(&self, layer: &Digest) -> Option<&Record> {
+        let own = self.records.iter().map(|(record, _)| record);
+        own.chain(&self.others_records).find(|record| record.layer == *layer)
     }
 
     /// Other repositories by the layers that they have.

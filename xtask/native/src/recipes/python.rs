@@ -175,7 +175,8 @@ impl<'a> PythonPackages<'a> {
             });
             let built: Vec<Digest> = packages.iter().filter_map(|one| Some(needed.get(&one.name)?.id)).collect();
             if !built.is_empty() {
-                recipe["built"] = serde_json::json!(built);
+                // Without the address of a source that a URL names.
+                recipe["built"] = serde_json::json!({ "wheels": built });
             }
             recipe
         };
@@ -379,7 +380,7 @@ impl<'a> PythonPackages<'a> {
     }
 
     /// The wheels of the packages that are built from source.
-    fn built(&self) -> Result<wheels::Wheels, Fault> {
+    pub(super) fn built(&self) -> Result<wheels::Wheels, Fault> {
         if self.needed.is_empty() {
             return Ok(wheels::Wheels::new());
         }

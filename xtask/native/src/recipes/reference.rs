@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Base, Recipe};
 use xtask_model::spec::dockerfile::{Command, Dockerfile, Instruction, Kind, Stage, StageBase, Transfer};
+use xtask_model::spec::lock::sources;
 use xtask_model::spec::reference::Platform;
 
 /// One stage for each recipe.
@@ -116,6 +117,10 @@ impl Checked<'_> {
     fn same(&self, found: &Stage, expected: &[Instruction]) -> Result<(), Fault> {
         let (mut ours, mut theirs): (Vec<_>, Vec<_>) =
             (found.instructions.iter().map(meant).collect(), expected.iter().map(meant).collect());
+        if self.dockerfile.takes_context(sources::CONTEXT, sources::PLACE) {
+            ours.iter_mut().for_each(without_wheels);
+        }
+        theirs.iter_mut().for_each(without_wheels);
         let first = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
         let first = first.unwrap_or(ours.len().min(theirs.len()));
         let (ours, theirs) = (ours.split_off(first), theirs.split_off(first));
@@ -168,6 +173,13 @@ fn meant(instruction: &Instruction) -> Kind {
         _ => {}
     }
     kind
+}
+
+/// Removes the mount of built wheels, which docker gets and the recipe has anyway.
+fn without_wheels(kind: &mut Kind) {
+    if let Kind::Run(run) = kind {
+        run.mounts.retain(|mount| !mount.is_context(sources::CONTEXT, sources::PLACE));
+    }
 }
 
 fn spelled(transfer: &mut Transfer) {
@@ -280,11 +292,20 @@ mod tests {
             ),
             ("COPY dockerfiles/installer.lock ./", "COPY ./dockerfiles/installer.lock ."),
             ("ARG MANYLINUX=2_36", "ARG MANYLINUX=2_28"),
+            (" --mount=type=bind,from=built-wheels,target=/opt/wheels", ""),
             ("ARG USER_ID=10001", "ARG USER_ID=7"),
             ("FROM workshop${BUILD_PACKAGES:+-with-compilers} AS packages", "FROM root AS packages"),
         ] {
             assert!(replaced(from, to).is_ok(), "{to}: {}", replaced(from, to).unwrap_err());
         }
+    }
+
+    #[test]
+    fn wheels_of_the_dockerfile_itself_are_not_those_of_the_recipe() {
+        let filled = replaced("AS built-wheels\n", "AS built-wheels\nCOPY own.whl /\n").unwrap_err();
+        assert!(filled.what.contains("does not implement this `RUN`"), "{filled}");
+        let elsewhere = replaced("target=/opt/wheels", "target=/opt/other").unwrap_err();
+        assert!(elsewhere.what.contains("does not implement this `RUN`"), "{elsewhere}");
     }
 
     /// Each would be built by docker, and not by a recipe that looks at the stage's name.

@@ -87,6 +87,20 @@ pub fn fetch(packages: &[LockedPackage], indexes: &Indexes, folder: &Path) -> Re
     Ok(found)
 }
 
+/// What builds wheels for a platform on this machine.
+///
+/// # Errors
+/// Another machine's platform; a machine without namespaces.
+pub fn builder(platform: &Platform) -> Result<Bare, Fault> {
+    if *platform != Platform::host() {
+        let what = format!("packages without a wheel cannot be built for {platform} on this machine");
+        return Err(Fault::usage(what)
+            .cause(format!("the root's Python runs only on {platform}"))
+            .hint(format!("build the base on a machine of {platform} with `--push`: others use its wheels")));
+    }
+    Bare::find()
+}
+
 /// The base's repository, where built wheels are kept.
 #[derive(Clone, Copy)]
 pub struct Kept<'a> {
@@ -222,14 +236,7 @@ impl Sources<'_> {
         let names: Vec<String> = missing.iter().map(|one| one.shown()).collect();
         let needed_by = format!("building from source: {}", names.join(", "));
         let cannot = |fault: Fault| fault.needed_by(needed_by.clone());
-        if *place.platform != Platform::host() {
-            let what = format!("packages without a wheel cannot be built for {} on this machine", place.platform);
-            return Err(cannot(Fault::usage(what))
-                .cause(format!("the root's Python runs only on {}", place.platform))
-                .hint(format!("build the base on a machine of {} with `--push`: others use its wheels", place.platform))
-                .hint("or compile them by docker: `BUILD_PACKAGES` in `[base.args]`, with `--engine docker`"));
-        }
-        let bare = Bare::find().map_err(|fault| {
+        let bare = builder(place.platform).map_err(|fault| {
             cannot(fault).hint("or compile them by docker: `BUILD_PACKAGES` in `[base.args]`, with `--engine docker`")
         })?;
         let scratch = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;

@@ -1,12 +1,13 @@
 //! The locks that changed, as one pull request.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::github::{self, Proposal};
 use xtask_host::gitlab;
 use xtask_host::tree::context::Files as _;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::{Git, Revision};
+use xtask_host::tree::inputs::projects;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::Provider;
@@ -38,9 +39,8 @@ impl PullRequest {
                 .cause(format!("the pull request is for `{default}`, and would bring the commits of `{branch}` too"))
                 .hint(format!("check it out: `git switch {default}`")));
         }
-        let locks = locks(trees);
         let others: Vec<String> =
-            git.changed(&commit.id, None)?.into_iter().filter(|path| !locks.contains(path)).collect();
+            git.changed(&commit.id, None)?.into_iter().filter(|path| !is_written(trees, path)).collect();
         if let Some(first) = others.first() {
             let what = format!("{} files differ from the commit, `{first}` first", others.len());
             return Err(Fault::usage(what)
@@ -55,9 +55,8 @@ impl PullRequest {
     pub(super) fn open(&self, trees: &[Tree]) -> anyhow::Result<()> {
         let tree = &trees[0];
         let git = Git::at(&tree.root);
-        let locks = locks(trees);
         let changed: Vec<String> =
-            git.changed(&self.commit, None)?.into_iter().filter(|path| locks.contains(path)).collect();
+            git.changed(&self.commit, None)?.into_iter().filter(|path| is_written(trees, path)).collect();
         if changed.is_empty() {
             terminal::step("unchanged", "every lock is as the commit has it: no pull request");
             return Ok(());
@@ -67,9 +66,16 @@ impl PullRequest {
         let (mut files, mut changes) = (BTreeMap::new(), Vec::new());
         for path in &changed {
             let file = tree.root.join(path);
-            let text = std::fs::read_to_string(&file).map_err(|error| file::cannot_read(&file, error))?;
+            let text = match std::fs::read_to_string(&file) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                read => Some(read.map_err(|error| file::cannot_read(&file, error))?),
+            };
             let before = committed.read(Path::new(path))?.unwrap_or_default();
-            changes.extend(described(trees, Path::new(path), [&String::from_utf8_lossy(&before), &text]));
+            changes.extend(described(
+                trees,
+                Path::new(path),
+                [&String::from_utf8_lossy(&before), text.as_deref().unwrap_or_default()],
+            ));
             files.insert(format!("{below}{path}"), text);
         }
         let branch = match self.prefix.as_str() {
@@ -94,13 +100,12 @@ impl PullRequest {
     }
 }
 
-/// Files that `lock` writes.
-fn locks(trees: &[Tree]) -> BTreeSet<String> {
-    let of = |tree: &Tree| {
-        let base = &tree.policy.base;
-        [base.lock.as_str(), base.installer.as_str(), lock::images::PATH].map(str::to_owned)
-    };
-    trees.iter().flat_map(of).collect()
+/// True if `lock` writes the file with this path.
+fn is_written(trees: &[Tree], path: &str) -> bool {
+    trees.iter().any(|Tree { policy, .. }| {
+        let locks = [policy.base.lock.as_str(), policy.base.installer.as_str(), lock::images::PATH];
+        locks.contains(&path) || projects::is_written(policy, path)
+    })
 }
 
 /// What changed in a lock, a line each.
@@ -111,6 +116,9 @@ fn described(trees: &[Tree], path: &Path, [before, after]: [&str; 2]) -> Vec<Str
         let before = before.map(|root| root.platforms).unwrap_or_default();
         let moved = after.platforms.iter().filter(|(platform, digest)| before.get(*platform) != Some(*digest));
         return moved.map(|(platform, digest)| format!("root `{}` for {platform}: `{digest}`", after.image)).collect();
+    }
+    if trees.iter().any(|tree| path.to_str().is_some_and(|path| projects::is_written(&tree.policy, path))) {
+        return vec![format!("metadata of an installed project: `{}`", path.display())];
     }
     if trees.iter().any(|tree| path == Path::new(tree.policy.base.installer.as_str())) {
         let pin = after.lines().find(|line| line.starts_with("uv==")).unwrap_or(TITLE);

@@ -19,37 +19,52 @@ use xtask_model::image::key::{BinaryKey, FileNames};
 use xtask_model::image::policy::Policy;
 use xtask_model::image::presence::Presence;
 use xtask_model::image::verification::{self, Needed};
-use xtask_model::record::census::{self, Class, Commit};
-use xtask_model::record::ledger::Record;
+use xtask_model::record::census::{self, AppCensus, Census, Censuses, Class, Commit};
+use xtask_model::record::ledger::{BuildKind, Record};
 use xtask_model::spec::reference::Platform;
 
-/// Replays a range and prints the result.
+/// Replays a range for each app and prints the result.
 pub(super) fn run(
     global: &Global,
-    tree: &Tree,
+    trees: &[Tree],
     (from, to): (&str, &str),
     records: &[Record],
     html: Option<&Path>,
 ) -> anyhow::Result<()> {
+    let tree = &trees[0];
     let objects = Arc::new(Objects::open(&Git::at(&tree.root), global.offline)?);
     let id = |name: &str| revision::commit(&objects, name)?.ok_or_else(|| revision::missing(name));
     let steps = Git::at(&tree.root).first_parents(&id(from)?, &id(to)?)?;
-    let nothing = Before { inputs: Err("there is no commit before it".to_owned()), read: Paths::new(), policy: None };
-    let mut replay = Replay { global, tree, objects: &objects, before: nothing };
-    if let Some(parent) = steps.first().map(|first| format!("{}^1", first.commit))
-        && revision::commit(&objects, &parent)?.is_some()
-    {
-        replay.before = replay.read(&parent)?.0;
-    }
-    let commits = steps.iter().map(|step| replay.step(step)).collect::<Result<Vec<_>, Fault>>()?;
     let here: Vec<Record> = records.iter().filter(|record| is_here(record)).cloned().collect();
-    let census = census::count(&format!("{from}..{to}"), commits, &here);
+    let range = format!("{from}..{to}");
+    let census = |tree: &Tree| -> Result<Census, Fault> {
+        let global = global.of(tree);
+        let replay = Replay { global: &global, tree, objects: &objects, before: Before::nothing() };
+        let app = &tree.policy.app.name;
+        // A base is recorded under the first of its apps.
+        let of_app = |record: &&Record| record.app == *app || record.decision == BuildKind::BaseFast;
+        let records: Vec<Record> = here.iter().filter(of_app).cloned().collect();
+        Ok(census::count(&range, replay.all(&steps)?, &records))
+    };
+    let title = &tree.policy.project.name;
+    let (json, text, page) = if tree.policy.app.name.is_none() {
+        let census = census(tree)?;
+        (serde_json::to_value(&census)?, census.text(), census.page(title))
+    } else {
+        let of = |tree: &Tree| -> Result<AppCensus, Fault> {
+            let (name, base) = (tree.policy.app.name.clone().unwrap_or_default(), tree.policy.base.name.clone());
+            Ok(AppCensus { name, base, census: census(tree)? })
+        };
+        let apps = trees.iter().map(of).collect::<Result<Vec<_>, Fault>>()?;
+        let all = Censuses::of(&range, apps, &here);
+        (serde_json::to_value(&all)?, all.text(), all.page(title))
+    };
     match global.format {
-        Format::Json => documents::CENSUS.print(&census)?,
-        Format::Text | Format::Github | Format::Gitlab => crate::commands::print(&census.text())?,
+        Format::Json => documents::CENSUS.print(&json)?,
+        Format::Text | Format::Github | Format::Gitlab => crate::commands::print(&text)?,
     }
     if let Some(path) = html {
-        file::write(path, &census.page(&tree.policy.project.name))?;
+        file::write(path, &page)?;
         terminal::step("wrote", &format!("`{}`", path.display()));
     }
     Ok(())
@@ -83,7 +98,23 @@ enum Needs {
     Unreadable(String),
 }
 
+impl Before {
+    fn nothing() -> Self {
+        Self { inputs: Err("there is no commit before it".to_owned()), read: Paths::new(), policy: None }
+    }
+}
+
 impl Replay<'_> {
+    /// Replays the steps of a range, each against the one before.
+    fn all(mut self, steps: &[Step]) -> Result<Vec<Commit>, Fault> {
+        if let Some(parent) = steps.first().map(|first| format!("{}^1", first.commit))
+            && revision::commit(self.objects, &parent)?.is_some()
+        {
+            self.before = self.read(&parent)?.0;
+        }
+        steps.iter().map(|step| self.step(step)).collect()
+    }
+
     /// Reads the inputs of a commit, and compares them with those of the one before.
     fn read(&self, name: &str) -> Result<(Before, Needs), Fault> {
         let revision = Revision::find(&self.tree.root, self.objects, name)?.ok_or_else(|| revision::missing(name))?;

@@ -41,12 +41,12 @@ pub struct StagedContext {
 /// Known staged files: contents, and the nanoseconds that identify them.
 type StagedFiles = BTreeMap<ContextPath, (String, i64)>;
 
-/// Brings `folder` to hold these entries of the context at `root`, and the files `made`, which no key knows by their contents.
-/// Those of them that are missing are left out.
+/// Brings `folder` to hold these entries of the context at `root`, and the files `made`, which no key knows by their contents: each
+/// with the path that it has here, and its place. Those of them that are missing are left out.
 pub fn stage(
     root: &Path,
     entries: &[ContextEntry],
-    made: &[ContextPath],
+    made: &BTreeMap<ContextPath, PathBuf>,
     folder: &Path,
 ) -> Result<StagedContext, Fault> {
     let cannot = |error: io::Error| cannot_write(folder, error);
@@ -67,20 +67,23 @@ pub fn stage(
         match (entry.kind, entry.id) {
             (FileKind::Dir, _) => stage.folder(&entry.path)?,
             (FileKind::Symlink, _) => stage.link(&entry.path)?,
-            (FileKind::File, Some(id)) => stage.file(entry, &id.to_string(), Some(id))?,
+            (FileKind::File, Some(id)) => {
+                let source = root.join(entry.path.to_path());
+                stage.file(entry, &source, &id.to_string(), Some(id))?;
+            }
             // The caller lists the files of every folder.
             (FileKind::File, None) | (FileKind::Special | FileKind::Tree, _) => {}
         }
     }
-    for path in made {
-        let Ok(metadata) = fs::metadata(root.join(path.to_path())) else { continue };
+    for (path, source) in made {
+        let Ok(metadata) = fs::metadata(source) else { continue };
         stage.parents(path)?;
         let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
         let entry = ContextEntry { path: path.clone(), kind: FileKind::File, mode, id: None };
         let (modified, changed) =
             ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
         let stamp = format!("stamp:{}:{}:{modified:?}:{changed:?}", metadata.ino(), metadata.size());
-        stage.file(&entry, &stamp.replace(' ', ""), None)?;
+        stage.file(&entry, source, &stamp.replace(' ', ""), None)?;
     }
     stage.finish()?;
     let link = named_by_contents(folder, &known).map_err(cannot)?;
@@ -169,7 +172,7 @@ impl Stage<'_> {
         set_time(&at, nanoseconds(&Digest::of(target.as_os_str().as_bytes()).hex())).map_err(cannot)
     }
 
-    fn file(&mut self, entry: &ContextEntry, sum: &str, id: Option<ObjectId>) -> Result<(), Fault> {
+    fn file(&mut self, entry: &ContextEntry, source: &Path, sum: &str, id: Option<ObjectId>) -> Result<(), Fault> {
         let path = &entry.path;
         self.wanted.insert(path.clone());
         let at = self.at(path);
@@ -184,9 +187,8 @@ impl Stage<'_> {
             }
         }
         self.begin()?;
-        let source = self.root.join(path.to_path());
         let format = id.map_or(ObjectFormat::Sha256, |id| id.format());
-        let copied = copy(&source, &at, (entry.mode, nanos), format)?;
+        let copied = copy(source, &at, (entry.mode, nanos), format)?;
         if id.is_some_and(|id| id != copied) {
             return Err(Fault::build(format!("`{path}` changed while it was read")).hint("run this again"));
         }

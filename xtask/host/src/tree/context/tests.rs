@@ -146,14 +146,33 @@ fn nothing_outside_the_context_is_read() {
 #[test]
 fn the_dockerfiles_own_ignore_file_comes_first() {
     let root = tree(&[".dockerignore=a", "d/Dockerfile.base.dockerignore=b", "d/Dockerfile.base=FROM scratch"]);
-    let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.base").unwrap();
+    let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.base", &ContextPath::default()).unwrap();
     assert_eq!(
         (path.as_deref(), ignore.ignores(b"b"), ignore.ignores(b"a")),
         (Some("d/Dockerfile.base.dockerignore"), true, false)
     );
-    let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.fast").unwrap();
+    let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.fast", &ContextPath::default()).unwrap();
     assert_eq!((path.as_deref(), ignore.ignores(b"a")), (Some(".dockerignore"), true));
-    assert_eq!(ignore_file(tree(&[]).path(), "Dockerfile").unwrap().0, None);
+    assert_eq!(ignore_file(tree(&[]).path(), "Dockerfile", &ContextPath::default()).unwrap().0, None);
+}
+
+#[test]
+fn a_folder_is_a_context_of_its_own() {
+    let root =
+        tree(&["a/b/.dockerignore=x", "a/b/x=1", "a/b/y=2", "a/y=3", ".dockerignore=y", "Dockerfile=FROM scratch"]);
+    let files: std::sync::Arc<dyn Files> = std::sync::Arc::new(root.path().to_owned());
+    let below = Below::new(files.clone(), &"a/b".parse().unwrap()).unwrap();
+    let folder = ContextPath::new("a/b");
+    let (path, ignore) = ignore_file(&*files, "Dockerfile", &folder).unwrap();
+    assert_eq!(path.as_deref(), Some("a/b/.dockerignore"));
+    let dockerfile = Dockerfile::parse("Dockerfile", "FROM scratch\nCOPY . /\n").unwrap();
+    let sources = dockerfile.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+    let entries = entries_from_top(&folder, read_sources(&below, &sources, &ignore, &no_folder).unwrap());
+    let paths: Vec<String> = entries.iter().map(|entry| entry.path.to_string()).collect();
+    assert_eq!(paths, ["a/b/.dockerignore", "a/b/y"]);
+    assert_eq!(entries[1].id, Some(files.ids(&[&ContextPath::new("a/b/y")]).unwrap()[0]));
+    let fault = Below::new(files, &"a/y".parse().unwrap()).err().unwrap();
+    assert_eq!(fault.what, "`a/y` is not a folder of the repository");
 }
 
 #[test]

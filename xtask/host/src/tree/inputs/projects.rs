@@ -48,6 +48,12 @@ fn others<F: Files + ?Sized>(
     Ok(found)
 }
 
+/// True if [`write()`] may write or remove the file with this path.
+pub fn is_written(policy: &Policy, path: &str) -> bool {
+    let below = |part| path.starts_with(&format!("{}/{part}/", policy.installed_folder()));
+    !policy.project.installed.is_empty() && [installed::METADATA, installed::PROGRAMS].into_iter().any(below)
+}
+
 /// Checks that the files are what the projects give.
 ///
 /// # Errors

@@ -399,6 +399,12 @@ pub const TABLES: &[Table] = &[
                 Engine::Docker,
                 key("enhanced", Kind::Path, Default::None, "the Dockerfile that builds everything from scratch"),
             ),
+            key(
+                "context",
+                Kind::Text,
+                Default::Derived("the repository"),
+                "folder that `COPY` and `.dockerignore` of both Dockerfiles are relative to, as in `docker build FOLDER`; not with `binary`",
+            ),
             key("args", Kind::Map, Default::None, "build arguments of both Dockerfiles; part of the key"),
             key("binary", Kind::Table, Default::None, "a program that cargo compiles on the host"),
         ],

@@ -560,6 +560,23 @@ fn several_apps_on_one_base_need_no_name_for_it() {
 }
 
 #[test]
+fn the_context_of_an_app_is_a_folder_of_the_repository() {
+    let context = |text: &str| all(&format!("[app]\ncontext = \"{text}\"\n")).map(|all| all[0].app.context.clone());
+    assert_eq!(context("./services//api/").unwrap().unwrap().as_str(), "services/api");
+    for whole in [".", "./"] {
+        assert_eq!(context(whole).unwrap(), None);
+    }
+    for (wrong, why) in
+        [("../x", "outside the repository"), ("/x", "outside the repository"), ("target/x", "is in `target`")]
+    {
+        let fault = context(wrong).unwrap_err();
+        assert!(fault.what.contains(why), "{fault}");
+    }
+    let fault = all("[app]\ncontext = \"a\"\n[app.binary]\npackage = \"x\"\n").unwrap_err();
+    assert!(fault.what.contains("`app.binary` is outside of `app.context`"), "{fault}");
+}
+
+#[test]
 fn what_does_not_fit_together_is_reported_together() {
     #[track_caller]
     fn wrong(text: &str, expected: &[&str]) {

@@ -160,6 +160,19 @@ pub struct Mount {
     pub others: Vec<(String, String)>,
 }
 
+impl Mount {
+    /// True if it is all of this stage or context, at this place, to be read.
+    pub fn is_context(&self, name: &str, target: &str) -> bool {
+        let whole = Self {
+            kind: "bind".to_owned(),
+            from: Some(name.to_owned()),
+            target: Some(target.to_owned()),
+            ..Self::default()
+        };
+        *self == whole
+    }
+}
+
 /// `HEALTHCHECK CMD`. Times as they are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Healthcheck {

@@ -37,6 +37,8 @@ pub struct Indexes {
     extra: Vec<String>,
     /// Pages of links; folders of this machine begin with `/`.
     links: Vec<String>,
+    /// A folder of wheels in a step of a Dockerfile.
+    in_step: Option<String>,
     no_index: bool,
     /// `UV_INDEX_STRATEGY`, if set.
     strategy: Option<String>,
@@ -176,11 +178,18 @@ impl Indexes {
         &self.trusted
     }
 
+    /// The same, with a folder of wheels that a step of a Dockerfile has.
+    #[must_use]
+    pub fn with_folder_in_step(self, folder: Option<&str>) -> Self {
+        Self { in_step: folder.map(str::to_owned), ..self }
+    }
+
     /// The same as secrets of a Dockerfile's steps, by their ids. The default index there is the machine's: the installer
     /// comes from it too. A repository's own stands last among the others, which are all asked before.
     pub fn secrets(&self) -> BTreeMap<&'static str, String> {
         let extra: Vec<&str> = self.extra.iter().chain(&self.repository).map(String::as_str).collect();
-        let links: Vec<&str> = self.links.iter().map(String::as_str).filter(|link| !link.starts_with('/')).collect();
+        let links = self.links.iter().map(String::as_str).filter(|link| !link.starts_with('/'));
+        let links: Vec<&str> = links.chain(self.in_step.as_deref()).collect();
         let all = [
             ("index-url", self.machine.clone().unwrap_or_default()),
             ("extra-index-url", extra.join(" ")),

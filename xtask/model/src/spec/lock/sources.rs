@@ -4,9 +4,10 @@
 
 use super::{Lock, LockedPackage, Pin, pinned};
 use crate::spec::reference::{Digest, Platform};
-use crate::spec::requirements;
+use crate::spec::requirements::{self, Version};
+use crate::spec::wheel::WheelName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -15,6 +16,12 @@ const SCHEMA: u32 = 1;
 
 /// Prefix of the tags of built wheels in the base's repository.
 pub const TAG_PREFIX: &str = "wheel-";
+
+/// Name of the build context with built wheels, for docker: of the empty stage of a Dockerfile that it takes the place of.
+pub const CONTEXT: &str = "built-wheels";
+
+/// Where the step that installs packages mounts it.
+pub const PLACE: &str = "/opt/wheels";
 
 /// One package in `images.lock`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +105,26 @@ impl SourceKey {
     }
 }
 
+/// The lock with built wheels in the place of the packages that they were built from: file name and digest, by package.
+pub fn with_wheels(lock: &Lock, wheels: &BTreeMap<String, (WheelName, Digest)>) -> Lock {
+    let replaced = |package: &LockedPackage| match wheels.get(&package.name) {
+        // A lock may have several versions, each for its markers.
+        Some((wheel, digest)) if is_version(package, wheel) => LockedPackage {
+            version: wheel.version.to_string(),
+            url: None,
+            hashes: BTreeSet::from([digest.to_string()]),
+            ..package.clone()
+        },
+        _ => package.clone(),
+    };
+    Lock { packages: lock.packages.iter().map(replaced).collect(), ..lock.clone() }
+}
+
+/// True if a wheel may be that of a package; the version of a checkout is its commit's own.
+fn is_version(package: &LockedPackage, wheel: &WheelName) -> bool {
+    package.version.parse::<Version>().map_or(true, |version| version == wheel.version)
+}
+
 /// The words of `BUILD_PACKAGES`.
 pub fn build_packages(argument: &str) -> BTreeSet<String> {
     argument.split_whitespace().map(str::to_owned).collect()
@@ -143,5 +170,26 @@ mod tests {
             assert_ne!(different, own);
         }
         assert_eq!(SourcePin::parse_build(&pin.build_lines()).unwrap(), pin.build);
+    }
+
+    #[test]
+    fn a_built_wheel_takes_the_place_of_its_source() {
+        let hash = |byte: &str| format!("sha256:{}", byte.repeat(64));
+        let text = format!(
+            "# requirements: {}\n# python: >=3.12\n# resolver: uv 0.1.0\na==1.0 ; python_version >= '3' \\\n    --hash={}\nb==2.0 \\\n    --hash={}\n",
+            Digest::of(b"requirements"),
+            hash("1"),
+            hash("2")
+        );
+        let lock = Lock::parse(Path::new("a.lock"), &text).unwrap();
+        let wheel = |version: &str| (format!("a-{version}-py3-none-any.whl").parse().unwrap(), Digest::of(b"wheel"));
+        let replaced = with_wheels(&lock, &BTreeMap::from([("a".to_owned(), wheel("1.0"))]));
+        assert_eq!(replaced.packages[0].hashes, BTreeSet::from([Digest::of(b"wheel").to_string()]));
+        assert_eq!(
+            (&replaced.packages[0].marker, &replaced.packages[1]),
+            (&lock.packages[0].marker, &lock.packages[1])
+        );
+        let other = with_wheels(&lock, &BTreeMap::from([("a".to_owned(), wheel("1.1"))]));
+        assert_eq!(other.packages, lock.packages, "another version is another package");
     }
 }

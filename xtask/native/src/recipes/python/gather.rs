@@ -137,7 +137,10 @@ impl WheelSource<'_> {
             let (path, name) = found
                 .get(&package.name)
                 .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
-            Distribution::new(&Wheel::open(path, name)?, package, &Place { home: HOME, folder: &folder })
+            // What was built is installed from where it is kept, by either engine: the address of its source is not its own.
+            let url = package.url.clone().filter(|_| !built.contains_key(&package.name));
+            let package = LockedPackage { url, ..package.clone() };
+            Distribution::new(&Wheel::open(path, name)?, &package, &Place { home: HOME, folder: &folder })
         };
         let mut out = packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
         out.sort_by(|one, two| one.name.cmp(&two.name));

@@ -128,8 +128,8 @@ proptest! {
         prop_assert_eq!(&a, &b);
         let places = tempfile::tempdir().unwrap();
         let (one, two) = (places.path().join("one"), places.path().join("two"));
-        drop(stage(first.path(), &a, &[], &one).unwrap());
-        drop(stage(second.path(), &b, &[], &two).unwrap());
+        drop(stage(first.path(), &a, &BTreeMap::new(), &one).unwrap());
+        drop(stage(second.path(), &b, &BTreeMap::new(), &two).unwrap());
         prop_assert_eq!(seen(&one), seen(&two));
     }
 
@@ -140,10 +140,10 @@ proptest! {
         lay_out(new.path(), &after, habit);
         let places = tempfile::tempdir().unwrap();
         let (reused, fresh) = (places.path().join("reused"), places.path().join("fresh"));
-        drop(stage(old.path(), &entries(old.path()), &[], &reused).unwrap());
+        drop(stage(old.path(), &entries(old.path()), &BTreeMap::new(), &reused).unwrap());
         let first = seen(&reused);
-        drop(stage(new.path(), &entries(new.path()), &[], &reused).unwrap());
-        drop(stage(new.path(), &entries(new.path()), &[], &fresh).unwrap());
+        drop(stage(new.path(), &entries(new.path()), &BTreeMap::new(), &reused).unwrap());
+        drop(stage(new.path(), &entries(new.path()), &BTreeMap::new(), &fresh).unwrap());
         prop_assert_eq!(seen(&reused), seen(&fresh));
         // What BuildKit compares changes with the contents.
         for (path, thing) in &after {
@@ -159,10 +159,10 @@ fn a_context_that_was_not_finished_is_made_again() {
     let (root, places) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(root.path().join("a"), "a").unwrap();
     let folder = places.path().join("context");
-    drop(stage(root.path(), &entries(root.path()), &[], &folder).unwrap());
+    drop(stage(root.path(), &entries(root.path()), &BTreeMap::new(), &folder).unwrap());
     fs::write(folder.join("left over"), "x").unwrap();
     fs::remove_file(folder.with_extension("list")).unwrap();
-    drop(stage(root.path(), &entries(root.path()), &[], &folder).unwrap());
+    drop(stage(root.path(), &entries(root.path()), &BTreeMap::new(), &folder).unwrap());
     assert_eq!(seen(&folder).keys().collect::<Vec<_>>(), [Path::new("a")]);
 }
 
@@ -172,7 +172,7 @@ fn a_file_that_changes_while_it_is_staged_is_an_error() {
     fs::write(root.path().join("a"), "a").unwrap();
     let entries = entries(root.path());
     fs::write(root.path().join("a"), "b").unwrap();
-    let fault = stage(root.path(), &entries, &[], &places.path().join("context")).unwrap_err();
+    let fault = stage(root.path(), &entries, &BTreeMap::new(), &places.path().join("context")).unwrap_err();
     assert_eq!(fault.what, "`a` changed while it was read");
 }
 
@@ -180,7 +180,7 @@ fn a_file_that_changes_while_it_is_staged_is_an_error() {
 fn a_file_that_is_made_by_a_build_is_copied_again_when_it_is_made_again() {
     let (root, places) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (program, folder) = (ContextPath::new("target/program"), places.path().join("context"));
-    let made = [program];
+    let made = BTreeMap::from([(program, root.path().join("target/program"))]);
     drop(stage(root.path(), &[], &made, &folder).unwrap());
     assert!(!folder.join("target").exists(), "it need not be there yet");
     fs::create_dir(root.path().join("target")).unwrap();
