@@ -184,7 +184,7 @@ fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath,
     let text = harness.workspace.tree.files.text(path.as_ref())?;
     let text = match peer {
         Peer::Docker | Peer::DockerCached | Peer::OneFile | Peer::OneFileCached => {
-            return Ok((path.clone(), beside(path)));
+            return Ok((path.clone(), ignore_file(path)));
         }
         Peer::DockerByPip => rewrite::by_pip(path.as_str(), &text)?,
         Peer::Buildah => rewrite::without_link(&text),
@@ -205,12 +205,12 @@ pub(super) fn write_dockerfile(
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
     fs::create_dir_all(root.join("target/compare")).map_err(cannot)?;
     fs::write(&file, text).map_err(cannot)?;
-    fs::copy(root.join(beside(path)), root.join(beside(&rewritten))).map_err(cannot)?;
-    let ignore = beside(&rewritten);
+    fs::copy(root.join(ignore_file(path)), root.join(ignore_file(&rewritten))).map_err(cannot)?;
+    let ignore = ignore_file(&rewritten);
     Ok((rewritten, ignore))
 }
 
-fn beside(path: &RelPath) -> RelPath {
+fn ignore_file(path: &RelPath) -> RelPath {
     relative(&format!("{path}.dockerignore"))
 }
 
