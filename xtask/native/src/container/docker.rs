@@ -32,7 +32,10 @@ pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Res
 pub(super) fn serve<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let id = format!("xtask-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let call = reachable(docker, image, launch)?.args(["--rm", &format!("--name={id}")]).args(named(image, launch));
+    let call = reachable(docker, image, launch)?.args(["--rm", &format!("--name={id}")]);
+    // The first process of a container ignores signals that it does not handle: below docker's init a shell ends at once.
+    let call = if docker.podman { call } else { call.arg("--init") };
+    let call = call.args(named(image, launch));
     let client = call.start([Stdio::null(), Stdio::inherit(), Stdio::inherit()]);
     let client = client.map_err(|error| Fault::missing("cannot run docker").cause(error))?;
     Ok(Container { docker, id, client: Some(client) })
