@@ -353,7 +353,7 @@ fn shim(path: &Path, xtask: &str) {
 fn project(folder: &Path, registry: &str, service: Provider) {
     let (name, _) = Provider::NAMES.iter().find(|(_, known)| *known == service).unwrap();
     let policy = format!(
-        "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
+        "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nsource = \"https://git.example.com/acme/probe\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
          installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n\
@@ -387,6 +387,13 @@ fn project(folder: &Path, registry: &str, service: Provider) {
 fn push(reference: &str, before: &str, commit: &str) -> Event {
     let payload = json!({"ref": reference, "before": before, "after": commit, "deleted": false, "forced": false});
     Event { name: "push", reference: reference.to_owned(), commit: commit.to_owned(), payload }
+}
+
+/// The same event in a fork: its default branch and its tags are its owner's.
+fn in_fork(event: &Event) -> Event {
+    let mut event = event.clone();
+    event.payload["repository"] = json!({"full_name": "stranger/probe", "fork": true});
+    event
 }
 
 fn pull_request(head: &str, before: &str, commit: &str) -> Event {
@@ -441,6 +448,11 @@ fn each_event(service: Provider) {
     assert_eq!(world.latest(), after_code);
 
     let tags = world.tags();
+    let outcome = world.happens("code in a fork", &in_fork(&code), &needs("fast", "true", "app", &[]));
+    assert!(outcome.calls.iter().all(|call| !call.contains("--push")), "{:?}", outcome.calls);
+    assert!(!outcome.log.contains("Log in"), "{}", outcome.log);
+    assert_eq!(world.tags(), tags, "a fork's default branch changes nothing in the registry");
+
     world.runner.git(&["checkout", "-q", "-b", "work"]);
     let edited = world.commit(&[("Dockerfile.base", BASE_EDIT)]);
     let expected = needs("base+fast", "false", "all", &["app", "test"]);
@@ -472,6 +484,9 @@ fn each_event(service: Provider) {
 
     world.runner.git(&["tag", "v1.2.3"]);
     let tagged = |version: &str, commit: &str| push(&format!("refs/tags/v{version}"), &"0".repeat(40), commit);
+    let outcome = world.runner.run(&in_fork(&tagged("1.2.3", &edited)));
+    assert_eq!(outcome.results[world.version_job()], "skipped", "a fork's version\n{}", outcome.log);
+    assert!(outcome.calls.is_empty() && world.published(&world.app, "1.2.3").is_none(), "{:?}", outcome.calls);
     let outcome = world.runner.run(&tagged("1.2.3", &edited));
     assert_eq!(outcome.results[world.version_job()], "success", "{}", outcome.log);
     let calls = ["xtask plan --locked --format github", "xtask build --engine native --push --locked --reuse-only"];

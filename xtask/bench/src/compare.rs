@@ -9,10 +9,12 @@ mod goal;
 mod growth;
 mod harness;
 mod native;
+mod one_file;
 mod peers;
 mod rewrite;
 mod rows;
 pub mod table;
+mod watch;
 
 pub use goal::Goal;
 
@@ -20,8 +22,9 @@ use super::machine::{self, Machine};
 use super::scenarios::Sample;
 use super::statistics::{Summary, by_phase, ratio};
 use harness::Harness;
+use native::Caller;
 use peers::Start;
-use rows::{ROWS, Row, Side};
+use rows::{ROWS, Row, Side, Work};
 use serde::Serialize;
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
@@ -62,6 +65,8 @@ pub struct Sided {
     pub cpu: Option<Summary>,
     /// Bytes that the native engine wrote to a disk.
     pub written: Option<Summary>,
+    /// Files that the native engine and what it runs opened; `None` if they were not counted.
+    pub opened: Option<u64>,
     pub goal: Option<String>,
     pub met: Option<bool>,
 }
@@ -88,6 +93,7 @@ pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Comparison, Fault>
 struct Tally {
     samples: Vec<Sample>,
     why: Option<String>,
+    opened: Option<u64>,
 }
 
 fn measure(harness: &mut Harness, row: &Row, runs: u32) -> Result<Compared, Fault> {
@@ -112,7 +118,42 @@ fn measure(harness: &mut Harness, row: &Row, runs: u32) -> Result<Compared, Faul
             terminal::step("took", &format!("{:.3} s", sample.seconds));
         }
     }
-    Ok(compared(row, tallies, (before, machine::load())))
+    let after = machine::load();
+    if let Some(first) = tallies.first_mut() {
+        first.opened = opened(harness, row)?;
+    }
+    Ok(compared(row, tallies, (before, after)))
+}
+
+/// Counts the files that the first side opens, by one more run, which strace makes slower.
+fn opened(harness: &mut Harness, row: &Row) -> Result<Option<u64>, Fault> {
+    let counts = matches!(row.sides[0].work, Work::Native(Caller::Binary)) && !row.compiles;
+    if !counts || process::found("strace").is_none() {
+        return Ok(None);
+    }
+    let summary = harness.scratch().join("opened");
+    terminal::step("counting", &format!("{}: files that {} opens", row.name, row.sides[0].by));
+    harness.trace = Some(summary.clone());
+    let mut tally = Tally::default();
+    let done = once(harness, row, &row.sides[0], &mut tally);
+    harness.trace = None;
+    done?;
+    Ok(std::fs::read_to_string(&summary).ok().map(|text| succeeded(&text)))
+}
+
+/// Number of calls in a summary of strace that succeeded. Pure.
+fn succeeded(summary: &str) -> u64 {
+    let calls = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, calls, rest @ ..] = words.as_slice() else { return None };
+        let failed = match rest {
+            [name] if name.starts_with("open") => 0,
+            [failed, name] if name.starts_with("open") => failed.parse().ok()?,
+            _ => return None,
+        };
+        Some(calls.parse::<u64>().ok()?.saturating_sub(failed))
+    };
+    summary.lines().filter_map(calls).sum()
 }
 
 /// Order of all runs: the sides take turns, so that background load affects all of them; or one side after the other.
@@ -166,6 +207,7 @@ fn compared(row: &Row, tallies: Vec<Tally>, load: (f64, f64)) -> Compared {
             memory_met: memory.map(|bytes| bytes <= goal::MEMORY),
             cpu,
             written,
+            opened: tally.opened,
             goal: side.goal.map(|goal| goal.to_string()),
             met: side.goal.zip(both).map(|(goal, (side, first))| goal.holds(side, first)),
         }
@@ -185,7 +227,7 @@ mod tests {
 
     fn tally(seconds: &[f64], memory: Option<u64>) -> Tally {
         let sample = |seconds: &f64| Sample { seconds: *seconds, memory, ..Sample::default() };
-        Tally { samples: seconds.iter().map(sample).collect(), why: None }
+        Tally { samples: seconds.iter().map(sample).collect(), ..Tally::default() }
     }
 
     #[test]
@@ -215,7 +257,7 @@ mod tests {
             tally(&[0.2, 0.3, 0.1], Some(160_000_000)),
             tally(&[0.4], Some(90_000_000)),
             tally(&[8.0, 9.0, 7.0], None),
-            Tally { samples: Vec::new(), why: Some("it is not installed".to_owned()) },
+            Tally { why: Some("it is not installed".to_owned()), ..Tally::default() },
         ];
         let compared = compared(row("template-cold"), tallies, (0.0, 0.0));
         let judged: Vec<_> =
@@ -233,10 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn files_that_were_opened_are_counted() {
+        let summary = "\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 99.00    0.004100          11       345       123 openat
+  1.00    0.000041           4        10           open
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.004141          11       355       123 total
+";
+        assert_eq!(succeeded(summary), 232);
+        assert_eq!(succeeded(""), 0);
+    }
+
+    #[test]
     fn growth_rows_are_measured_on_request() {
         let names = |filter| select(filter).unwrap().iter().map(|row| row.name).collect::<Vec<_>>();
-        assert_eq!(names(None).len(), 7);
-        assert_eq!(names(Some("template")), ["template-cold", "template-warm"]);
+        assert_eq!(names(None).len(), 11);
+        assert_eq!(names(Some("template")), ["template-cold", "template-warm", "template-watch"]);
+        assert_eq!(names(Some("rust")), ["rust-warm", "rust-cold"]);
         assert_eq!(names(Some("growth-files")), ["growth-files"]);
         assert!(select(Some("growth")).is_err());
     }

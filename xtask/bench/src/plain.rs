@@ -17,12 +17,29 @@ use xtask_model::spec::reference::{Digest, Platform, Reference};
 /// Builds the app from scratch from the current tree, and pushes it. Needs an xtask build before it, for the same root.
 pub(super) fn build(workspace: &Workspace) -> Result<docker::Built, Fault> {
     let root = root(&workspace.tree.root)?;
+    let secrets = secrets(workspace, &root)?;
+    let name = format!("{}:bench", workspace.registry()?.repository("plain"));
+    let dockerfile = workspace.tree.dockerfile(ImageKind::Enhanced)?;
+    let build = in_one_file(workspace, &root, root.from(workspace)?, dockerfile, (&secrets, name))?;
+    workspace.docker()?.build(&build, "the same with plain docker")
+}
+
+/// Host settings for a build of everything in one file.
+pub(super) fn secrets(workspace: &Workspace, root: &Root) -> Result<Secrets, Fault> {
     let parsed = facts::parse(&workspace.tree, ImageKind::Enhanced, &BTreeMap::new())?;
-    let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
+    Secrets::collect(&parsed.secrets, root.suite())
+}
+
+/// Options of a build of everything in one file, from a root with the contexts that it needs.
+pub(super) fn in_one_file(
+    workspace: &Workspace,
+    root: &Root,
+    (from, mut contexts): (String, BTreeMap<String, String>),
+    dockerfile: RelPath,
+    (secrets, name): (&Secrets, String),
+) -> Result<Build, Fault> {
     let policy = &workspace.tree.policy;
-    let registry = workspace.registry()?;
     let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
-    let (from, mut contexts) = root.from(workspace)?;
     let rust = match rust.filter(|_| root.suite().is_none()) {
         Some(rust) => rust,
         None => {
@@ -33,10 +50,7 @@ pub(super) fn build(workspace: &Workspace) -> Result<docker::Built, Fault> {
         }
     };
     let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]);
-    let name = format!("{}:bench", registry.repository("plain"));
-    let build =
-        Build { contexts, ..order(workspace, workspace.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
-    workspace.docker()?.build(&build, "the same with plain docker")
+    Ok(Build { contexts, ..order(workspace, dockerfile, args, secrets, name)? })
 }
 
 /// Options of a build of the copy that is pushed.

@@ -161,6 +161,21 @@ const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 /// Small packages with many releases; the first one in the lock is updated.
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
+const PROGRAM: &str = "autoscaler/src/cli.rs";
+
+/// Adds a statement that no compiler has seen to the program's library.
+pub(super) fn edit_program(workspace: &Workspace, run: u32) -> Result<(), Fault> {
+    const AT: &str = "    pub fn run(self) -> Result<(), Failure> {\n";
+    let mut found = false;
+    workspace.edit(PROGRAM, |text| {
+        found = text.contains(AT);
+        let number = clock::now();
+        text.replace(AT, &format!("{AT}        std::hint::black_box(\"run {run} at {number}\");\n"))
+    })?;
+    let missing = || Fault::usage(format!("`{PROGRAM}` has no line `{}`", AT.trim()));
+    if found { Ok(()) } else { Err(missing().hint("change `PROGRAM` in `xtask/bench/src/scenarios.rs`")) }
+}
+
 /// Adds a comment that no build has seen.
 pub(super) fn edit_template(workspace: &Workspace, run: u32) -> Result<(), Fault> {
     workspace.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
@@ -250,7 +265,12 @@ fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample,
 
 /// Runs an xtask build with the flags to push, and reads its report.
 pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
-    let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
+    reported(&call.args(["--push", "--registry", &registry.to_string()]))
+}
+
+/// Runs an xtask build, and reads its report.
+pub(super) fn reported(call: &Command) -> Result<Sample, Fault> {
+    let call = call.clone().args(["--format", "json"]);
     let before = linux::children_seconds();
     let (seconds, lines) = timed(&call)?;
     let cpu = linux::children_seconds().zip(before).map(|(after, before)| after - before);

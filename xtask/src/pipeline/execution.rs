@@ -379,7 +379,7 @@ impl Execution<'_> {
             key: image.facts.key.clone(),
             engine: match context.request.engine {
                 BuildEngine::Native => ledger::NATIVE.to_owned(),
-                BuildEngine::Docker => format!("docker {}", context.docker()?.version()?),
+                BuildEngine::Docker => format!("docker {}", self.trace.docker_version(context)?),
             },
             differs: !image.facts.differences.is_empty(),
             root: (self.root.name.clone(), self.root.digests.get(platform).copied()),

@@ -5,6 +5,7 @@ use super::engine::BuildEngine;
 use super::facts::Planned;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use xtask_host::docker::Docker;
@@ -28,8 +29,23 @@ pub(super) struct Trace {
     /// The same moment on the calendar.
     when: Timestamp,
     progress: RefCell<Progress>,
+    docker: DockerVersion,
     /// Filled by another thread.
     background: Mutex<Background>,
+}
+
+/// The version of docker's engine. Whoever asks first calls docker, and others wait for the answer.
+#[derive(Default)]
+struct DockerVersion(Mutex<Option<String>>);
+
+impl DockerVersion {
+    fn get(&self, root: &Path) -> Result<String, Fault> {
+        let mut known = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*known {
+            Some(version) => Ok(version.clone()),
+            None => Ok(known.insert(Docker::find(root)?.version()?).clone()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -60,6 +76,7 @@ impl Trace {
             paused: Cell::default(),
             when: clock::now(),
             progress: RefCell::default(),
+            docker: DockerVersion::default(),
             background: Mutex::default(),
         }
     }
@@ -71,6 +88,14 @@ impl Trace {
 
     pub(super) fn elapsed(&self) -> Duration {
         self.began.get().elapsed()
+    }
+
+    /// The version of the engine that builds.
+    pub(super) fn docker_version(&self, context: &Context<'_>) -> Result<String, Fault> {
+        match &context.request.builder {
+            Some(_) => context.docker()?.version(),
+            None => self.docker.get(&context.tree.root),
+        }
     }
 
     /// Ends the time that counts, until [`Self::resume`]: other apps are planned or built.
@@ -132,12 +157,12 @@ impl Trace {
             })
             .collect();
         let (root, engine, builder) = (context.tree.root.clone(), request.engine, request.builder.clone());
-        let (client, background) = (context.client, &self.background);
+        let (client, background, docker) = (context.client, &self.background, &self.docker);
         Some(move || {
             let engine = match (engine, builder) {
                 (BuildEngine::Native, _) => Some(ledger::NATIVE.to_owned()),
                 (BuildEngine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
-                (BuildEngine::Docker, None) => Docker::find(&root).and_then(|docker| docker.version()).ok(),
+                (BuildEngine::Docker, None) => docker.get(&root).ok(),
             };
             let known = latest.iter().flat_map(|(repository, manifest)| {
                 // A registry that cannot be read only makes the record less complete.

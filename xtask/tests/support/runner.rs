@@ -226,7 +226,7 @@ impl Runner {
         json!({
             "github": {
                 "event_name": event.name, "ref": event.reference, "sha": event.commit, "run_id": "1",
-                "repository": "acme/probe", "actor": "someone", "event": event.payload,
+                "repository": repository(event), "actor": "someone", "event": event.payload,
             },
             "secrets": {"REGISTRY_USERNAME": "user", "REGISTRY_PASSWORD": "s3cret", "GITHUB_TOKEN": "token"},
             "needs": needs, "steps": {}, "matrix": {},
@@ -237,6 +237,11 @@ impl Runner {
     pub(crate) fn git(&self, args: &[&str]) -> String {
         git(&self.origin, args)
     }
+}
+
+/// Where the event happens: a fork's event says so.
+fn repository(event: &Event) -> &str {
+    event.payload["repository"]["full_name"].as_str().unwrap_or("acme/probe")
 }
 
 /// Runs git as nobody in particular.

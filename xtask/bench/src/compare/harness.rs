@@ -31,6 +31,11 @@ pub struct Harness {
     /// The state before the change for other builders; made on first use.
     pub(super) before: Option<peers::Before>,
     pub(super) new_program: Option<PathBuf>,
+    /// True if the registry has what the row of a compiled program starts from: for the native engine, and for docker.
+    pub(super) program_published: bool,
+    pub(super) one_file_cached: bool,
+    /// File for strace's summary of the next command of the native engine.
+    pub(super) trace: Option<PathBuf>,
     pub(super) files: usize,
     namespaces: BTreeSet<String>,
     /// Number of edits so far; each is different.
@@ -62,6 +67,9 @@ impl Harness {
             workspace,
             before: None,
             new_program: None,
+            program_published: false,
+            one_file_cached: false,
+            trace: None,
             files: 0,
             namespaces: BTreeSet::new(),
             number: 0,

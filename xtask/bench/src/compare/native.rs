@@ -4,13 +4,19 @@ use super::harness::{Harness, Seeds};
 use super::peers::{Start, What};
 use crate::scenarios::{self, Sample};
 use crate::workspace::Workspace;
-use xtask_host::process::Command;
+use std::ffi::OsStr;
+use xtask_host::process::{self, Command};
+use xtask_host::terminal;
 use xtask_host::tree::{binary, facts};
 use xtask_model::fault::Fault;
+use xtask_model::image::dependencies;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::spec::reference::Platform;
 
 const UV: &str = "uv";
+
+/// Registry namespace of the state before the change, with the program's compiled crates.
+const WITH_PROGRAM: &str = "before-program";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
@@ -18,6 +24,8 @@ pub enum Caller {
     Alias,
     /// The binary, when uv must be installed first.
     WithoutUv,
+    /// The binary without `--push`: the image stays on this machine.
+    Local,
 }
 
 /// The command with caches of its own.
@@ -36,7 +44,10 @@ pub(super) fn cold_call(workspace: &Workspace) -> Command {
 }
 
 pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: Start) -> Result<Sample, Fault> {
-    let seeds = seeds(harness, start)?;
+    let seeds = match (what, start) {
+        (What::Program, Start::Cold) => program_seeds(harness)?,
+        _ => seeds(harness, start)?,
+    };
     let to = harness.namespace("native", start, &seeds)?;
     let workspace = &harness.workspace;
     if start != Start::Warm {
@@ -49,17 +60,60 @@ pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: St
     rustix::fs::sync();
     let command = if what == What::Base { "build-base" } else { "build" };
     let call = match caller {
+        Caller::Local => call(workspace),
         Caller::Binary | Caller::WithoutUv if start == Start::Warm => call(workspace),
         Caller::Binary | Caller::WithoutUv => cold_call(workspace),
         Caller::Alias => cached(workspace, workspace.cargo("warm")?).arg("xtask"),
     };
-    scenarios::push(call.args([command, "--engine", "native"]), &to)
+    let call = call.args([command, "--engine", "native"]);
+    if caller == Caller::Local {
+        return scenarios::reported(&call.args(["--registry", &to.to_string()]));
+    }
+    let call = match (&harness.trace, process::found("strace")) {
+        (Some(summary), Some(strace)) => {
+            let flags =
+                ["--follow-forks", "--seccomp-bpf", "--summary-only", "--trace=open,openat,openat2", "--output"];
+            call.wrapped_by(strace, flags.iter().map(OsStr::new).chain([summary.as_os_str()]))
+        }
+        _ => call,
+    };
+    scenarios::push(call, &to)
+}
+
+/// Publishes the unchanged tree from another machine's folder, as CI of the default branch does: with its compiled crates.
+fn publish_program(harness: &mut Harness) -> Result<(), Fault> {
+    if !harness.program_published {
+        terminal::step("readying", "the crates of the program");
+        harness.workspace.rewind()?;
+        let nothing = Seeds { names: Vec::new(), ..seeds(harness, Start::Nothing)? };
+        let from = harness.filled(WITH_PROGRAM.to_owned(), &nothing)?;
+        forget(&harness.workspace)?;
+        let call = cold_call(&harness.workspace).args(["build", "--engine", "native"]).env("CI", "true");
+        scenarios::push(call, &from)?;
+        harness.program_published = true;
+        harness.edit_again()?;
+    }
+    Ok(())
+}
+
+/// The program compiled from changed sources, and the app with it.
+pub(super) fn build_program(harness: &mut Harness, caller: Caller, start: Start) -> Result<Sample, Fault> {
+    if start == Start::Cold {
+        publish_program(harness)?;
+    }
+    build(harness, caller, What::Program, start)
 }
 
 pub(super) fn forget(workspace: &Workspace) -> Result<(), Fault> {
     workspace.forget_native()?;
     workspace.remove_cargo_folder("cold")?;
     workspace.empty_private_folder(UV).map(drop)
+}
+
+fn program_seeds(harness: &Harness) -> Result<Seeds, Fault> {
+    let seeds = seeds(harness, Start::Cold)?;
+    let crates = dependencies::repository(&harness.workspace.tree.policy.app.repository);
+    Ok(Seeds { from: harness.prefix(WITH_PROGRAM)?, names: [seeds.names, vec![crates]].concat() })
 }
 
 pub(super) fn seeds(harness: &Harness, start: Start) -> Result<Seeds, Fault> {

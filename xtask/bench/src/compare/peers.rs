@@ -3,11 +3,12 @@
 //! They get the compiled binary for free, and xtask does not run on their side.
 
 use super::harness::{Harness, Seeds};
-use super::{buildah, rewrite};
+use super::{buildah, one_file, rewrite};
 use crate::plain;
 use crate::scenarios::{Sample, call};
+use crate::workspace::Workspace;
 use std::fs;
-use xtask_host::docker::Build;
+use xtask_host::docker::{Build, Built, Output};
 use xtask_host::terminal;
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{binary, facts};
@@ -21,12 +22,18 @@ pub enum Peer {
     /// With its build cache in the registry, as runners that keep nothing use it.
     DockerCached,
     DockerByPip,
+    /// With one Dockerfile for packages, program and app.
+    OneFile,
+    /// With one Dockerfile and a build cache in the registry.
+    OneFileCached,
     Buildah,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     App,
+    /// The app, with a program that has to be compiled.
+    Program,
     BaseAndApp,
     Base,
 }
@@ -49,8 +56,10 @@ pub(super) struct Before {
 const BEFORE: &str = "before-plain";
 
 impl Peer {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
+            Self::OneFile => "one-file",
+            Self::OneFileCached => "one-file-cached",
             Self::Docker | Self::DockerByPip => "docker",
             Self::DockerCached => "docker-cached",
             Self::Buildah => "buildah",
@@ -64,16 +73,18 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
         // First: without buildah no preparation is needed.
         buildah::command(&harness.workspace)?;
     }
-    if harness.before.is_none() {
-        let before = before(harness)?;
-        harness.before = Some(before);
+    if matches!(peer, Peer::OneFile | Peer::OneFileCached) {
+        return one_file::build(harness, peer, start);
     }
+    prepare(harness)?;
     let names: &[&str] = if start == Start::Nothing { &[] } else { &["base", "app"] };
     let seeds = Seeds { from: harness.prefix(BEFORE)?, names: names.iter().map(|name| (*name).to_owned()).collect() };
     let to = harness.namespace(peer.name(), start, &seeds)?;
     if start != Start::Warm {
         match peer {
-            Peer::Docker | Peer::DockerCached | Peer::DockerByPip => harness.workspace.forget_builds()?,
+            Peer::Docker | Peer::DockerCached | Peer::DockerByPip | Peer::OneFile | Peer::OneFileCached => {
+                harness.workspace.forget_builds()?;
+            }
             Peer::Buildah => drop(harness.workspace.empty_private_folder(buildah::FOLDER)?),
         }
     }
@@ -83,7 +94,7 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
     rustix::fs::sync();
     let mut seconds = 0.0;
     let mut base = before.base.to_string();
-    if what != What::App {
+    if matches!(what, What::BaseAndApp | What::Base) {
         let (order, ignore) = base_order(harness, peer, before, &to)?;
         let (took, name) = realise(&order, &ignore)?;
         seconds += took;
@@ -94,6 +105,23 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
         seconds += realise(&order, &ignore)?.0;
     }
     Ok(Sample { seconds, ..Sample::default() })
+}
+
+/// The app on the base before the change, with plain docker, for docker's own store.
+pub(super) fn stored_app(harness: &mut Harness) -> Result<Build, Fault> {
+    prepare(harness)?;
+    place_binary(harness)?;
+    let before = harness.before.as_ref().expect("made above");
+    let (order, _) = app_order(harness, Peer::Docker, before.base.to_string(), &harness.prefix("stored")?)?;
+    Ok(Build { outputs: vec![Output::Store], ..order })
+}
+
+fn prepare(harness: &mut Harness) -> Result<(), Fault> {
+    if harness.before.is_none() {
+        let before = before(harness)?;
+        harness.before = Some(before);
+    }
+    Ok(())
 }
 
 fn before(harness: &mut Harness) -> Result<Before, Fault> {
@@ -145,27 +173,45 @@ fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Resu
 
 /// The build cache in the registry: one for all runs, as a branch has one.
 fn cache(harness: &Harness, peer: Peer, image: &str) -> Result<Option<String>, Fault> {
-    let used = peer == Peer::DockerCached;
-    Ok(if used { Some(format!("{}:{image}", harness.prefix("cache")?.repository("cache"))) } else { None })
+    if peer == Peer::DockerCached { cache_name(harness, image).map(Some) } else { Ok(None) }
+}
+
+pub(super) fn cache_name(harness: &Harness, image: &str) -> Result<String, Fault> {
+    Ok(format!("{}:{image}", harness.prefix("cache")?.repository("cache")))
 }
 
 fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
-    let beside = |path: &RelPath| relative(&format!("{path}.dockerignore"));
     let text = harness.workspace.tree.files.text(path.as_ref())?;
     let text = match peer {
-        Peer::Docker | Peer::DockerCached => return Ok((path.clone(), beside(path))),
+        Peer::Docker | Peer::DockerCached | Peer::OneFile | Peer::OneFileCached => {
+            return Ok((path.clone(), ignore_file(path)));
+        }
         Peer::DockerByPip => rewrite::by_pip(path.as_str(), &text)?,
         Peer::Buildah => rewrite::without_link(&text),
     };
+    write_dockerfile(&harness.workspace, peer, path, &text)
+}
+
+/// Writes a builder's text of a Dockerfile, with what the original ignores. Returns both paths.
+pub(super) fn write_dockerfile(
+    workspace: &Workspace,
+    peer: Peer,
+    path: &RelPath,
+    text: &str,
+) -> Result<(RelPath, RelPath), Fault> {
     let rewritten = relative(&format!("target/compare/Dockerfile.{}", peer.name()));
-    let root = &harness.workspace.tree.root;
+    let root = &workspace.tree.root;
     let file = root.join(&rewritten);
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
     fs::create_dir_all(root.join("target/compare")).map_err(cannot)?;
     fs::write(&file, text).map_err(cannot)?;
-    fs::copy(root.join(beside(path)), root.join(beside(&rewritten))).map_err(cannot)?;
-    let ignore = beside(&rewritten);
+    fs::copy(root.join(ignore_file(path)), root.join(ignore_file(&rewritten))).map_err(cannot)?;
+    let ignore = ignore_file(&rewritten);
     Ok((rewritten, ignore))
+}
+
+fn ignore_file(path: &RelPath) -> RelPath {
+    relative(&format!("{path}.dockerignore"))
 }
 
 fn relative(path: &str) -> RelPath {
@@ -182,9 +228,8 @@ fn realise(
 ) -> Result<(f64, String), Fault> {
     if peer != Peer::Buildah {
         let built = harness.workspace.docker()?.build(order, "the same with plain docker")?;
-        if start != Start::Warm && peer != Peer::DockerCached && built.steps.cached > 0 {
-            return Err(Fault::build("a cold build found cached steps")
-                .cause(format!("{} steps came from docker's cache", built.steps.cached)));
+        if start != Start::Warm && peer != Peer::DockerCached {
+            check_cold(&built)?;
         }
         return Ok((built.took.as_secs_f64(), on(order, built.digest)));
     }
@@ -193,6 +238,16 @@ fn realise(
     let pushed = call(&command.args(buildah::push(order)))?;
     // The tag is available locally; a digest would have to be pulled.
     Ok((built.seconds + pushed.seconds, order.names[0].clone()))
+}
+
+pub(super) fn check_cold(built: &Built) -> Result<(), Fault> {
+    match built.steps.cached {
+        0 => Ok(()),
+        cached => {
+            Err(Fault::build("a cold build found cached steps")
+                .cause(format!("{cached} steps came from docker's cache")))
+        }
+    }
 }
 
 fn on(order: &Build, digest: Digest) -> String {
@@ -214,7 +269,6 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
-    use xtask_host::docker::Output;
     use xtask_model::image::policy::Compression;
 
     fn shown(args: &[std::ffi::OsString]) -> String {

@@ -46,6 +46,31 @@ pub(super) fn by_pip(path: &str, text: &str) -> Result<String, Fault> {
     Ok(text)
 }
 
+const SOURCES: &str = "COPY autoscaler/src autoscaler/src\n";
+const COMPILED: &str = " --mount=type=cache,target=/src/target,sharing=locked";
+const MEMBERS: &str = "    for member in ";
+const INSTALLED: &str = " && \\\n    install -D -m 0755 target/release/autoscaler /out/autoscaler\n";
+
+/// The Dockerfile of everything, with the crates of others compiled in a layer before the sources are copied: a cache of layers then has
+/// them.
+pub(super) fn crates_apart(path: &str, text: &str) -> Result<String, Fault> {
+    let apart = || {
+        let (head, rest) = text.split_once(SOURCES)?;
+        let (run, tail) = rest.split_once(INSTALLED)?;
+        let run = run.replacen(COMPILED, "", 1);
+        let with = |first: &str| run.replacen(MEMBERS, &format!("    {first} && \\\n{MEMBERS}"), 1);
+        let empty =
+            "mkdir -p autoscaler/src && touch autoscaler/src/lib.rs && echo 'fn main() {}' > autoscaler/src/main.rs";
+        let (crates, own) = (with(empty), with("find autoscaler/src -name '*.rs' -exec touch {} +"));
+        (crates != run && run.len() < rest.len()).then(|| format!("{head}{crates}\n{SOURCES}{own}{INSTALLED}{tail}"))
+    };
+    apart().ok_or_else(|| {
+        Fault::usage(format!("cannot compile the crates of `{path}` in a layer of their own"))
+            .cause("it does not compile the program as this comparison expects")
+            .hint("update `crates_apart` in `xtask/bench/src/compare/rewrite.rs`")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +109,22 @@ mod tests {
     fn a_base_with_another_installation_is_rejected() {
         let fault = by_pip(PATH, "FROM a\nRUN conda install\n").unwrap_err();
         assert!(fault.what.contains(PATH), "{fault}");
+    }
+
+    #[test]
+    fn crates_are_compiled_before_the_sources_are_copied() {
+        let path = "dockerfiles/Dockerfile.enhanced";
+        let text =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dockerfiles/Dockerfile.enhanced"))
+                .unwrap();
+        let apart = crates_apart(path, &text).unwrap();
+        Dockerfile::parse(path, &apart).unwrap();
+        let at = |what: &str| apart.match_indices(what).map(|(at, _)| at).collect::<Vec<_>>();
+        let (sources, builds) = (at(SOURCES), at("cargo build --locked --release"));
+        assert!(sources.len() == 1 && builds.len() == 2 && builds[0] < sources[0] && sources[0] < builds[1], "{apart}");
+        assert!(!apart.contains("target=/src/target"), "a cache of layers has no mount: {apart}");
+        assert_eq!(at("/out/autoscaler\n").len(), at(INSTALLED).len());
+        assert!(crates_apart(path, "FROM a\n").is_err());
     }
 
     #[track_caller]

@@ -5,7 +5,8 @@ use super::growth;
 use super::harness::{Edit, Harness, copy_file};
 use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
-use crate::scenarios::{BUMPED, Sample, bump, edit_template};
+use super::watch::{self, Follow};
+use crate::scenarios::{BUMPED, Sample, bump, edit_program, edit_template};
 use std::fs::File;
 use xtask_model::fault::Fault;
 
@@ -19,6 +20,8 @@ pub struct Row {
     pub start: Start,
     /// Number of changed images: a run that builds fewer is invalid.
     pub builds: usize,
+    /// Whether the program is compiled: the compiler's files are not counted.
+    pub compiles: bool,
     /// The native engine first.
     pub sides: &'static [Side],
 }
@@ -35,6 +38,8 @@ pub struct Side {
 pub enum Work {
     Native(Caller),
     Peer(Peer),
+    /// From a save until the page is served.
+    Follow(Follow),
     /// The native engine with a base that is larger by this many bytes, in ten layers.
     OnBase(u64),
     /// The native engine with this many more files in the context.
@@ -47,13 +52,15 @@ pub enum Work {
 
 impl Work {
     pub fn is_native(self) -> bool {
-        !matches!(self, Self::Peer(_))
+        !matches!(self, Self::Peer(_) | Self::Follow(Follow::Docker | Follow::ByHand))
     }
 
     /// Builds once, after the change was made.
     pub fn once(self, harness: &mut Harness, row: &Row) -> Result<Sample, Fault> {
         let sample = match self {
+            Self::Native(caller) if row.compiles => native::build_program(harness, caller, row.start),
             Self::Native(caller) => native::build(harness, caller, row.what, row.start),
+            Self::Follow(follow) => return watch::build(harness, follow),
             Self::Peer(peer) => peers::build(harness, peer, row.what, row.start),
             Self::OnBase(bytes) => growth::on_base(harness, bytes),
             Self::AmongFiles(count) => growth::among_files(harness, count),
@@ -96,6 +103,21 @@ const fn docker(goal: Option<Goal>) -> Side {
 /// `type=registry`: like every cache that a runner reads before a build and writes after it.
 const DOCKER_CACHED: Side = side("docker buildx, cache in the registry", Work::Peer(Peer::DockerCached), None);
 
+/// What most teams have: its cache mounts make it quick on a machine that has built before.
+const ONE_FILE: Side = side("docker buildx, one Dockerfile with cache mounts", Work::Peer(Peer::OneFile), None);
+
+/// Compiles and installs everything.
+const ONE_FILE_COLD: Side = Side { at_most: Some(1), ..ONE_FILE };
+
+const ONE_FILE_CACHED: Side = Side {
+    at_most: Some(3),
+    ..side(
+        "docker buildx, one Dockerfile with a layer of crates, cache in the registry",
+        Work::Peer(Peer::OneFileCached),
+        None,
+    )
+};
+
 const BUILDAH: Side = side("buildah", Work::Peer(Peer::Buildah), None);
 
 /// A base takes it a minute or more.
@@ -109,10 +131,11 @@ const ROW: Row = Row {
     what: What::App,
     start: Start::Cold,
     builds: 1,
+    compiles: false,
     sides: &[],
 };
 
-pub(super) static ROWS: [Row; 11] = [
+pub(super) static ROWS: [Row; 15] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
@@ -131,7 +154,41 @@ pub(super) static ROWS: [Row; 11] = [
         about: "a template edited, everything warm",
         edit: |harness| edit_template(&harness.workspace, harness.number),
         start: Start::Warm,
-        sides: &[native(None), alias(None), docker(Some(Goal::Faster(4.0))), BUILDAH],
+        sides: &[native(None), alias(None), docker(Some(Goal::Faster(4.0))), ONE_FILE, BUILDAH],
+        ..ROW
+    },
+    Row {
+        name: "template-watch",
+        about: "a template saved, until the page that the app serves has it",
+        start: Start::Warm,
+        sides: &[
+            side("native, `watch`", Work::Follow(Follow::Native), Some(Goal::Within(0.5))),
+            side("docker, `watch`", Work::Follow(Follow::Docker), None),
+            side("docker buildx, then docker run", Work::Follow(Follow::ByHand), None),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "rust-warm",
+        about: "a line of Rust edited, everything warm",
+        edit: |harness| edit_program(&harness.workspace, harness.number),
+        what: What::Program,
+        start: Start::Warm,
+        compiles: true,
+        sides: &[
+            side("native, without --push", Work::Native(Caller::Local), Some(Goal::Within(5.0))),
+            native(None),
+            ONE_FILE,
+        ],
+        ..ROW
+    },
+    Row {
+        name: "rust-cold",
+        about: "a line of Rust edited, nothing local, compiled crates in the registry",
+        edit: |harness| edit_program(&harness.workspace, harness.number),
+        what: What::Program,
+        compiles: true,
+        sides: &[native(Some(Goal::Within(35.0))), ONE_FILE_CACHED, ONE_FILE_COLD],
         ..ROW
     },
     Row {
@@ -148,6 +205,16 @@ pub(super) static ROWS: [Row; 11] = [
         what: What::BaseAndApp,
         builds: 2,
         sides: &[native(None), WITHOUT_UV, docker(Some(Goal::Faster(20.0))), DOCKER_CACHED, SLOW_BUILDAH],
+        ..ROW
+    },
+    Row {
+        name: "small-package-warm",
+        about: "one small package updated, everything warm: base and app",
+        edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
+        what: What::BaseAndApp,
+        start: Start::Warm,
+        builds: 2,
+        sides: &[native(None), docker(None), ONE_FILE],
         ..ROW
     },
     Row {

@@ -179,6 +179,15 @@ fn registry_host(policy: &Policy) -> String {
     policy.project.registry.repository("x").registry().to_owned()
 }
 
+/// The repository that publishes, by `[project] source`: any other one on the same server is a fork. None without a URL that a script can
+/// quote.
+fn own_repository(policy: &Policy) -> Option<&str> {
+    let source = policy.project.source.as_deref()?.trim_end_matches('/');
+    let source = source.strip_suffix(".git").unwrap_or(source);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
+    (source.contains("://") && source.chars().all(plain)).then_some(source)
+}
+
 /// Gives all sources of xtask one old time, in the folder of the workspace.
 const TRUST_TIMES: &str = "git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 --no-run-if-empty touch --no-create --date=@0";
 

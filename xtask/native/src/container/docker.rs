@@ -17,6 +17,7 @@ pub(super) struct Container<'d> {
     id: String,
     /// The docker client that prints the program's output.
     client: Option<Child>,
+    is_removed: bool,
 }
 
 pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Output, Fault> {
@@ -25,17 +26,20 @@ pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Outpu
 
 pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
     let id = called(docker, image, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
-    Ok(Container { docker, id, client: None })
+    Ok(Container { docker, id, client: None, is_removed: false })
 }
 
 /// Starts an image in the background, with this process's output streams.
 pub(super) fn serve<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let id = format!("xtask-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let call = reachable(docker, image, launch)?.args(["--rm", &format!("--name={id}")]).args(named(image, launch));
+    let call = reachable(docker, image, launch)?.args(["--rm", &format!("--name={id}")]);
+    // The first process of a container ignores signals that it does not handle: below docker's init a shell ends at once.
+    let call = if docker.podman { call } else { call.arg("--init") };
+    let call = call.args(named(image, launch));
     let client = call.start([Stdio::null(), Stdio::inherit(), Stdio::inherit()]);
     let client = client.map_err(|error| Fault::missing("cannot run docker").cause(error))?;
-    Ok(Container { docker, id, client: Some(client) })
+    Ok(Container { docker, id, client: Some(client), is_removed: false })
 }
 
 /// Replaces this process with `docker run` on its terminal; returns only on an error.
@@ -110,10 +114,15 @@ impl Container<'_> {
     }
 
     /// Asks its program to end, and kills it after this time.
-    pub(super) fn end(self, patience: Duration) {
+    pub(super) fn end(mut self, patience: Duration) {
         let time = format!("--time={}", patience.as_secs());
-        // The drop removes a container that could not be stopped.
-        let _ = self.docker.command().args(["stop", &time, &self.id]).output();
+        let stopped = self.docker.command().args(["stop", &time, &self.id]).output();
+        // Docker removes what has a client itself. The drop removes a container that could not be stopped.
+        if stopped.is_ok_and(|output| output.status.success())
+            && let Some(mut client) = self.client.take()
+        {
+            self.is_removed = client.wait().is_ok();
+        }
     }
 
     pub(super) fn log(&self, lines: usize) -> Result<String, Fault> {
@@ -124,6 +133,9 @@ impl Container<'_> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
+        if self.is_removed {
+            return;
+        }
         // It may have ended already; an error here has no receiver.
         let _ = self.docker.command().args(["rm", "--force", "--volumes", &self.id]).output();
         if let Some(client) = &mut self.client {

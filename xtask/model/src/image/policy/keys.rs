@@ -194,7 +194,7 @@ pub const TABLES: &[Table] = &[
                 "source",
                 Kind::Text,
                 Default::None,
-                "URL of the source, for the label `org.opencontainers.image.source`",
+                "URL of the source, for the label `org.opencontainers.image.source`; CI of a fork of it publishes nothing",
             ),
             key("default-branch", Kind::Text, Default::Text("main"), "the branch that moves `latest`"),
             key(

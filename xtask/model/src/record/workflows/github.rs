@@ -33,9 +33,9 @@ impl GithubAction {
 /// The runner of what belongs to no platform: deciding, naming, reporting.
 const RUNNER: &str = "ubuntu-24.04";
 
-/// True if the event may publish. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
-const PUBLISHES: &str = "github.event_name != 'pull_request' || \
-     (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
+/// True if the event is of no stranger. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
+const OF_ITS_OWN: &str = "(github.event_name != 'pull_request' || \
+     (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]'))";
 
 /// Name of the workflow that upgrades locks.
 pub(super) const UPDATE: &str = "update";
@@ -321,7 +321,8 @@ jobs:
             Does::Save(cache) => cache.saved(&self.policy.project.default_branch),
             Does::TrustTimes(id) => self.trust_times(id),
             Does::AskMay => format!(
-                "        env:\n          PUBLISH: ${{{{ {PUBLISHES} }}}}\n        run: echo \"publish=$PUBLISH\" >> \"$GITHUB_OUTPUT\"\n"
+                "        env:\n          PUBLISH: ${{{{ {} && {OF_ITS_OWN} }}}}\n        run: echo \"publish=$PUBLISH\" >> \"$GITHUB_OUTPUT\"\n",
+                self.own_repository()
             ),
             Does::LogIn => self.log_in(),
             Does::Plan => "        run: cargo xtask plan --locked --format github\n".to_owned(),
@@ -364,9 +365,21 @@ jobs:
             When::Scheduled => "github.event_name == 'schedule'".to_owned(),
             When::NotScheduled => "github.event_name != 'schedule'".to_owned(),
             When::DefaultBranch => format!("github.ref == 'refs/heads/{}'", self.policy.project.default_branch),
+            When::OwnRepository => self.own_repository(),
             When::Exists(file) => format!("hashFiles('{file}') != ''"),
             When::Missed(cache) => format!("steps.{cache}.outputs.cache-hit != 'true'"),
             When::Any(all) => format!("({})", self.conditions(job, all).join(" || ")),
+        }
+    }
+
+    /// A fork has Actions too, and its token has no right to write here. One that publishes images of its own says so in `source`.
+    fn own_repository(&self) -> String {
+        let path = super::own_repository(self.policy).and_then(|url| url.split_once("://")?.1.split_once('/'));
+        match path {
+            Some((_, path)) if path.split('/').count() == 2 => {
+                format!("(github.repository == '{path}' || !github.event.repository.fork)")
+            }
+            _ => "(!github.event.repository.fork)".to_owned(),
         }
     }
 

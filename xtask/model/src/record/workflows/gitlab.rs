@@ -194,11 +194,14 @@ impl Writer<'_> {
         if !self.place.folder.is_empty() {
             let _ = writeln!(text, "    - cd {} || exit", self.place.folder);
         }
-        if !job.when.is_empty() {
-            let when = self.conditions(&job.when);
+        let when = self.conditions(&job.when);
+        if !when.is_empty() {
+            let guard = if job.needs.is_empty() { String::new() } else { format!("      {GUARD}\n") };
+            let why =
+                if job.needs.is_empty() { "a fork publishes nothing" } else { "the plan has no work for this job" };
             let _ = write!(
                 text,
-                "    - |\n      {GUARD}\n      if ! {{ {when}; }}; then\n        echo 'the plan has no work for this job'\n        exit 0\n      fi\n"
+                "    - |\n{guard}      if ! {{ {when}; }}; then\n        echo '{why}'\n        exit 0\n      fi\n"
             );
         }
         for step in &job.steps {
@@ -287,7 +290,8 @@ impl Writer<'_> {
     }
 
     fn conditions(&self, when: &[When]) -> String {
-        when.iter().map(|when| self.condition(when)).collect::<Vec<_>>().join(" && ")
+        let all: Vec<String> = when.iter().map(|when| self.condition(when)).filter(|text| !text.is_empty()).collect();
+        all.join(" && ")
     }
 
     fn condition(&self, when: &When) -> String {
@@ -302,6 +306,7 @@ impl Writer<'_> {
             When::DefaultBranch => {
                 format!("[ \"${{CI_COMMIT_BRANCH:-}}\" = '{}' ]", self.policy.project.default_branch)
             }
+            When::OwnRepository => self.own_repository().unwrap_or_default(),
             When::Exists(file) => format!("[ -e {file} ]"),
             When::Missed(_) => "[ ! -x \"$CARGO_HOME/bin/cargo-deny\" ]".to_owned(),
             When::Any(all) => {
@@ -316,6 +321,13 @@ impl Writer<'_> {
         purpose == DockerFor::Builds || self.policy.ci.cluster || self.policy.ci.engine != Engine::Native
     }
 
+    /// The condition of the policy's own project. GitLab does not say which project is a fork: it is another one than `source` names on the
+    /// same server. Without `source`, every project is taken for the policy's own.
+    fn own_repository(&self) -> Option<String> {
+        let source = super::own_repository(self.policy)?;
+        Some(format!("case '{source}' in \"$CI_PROJECT_URL\") ;; \"$CI_SERVER_URL\"/*) false ;; esac"))
+    }
+
     /// A request to merge from a fork has another project's changes. One of a branch that is not protected has no protected variable:
     /// it publishes nothing that it could not sign, and nothing where it cannot log in.
     fn ask_may(&self, job: &Job) -> String {
@@ -328,9 +340,19 @@ impl Writer<'_> {
             _ => None,
         });
         let secret = secret.map(|name| format!(" || [ -z \"${{{name}:-}}\" ]")).unwrap_or_default();
+        let own = self.own_repository().map_or_else(String::new, |own| {
+            format!(
+                "if ! {{ {own}; }}; then
+  echo \"nothing is published: '[project] source' of {} names another project than $CI_PROJECT_URL\"
+  XTASK_PUBLISH=false
+fi
+",
+                self.place.policy()
+            )
+        });
         format!(
             "XTASK_PUBLISH=true
-if [ -n \"${{CI_MERGE_REQUEST_IID:-}}\" ]; then
+{own}if [ -n \"${{CI_MERGE_REQUEST_IID:-}}\" ]; then
   if [ \"$CI_MERGE_REQUEST_SOURCE_PROJECT_ID\" != \"$CI_MERGE_REQUEST_PROJECT_ID\" ]{secret}; then XTASK_PUBLISH=false; fi
   if [ '{}' != \"${{CI_REGISTRY:-}}\" ] && [ -z \"${{REGISTRY_PASSWORD:-}}\" ]; then XTASK_PUBLISH=false; fi
 fi",

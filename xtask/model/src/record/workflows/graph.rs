@@ -62,7 +62,7 @@ pub(super) enum Does {
     Save(Cache),
     /// Only the times of the sources, which a checkout sets to now, would have cargo compile a cached xtask again. The cache's id.
     TrustTimes(&'static str),
-    /// Sets the output `publish`: no run with a stranger's changes may publish.
+    /// Sets the output `publish`: no run with a stranger's changes may publish, and none of a fork.
     AskMay,
     LogIn,
     Plan,
@@ -101,6 +101,8 @@ pub(super) enum When {
     Scheduled,
     NotScheduled,
     DefaultBranch,
+    /// It is the policy's own repository, not a fork.
+    OwnRepository,
     Exists(&'static str),
     /// The cache of this id was not found.
     Missed(&'static str),
@@ -639,6 +641,7 @@ impl Writer<'_> {
         Job {
             comment: "Puts the version on the digest that CI tested for this commit. It restores no cache: what publishes is compiled from the tag.",
             needs: Vec::new(),
+            when: vec![When::OwnRepository],
             asks_branch: true,
             ..Self::job("release", PUSHES, steps)
         }

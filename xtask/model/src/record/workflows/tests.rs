@@ -244,9 +244,41 @@ fn every_step_that_publishes_asks_whether_the_event_may() {
     pushes(|name, run, when, job| {
         let of_job = job["if"].as_str().unwrap_or_default();
         let asked = [when, of_job].iter().any(|text| text.contains("outputs.publish == 'true'"));
-        // A run for a tag of the repository itself always may.
+        // A run for a tag of the repository itself may: a fork's is kept out by its job.
         assert!(asked || name == "release", "{name}: {run}");
     });
+}
+
+#[test]
+fn a_fork_is_known_by_the_source_that_the_policy_names() {
+    let with = |source: &str, more: &str| {
+        let policy = policy(|text| {
+            let text = text.replace("source = \"https://github.com/acme/autoscaler\"\n", source);
+            keys(&text, more)
+        });
+        generate(&[&policy], &PolicyLocation::default()).unwrap()
+    };
+    let named = "(github.repository == 'acme/autoscaler' || !github.event.repository.fork)";
+    let any = "(!github.event.repository.fork)";
+    for (source, expected) in [
+        ("source = \"https://github.com/acme/autoscaler\"\n", named),
+        ("source = \"https://github.example/acme/autoscaler.git/\"\n", named),
+        ("source = \"https://github.example/acme/autoscaler.git\"\n", named),
+        ("source = \"https://acme.example/code/of/autoscaler\"\n", any),
+        ("source = \"https://acme.example/it's/this\"\n", any),
+        ("", any),
+    ] {
+        let [ci, release, ..] = &with(source, "")[..] else { panic!() };
+        assert!(ci.text.contains(&format!("PUBLISH: ${{{{ {expected} && (")), "{source}: {}", ci.text);
+        let release = &YamlLoader::load_from_str(&release.text).unwrap()[0];
+        assert_eq!(release["jobs"]["release"]["if"].as_str(), Some(expected), "{source}");
+    }
+    let gitlab = |source: &str| with(source, "provider = \"gitlab\"\n").remove(0).text;
+    let text = gitlab("source = \"https://gitlab.example/team/sub/app\"\n");
+    let asked =
+        "case 'https://gitlab.example/team/sub/app' in \"$CI_PROJECT_URL\") ;; \"$CI_SERVER_URL\"/*) false ;; esac";
+    assert_eq!(text.matches(asked).count(), 2, "the first job, and the job of a version: {text}");
+    assert!(!gitlab("").contains("$CI_PROJECT_URL"));
 }
 
 #[test]
