@@ -78,6 +78,9 @@ pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Profile of cargo for the app's program instead of the policy's, for images that nobody else gets. It is part of their key.
+    #[arg(skip)]
+    pub profile: Option<String>,
 }
 
 impl Global {
@@ -124,13 +127,22 @@ impl Global {
 
     /// Reads the policy of the repository in these files, for one app; knows no commit.
     pub fn tree_of(&self, files: Box<dyn Files>) -> Result<Tree, Fault> {
-        Ok(Tree { offline: self.offline, ..Tree::with_registry(self.registry.clone(), files, &self.app)? })
+        Ok(self.applied(Tree::with_registry(self.registry.clone(), files, &self.app)?))
     }
 
     /// The same for each app that is meant.
     pub fn trees_of(&self, files: Box<dyn Files>) -> Result<Vec<Tree>, Fault> {
         let trees = Tree::all(self.registry.as_ref(), files, &self.app)?;
-        Ok(trees.into_iter().map(|tree| Tree { offline: self.offline, ..tree }).collect())
+        Ok(trees.into_iter().map(|tree| self.applied(tree)).collect())
+    }
+
+    /// A tree with what these flags change in it.
+    fn applied(&self, mut tree: Tree) -> Tree {
+        tree.offline = self.offline;
+        if let (Some(profile), Some(binary)) = (&self.profile, &mut tree.policy.app.binary) {
+            binary.profile.clone_from(profile);
+        }
+        tree
     }
 
     /// These flags for the app of a tree alone.

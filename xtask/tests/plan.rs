@@ -27,6 +27,7 @@ fn global(root: &Path) -> Global {
         offline: true,
         verbose: false,
         quiet: true,
+        profile: None,
     }
 }
 
