@@ -9,7 +9,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plugin::FAIL_ON;
-use xtask_model::image::policy::{Engine, ImageKind, Provider, Registry};
+use xtask_model::image::policy::{Dependencies, Engine, ImageKind, Provider, Registry};
 use xtask_model::spec::reference::{Platform, Reference};
 
 /// Text after the help: the first commands to use, and the exit codes.
@@ -78,7 +78,8 @@ pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Profile of cargo for the app's program instead of the policy's, for images that nobody else gets. It is part of their key.
+    /// Profile of cargo for the app's program instead of the policy's, for images that nobody else gets. It is part of their key, and
+    /// their compiled dependencies are not shared either.
     #[arg(skip)]
     pub profile: Option<String>,
 }
@@ -141,6 +142,7 @@ impl Global {
         tree.offline = self.offline;
         if let (Some(profile), Some(binary)) = (&self.profile, &mut tree.policy.app.binary) {
             binary.profile.clone_from(profile);
+            binary.dependencies = Dependencies::Off;
         }
         tree
     }

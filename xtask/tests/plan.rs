@@ -15,6 +15,7 @@ use xtask::pipeline::{Sources, Unreadable};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{ChangePlan, Inputs, Purpose, Work};
+use xtask_model::image::policy::Dependencies;
 use xtask_model::image::presence::Presence;
 
 fn global(root: &Path) -> Global {
@@ -65,6 +66,8 @@ fn a_program_of_another_profile_is_another_app_on_the_same_base() {
     let [own, other] = [own.app, other.app].map(|app| app.binary.unwrap());
     assert_eq!((own.profile.as_str(), other.profile.as_str()), ("release", "dev"));
     assert_eq!(own.sources, other.sources);
+    let tree = wanted.tree_of(Box::new(repo.root().to_owned())).unwrap();
+    assert_eq!(tree.policy.app.binary.unwrap().dependencies, Dependencies::Off);
 }
 
 /// What the oracle expects, from the bytes that two extracted trees would send to a builder.
