@@ -9,7 +9,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plugin::FAIL_ON;
-use xtask_model::image::policy::{Engine, ImageKind, Provider, Registry};
+use xtask_model::image::policy::{Dependencies, Engine, ImageKind, Provider, Registry};
 use xtask_model::spec::reference::{Platform, Reference};
 
 /// Text after the help: the first commands to use, and the exit codes.
@@ -78,6 +78,10 @@ pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Profile of cargo for the app's program instead of the policy's, for images that nobody else gets. It is part of their key, and
+    /// their compiled dependencies are not shared either.
+    #[arg(skip)]
+    pub profile: Option<String>,
 }
 
 impl Global {
@@ -124,13 +128,23 @@ impl Global {
 
     /// Reads the policy of the repository in these files, for one app; knows no commit.
     pub fn tree_of(&self, files: Box<dyn Files>) -> Result<Tree, Fault> {
-        Ok(Tree { offline: self.offline, ..Tree::with_registry(self.registry.clone(), files, &self.app)? })
+        Ok(self.applied(Tree::with_registry(self.registry.clone(), files, &self.app)?))
     }
 
     /// The same for each app that is meant.
     pub fn trees_of(&self, files: Box<dyn Files>) -> Result<Vec<Tree>, Fault> {
         let trees = Tree::all(self.registry.as_ref(), files, &self.app)?;
-        Ok(trees.into_iter().map(|tree| Tree { offline: self.offline, ..tree }).collect())
+        Ok(trees.into_iter().map(|tree| self.applied(tree)).collect())
+    }
+
+    /// A tree with what these flags change in it.
+    fn applied(&self, mut tree: Tree) -> Tree {
+        tree.offline = self.offline;
+        if let (Some(profile), Some(binary)) = (&self.profile, &mut tree.policy.app.binary) {
+            binary.profile.clone_from(profile);
+            binary.dependencies = Dependencies::Off;
+        }
+        tree
     }
 
     /// These flags for the app of a tree alone.

@@ -39,6 +39,7 @@ fn global(root: &Path, registry: &str) -> Global {
         offline: false,
         verbose: false,
         quiet: true,
+        profile: None,
     }
 }
 

@@ -83,6 +83,7 @@ impl Workspace {
             offline: false,
             verbose: false,
             quiet: false,
+            profile: None,
         };
         let tree_copy = global.tree()?;
         Ok(Self {

@@ -1,7 +1,7 @@
 //! `ci`: everything that CI runs, phase by phase, each with its seconds. `--only` runs the phases that a small change needs.
 //!
-//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started. What only compiles (lints,
-//! documentation, the build for other systems, the app's binary) runs during the tests, at the lowest priority.
+//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started. What only compiles (the
+//! build for other systems, the app's binary) runs during the tests, at the lowest priority.
 
 mod background;
 mod deny;
@@ -47,14 +47,14 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     phases.run("tidy", || super::tidy::run(global))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
+    phases.run("compile", || compile(&root))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
-    let mut checks = lints(&root);
-    checks.extend(portable::checks(&root, &program)?);
+    let mut checks = Vec::from(portable::checks(&root, &program)?);
     checks.extend(app_binary(global)?);
     let mut checked = background::Checked::default();
     phases.run("test", || {
         let tested;
-        (tested, checked) = background::run(&checks, |compiled| super::test::whole(global, None, compiled));
+        (tested, checked) = background::run(&checks, |compiled| super::test::whole(global, None, &COMPILER, compiled));
         tested
     })?;
     phases.background = checked.seconds;
@@ -148,22 +148,28 @@ fn cargo(root: &Path, args: &[&str], hint: &str) -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
 
-/// What cargo itself finds in the whole workspace.
-fn lints(root: &Path) -> Vec<Check> {
-    const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
-    let doc = Check::lint("doc", root, DOC, "fix the warnings of `cargo doc --workspace --no-deps`");
-    vec![
-        Check::lint("clippy", root, CLIPPY, "fix the warnings of `cargo clippy --workspace --all-targets`"),
-        doc.env("RUSTDOCFLAGS", "-D warnings"),
-    ]
+/// Compiles the workspace as the tests need it, with lints and documentation.
+fn compile(root: &Path) -> anyhow::Result<()> {
+    let args = ["test", "--locked", "--workspace", "--no-run"];
+    let command = binary::cargo(root).args(args).args(COMPILER);
+    let status = super::test::shown(&command, &mut |_| {})?;
+    let hint = "`cargo clippy --workspace --all-targets` and `cargo doc --workspace --no-deps` show the same warnings";
+    if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
 
-/// The app's binary as images hold it, which the build after the tests then finds compiled.
+/// A compiler that lints and documents each crate of the workspace as it compiles it: neither `cargo clippy` nor `cargo doc` shares
+/// libraries with the tests. `.ci/run` names it too. It is not in the environment, which tests of cargo see.
+const COMPILER: [&str; 2] = ["--config", "build.rustc-workspace-wrapper='.ci/rustc'"];
+
+/// Profile of the program in the images of this command, which nobody else gets: most of its libraries are those of the tests. The
+/// policy's profile is compiled by what publishes, which smoke-tests its images too.
+const PROFILE: &str = "dev";
+
+/// The app's binary as these images hold it, which the build after the tests then finds compiled.
 fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
-    let tree = global.tree()?;
+    let tree = Global { profile: Some(PROFILE.to_owned()), ..global.clone() }.tree()?;
     let Some(app) = &tree.policy.app.binary else { return Ok(None) };
-    let call = binary::building(&tree.root, app, &Platform::host(), false)?;
+    let call = portable::apart(binary::building(&tree.root, app, &Platform::host(), false)?, &tree.root);
     let hint = format!("`cargo build --package {} --profile {}` says the same", app.package, app.profile);
     Ok(Some(Check { name: "binary", call, exit: Exit::Build, hint }))
 }
@@ -172,5 +178,44 @@ fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;
-    super::quickstart::run(&Global { registry: Some(registry), ..global.clone() }, true, None)
+    let profile = Some(PROFILE.to_owned());
+    super::quickstart::run(&Global { registry: Some(registry), profile, ..global.clone() }, true, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `.ci/rustc` says to a library with this text, compiled as a library and as its tests; nothing if it compiles.
+    fn said(library: &str) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| std::fs::write(folder.path().join(path), text).unwrap();
+        std::fs::create_dir(folder.path().join("src")).unwrap();
+        write("Cargo.toml", "[package]\nname = \"probe\"\nedition = \"2024\"\n[workspace]\n");
+        write("src/lib.rs", library);
+        let compiler = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.ci/rustc").canonicalize().unwrap();
+        let call = binary::cargo(folder.path()).args(["test", "--no-run", "--offline", "--config"]);
+        let call = call.arg(format!("build.rustc-workspace-wrapper='{}'", compiler.display()));
+        // An integration test makes cargo compile the library itself.
+        std::fs::create_dir(folder.path().join("tests")).unwrap();
+        write("tests/other.rs", "");
+        let output = call.env("CARGO_TARGET_DIR", folder.path().join("target")).output().unwrap();
+        let page = folder.path().join("target/doc/lib/probe/index.html");
+        assert!(!output.status.success() || page.is_file(), "the documentation is not written");
+        (!output.status.success()).then(|| String::from_utf8(output.stderr).unwrap())
+    }
+
+    #[test]
+    fn one_compiler_finds_what_rustc_and_clippy_and_rustdoc_find() {
+        assert_eq!(said("//! See [`one`].\npub fn one(value: u8) -> bool {\n    value == 1\n}\n"), None);
+        for (library, expected) in [
+            ("fn unused() {}\n", "function `unused` is never used"),
+            ("pub fn one(value: u8) -> bool {\n    return value == 1;\n}\n", "unneeded `return` statement"),
+            ("#[test]\nfn one() {\n    assert_eq!(true, 1 == 1);\n}\n", "clippy::bool_assert_comparison"),
+            ("//! See [`two`].\n", "unresolved link to `two`"),
+        ] {
+            let said = said(library).unwrap_or_default();
+            assert!(said.contains(expected), "{library}{said}");
+        }
+    }
 }

@@ -26,11 +26,17 @@ pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result
         let runner = quick_runner(&root, filter, process::found("cargo-nextest").is_some());
         return all_pass(&[runner], filter, false, &mut || {});
     }
-    whole(global, filter, &mut || {})
+    whole(global, filter, &[], &mut || {})
 }
 
-/// Runs every test, or those whose name contains `filter`. Calls `compiled` once the compiler has ended and tests begin.
-pub fn whole(global: &Global, filter: Option<&str>, compiled: &mut dyn FnMut()) -> anyhow::Result<()> {
+/// Runs every test, or those whose name contains `filter`, with these options of cargo. Calls `compiled` once the compiler has ended and
+/// tests begin.
+pub fn whole(
+    global: &Global,
+    filter: Option<&str>,
+    options: &[&str],
+    compiled: &mut dyn FnMut(),
+) -> anyhow::Result<()> {
     let tree = global.tree()?;
     super::needs_xtask_sources(
         &tree.root,
@@ -38,7 +44,7 @@ pub fn whole(global: &Global, filter: Option<&str>, compiled: &mut dyn FnMut()) 
         "`cargo xtask ci` runs the `[[ci.tests]]` of `images.toml`, and builds and smoke-tests the app",
     )?;
     let needs = Needs::gather(&tree)?;
-    all_pass(&runners(&tree.root, &needs, filter), filter, true, compiled)
+    all_pass(&runners(&tree.root, &needs, filter, options), filter, true, compiled)
 }
 
 /// Runs these, each in its turn, and reports all failures together. A skipped test is a failure where `whole` is asked for.
@@ -99,8 +105,8 @@ fn quick_runner(root: &Path, filter: Option<&str>, has_nextest: bool) -> Command
 const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
 
 /// The calls that run all tests: Rust's, then Python's.
-fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
-    let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args));
+fn runners(root: &Path, needs: &Needs, filter: Option<&str>, options: &[&str]) -> Vec<Command> {
+    let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args).args(options));
     let mut runners = if process::found("cargo-nextest").is_some() {
         vec![cargo(NEXTEST).arg("--workspace")]
     } else {

@@ -1,12 +1,11 @@
 //! Checks that only keep compilers busy. They run at the lowest priority during the tests, which wait for engines and limits as long
 //! as they compute.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use xtask_host::process::{self, Command};
-use xtask_host::{terminal, tree::binary};
+use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
 
 /// A call whose success is the check.
@@ -18,17 +17,6 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// A call of cargo whose findings are to be fixed.
-    pub(super) fn lint(name: &'static str, root: &Path, args: &[&str], hint: &str) -> Self {
-        Self { name, call: binary::cargo(root).args(args), exit: Exit::Drift, hint: hint.to_owned() }
-    }
-
-    #[must_use]
-    pub(super) fn env(mut self, name: &str, value: &str) -> Self {
-        self.call = self.call.env(name, value);
-        self
-    }
-
     /// Runs to the end. What it printed is shown if it fails, whole and not between the lines of the tests.
     fn run(&self) -> anyhow::Result<()> {
         let low = self.call.clone().env("CARGO_TERM_COLOR", "never");
