@@ -380,10 +380,10 @@ impl Staged {
     fn new(survey: &Survey, files: &[NewFile]) -> Result<Self, Fault> {
         let cannot = |error: std::io::Error| Fault::build("cannot make a temporary folder").cause(error);
         let folder = Scratch::new().map_err(cannot)?;
-        let put = |path: &str, text: &str| -> std::io::Result<()> {
+        let put = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
-            std::fs::write(path, text)
+            std::fs::write(path, bytes)
         };
         // What a resolution reads.
         let inputs = survey
@@ -391,12 +391,15 @@ impl Staged {
             .iter()
             .filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg", "setup.py"].iter().any(|end| path.ends_with(end)));
         for path in inputs.take(500) {
-            if let Some(text) = survey.text(path) {
-                put(path, &text).map_err(cannot)?;
+            // As it is: pip reads other encodings too.
+            let from = survey.root.join(path);
+            let is_text = std::fs::symlink_metadata(&from).is_ok_and(|meta| meta.is_file() && meta.len() < 16_000_000);
+            if let (true, Ok(bytes)) = (is_text, std::fs::read(from)) {
+                put(path, &bytes).map_err(cannot)?;
             }
         }
         for file in files {
-            put(&file.path, &file.text).map_err(cannot)?;
+            put(&file.path, file.text.as_bytes()).map_err(cannot)?;
         }
         let trees = Tree::all(None, Box::new(folder.path().to_owned()), &[])?;
         Ok(Self { folder, trees })

@@ -118,7 +118,7 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
     }
 }
 
-fn is_cache(path: &str) -> bool {
+pub(super) fn is_cache(path: &str) -> bool {
     let places =
         ["/var/lib/apt", "/var/apt", "/var/cache", "/tmp", "/var/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
     places.iter().any(|place| path.starts_with(place))

@@ -17,7 +17,7 @@ pub(super) struct Simple {
     pub words: Vec<String>,
     /// It is only words: no pipe, redirection, substitution or variable.
     pub plain: bool,
-    /// The build goes on if it fails.
+    /// The build continues if it fails.
     pub forgiven: bool,
 }
 

@@ -376,6 +376,12 @@ impl Reader<'_> {
                     others.push(one.text.clone());
                 }
                 Effect::Other if one.program() == "update-ca-certificates" && !has_certificates(image) => {}
+                Effect::Other if self.links_programs(one, image) => {
+                    known = true;
+                    let reason = "the programs of packages are on `PATH`";
+                    image.notes.push(note(NoteKind::Changed, line, &one.text, reason, "it makes no links"));
+                }
+                Effect::Other if one.program() == "rm" && self.removes_archives(one, image) => known = true,
                 Effect::Other => others.push(one.text.clone()),
                 effect => {
                     if matches!(one.program(), "export" | "set") {
@@ -412,6 +418,53 @@ impl Reader<'_> {
         };
         let item = run_of(text, &format!("RUN {}", others.join(" && ")), image);
         image.items.push(item);
+    }
+
+    /// True for links to programs of an environment in a folder of `PATH`.
+    fn links_programs(&self, one: &shell::Simple, image: &Image) -> bool {
+        let (options, paths): (Vec<&String>, Vec<&String>) = one.args().iter().partition(|arg| arg.starts_with('-'));
+        let Some((place, targets)) = paths.split_last() else { return false };
+        let mut places = DEFAULT_FOLDERS.iter();
+        let on_path =
+            places.any(|folder| below(place.trim_end_matches('/'), folder).is_some_and(|rest| !rest.contains('/')));
+        let environments: Vec<&String> =
+            self.images.values().chain([image]).flat_map(|image| &image.environments).collect();
+        let is_program = |target: &&String| {
+            environments.iter().any(|one| below(target, one).is_some_and(|rest| rest.starts_with("bin/")))
+        };
+        let symbolic = options.iter().any(|option| option.contains('s'));
+        one.program() == "ln"
+            && one.plain
+            && symbolic
+            && on_path
+            && !targets.is_empty()
+            && targets.iter().all(is_program)
+    }
+
+    /// True if all that is removed are caches and archives of packages, which the new images do not have.
+    fn removes_archives(&self, one: &shell::Simple, image: &Image) -> bool {
+        let made = |folder: &str| {
+            let stages = self.images.values().chain([image]);
+            let mut places = stages.flat_map(|image| &image.intermediate);
+            places.any(|place| below(place, folder).is_some() || below(folder, place).is_some())
+        };
+        let is_archive = |path: &String| {
+            let path = absolute(&image.workdir, path);
+            let inside = image.items.iter().all(|item| match item {
+                Item::Copy(placed) => {
+                    let archive = matches!(placed.from, From::Stage(_))
+                        && placed.sources.iter().all(|one| made(&absolute("/", one)));
+                    archive
+                        || below(&placed.destination, &path).is_none() && below(&path, &placed.destination).is_none()
+                }
+                Item::Run { .. } => false,
+                Item::Owner { .. } | Item::Mode { .. } | Item::Folders(_) => true,
+            });
+            inside
+                && !["/usr", "/etc", "/var", "/lib", "/bin", "/opt"].iter().any(|folder| below(&path, folder).is_some())
+        };
+        let mut paths = one.args().iter().filter(|arg| !arg.starts_with('-'));
+        one.plain && paths.all(|path| run::is_cache(path) || is_archive(path))
     }
 
     fn effect(&self, (line, text): (usize, &str), effect: Effect, run: &Run, image: &mut Image) {

@@ -689,11 +689,30 @@ COPY main.py /app/
 
 #[test]
 fn a_kept_command_names_the_new_environment() {
-    let text = "FROM python:3.13-slim\nRUN python -m venv /opt/shop && /opt/shop/bin/pip install flask && ln -s /opt/shop/bin/flask /usr/bin/flask\nCOPY main.py /app/\n";
-    case(text, &[("main.py", "")]).gives(
-        &[(BASE, &["RUN ln -s /opt/venv/bin/flask /usr/bin/flask"])],
-        &["docker 2 RUN ln -s /opt/shop/bin/flask /usr/bin/flask"],
+    let text = "FROM python:3.13-slim\nRUN python -m venv /opt/shop && /opt/shop/bin/pip install flask && patch-it /opt/shop/bin/flask\nCOPY main.py /app/\n";
+    case(text, &[("main.py", "")])
+        .gives(&[(BASE, &["RUN patch-it /opt/venv/bin/flask"])], &["docker 2 RUN patch-it /opt/shop/bin/flask"]);
+}
+
+#[test]
+fn links_to_programs_and_the_removal_of_archives_need_no_program() {
+    let text = "\
+FROM python:3.13-slim AS build
+COPY . /src
+WORKDIR /src
+RUN python -m pip wheel -w dist -r requirements.txt
+FROM python:3.13-slim
+COPY --from=build /src/dist /src/dist
+RUN python -m venv /opt/shop && /opt/shop/bin/pip install /src/dist/*.whl && ln -s /opt/shop/bin/flask /usr/bin/flask && rm -rf /src ~/.cache
+COPY main.py /app/
+ENTRYPOINT [\"/opt/shop/bin/flask\"]
+";
+    case(text, &[("requirements.txt", "flask"), ("main.py", "")]).gives(
+        &[("images.toml", &["engine = \"native\""]), (FAST, &["ENTRYPOINT [\"/opt/venv/bin/flask\"]"])],
+        &["changed 7 ln -s /opt/shop/bin/flask /usr/bin/flask"],
     );
+    let text = "FROM python:3.13-slim\nRUN pip install flask\nCOPY main.py /app/\nRUN rm -rf /app/main.py && ln -s /app/x /usr/bin/x\n";
+    case(text, &[("main.py", "")]).gives(&[], &["docker 4 RUN rm -rf /app/main.py && ln -s /app/x /usr/bin/x"]);
 }
 
 #[test]
