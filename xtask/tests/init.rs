@@ -322,3 +322,185 @@ fn the_flask_example_builds_and_answers() {
     let said = ends(&example.xtask(&["smoke"]), 0);
     assert!(said.contains("runs as user 1000") && said.contains("serves http://127.0.0.1:8000/health"), "{said}");
 }
+
+/// Everything below a folder with kind, mode and contents; not git's own files.
+fn state(folder: &Path) -> BTreeMap<String, String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap().flatten() {
+            let (path, meta) = (entry.path(), entry.metadata().unwrap());
+            let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+            let is_own = name == ".git" || name.starts_with(".git/");
+            let what = if meta.is_symlink() {
+                format!("link {}", std::fs::read_link(&path).unwrap().display())
+            } else if meta.is_dir() {
+                open.push(path);
+                String::from("folder")
+            } else {
+                std::fs::read_to_string(&path).unwrap_or_default()
+            };
+            if !is_own {
+                found.insert(name, format!("{:o} {what}", meta.permissions().mode()));
+            }
+        }
+    }
+    found
+}
+
+/// Calls `init` through a shell that first makes the folder one that cannot be written.
+fn init_within(example: &Example, program: &[&str], more: &[&str]) -> Output {
+    let init = ["init", "--registry", "ghcr.io/acme", "--offline", "--xtask-rev", REVISION, "--root"];
+    let mut call = Command::new(program[0]);
+    call.args(&program[1..]).arg(env!("CARGO_BIN_EXE_xtask")).args(init).arg(example.path()).args(more);
+    call.env_remove("XTASK_REGISTRY").env_remove("CI").stdin(std::process::Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn links_are_never_written_through() {
+    let example = Example::new("flask");
+    let outside = example.folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("policy"), "theirs\n").unwrap();
+    let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, example.path().join(name)).unwrap();
+    for (name, target) in [
+        ("images.toml", outside.join("policy")),
+        ("dockerfiles", outside.clone()),
+        ("xtask", PathBuf::from("nowhere")),
+        (".cargo", PathBuf::from("shop")),
+    ] {
+        link(&target, name);
+        let before = (state(&example.path()), state(&outside));
+        for flags in [&[][..], &["--force"]] {
+            let said = ends(&example.init(flags), 2);
+            assert!(said.contains(&format!("cannot write `{name}")), "{name}: {said}");
+            assert_eq!((state(&example.path()), state(&outside)), before, "{name}");
+        }
+        std::fs::remove_file(example.path().join(name)).unwrap();
+    }
+    ends(&example.init(&[]), 0);
+}
+
+#[test]
+fn a_read_only_file_system_is_a_fault_and_stays_as_it_is() {
+    let mount = "mount --bind \"$8\" \"$8\" && mount -o remount,ro,bind \"$8\" && exec \"$0\" \"$@\"";
+    let program = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount];
+    let works = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).status();
+    if !works.is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("XTASK_REQUIRE_REAL").is_none(), "user namespaces are needed");
+        println!("skipped: no user namespaces");
+        return;
+    }
+    let example = Example::new("flask");
+    let before = state(&example.path());
+    let said = ends(&init_within(&example, &program, &[]), 2);
+    assert!(said.contains("cannot write") && said.contains("Read-only file system"), "{said}");
+    assert!(said.contains("nothing was changed"), "{said}");
+    assert_eq!(state(&example.path()), before);
+    // A dry run needs no rights.
+    ends(&init_within(&example, &program, &["--dry-run"]), 0);
+}
+
+#[test]
+fn a_folder_without_rights_is_a_fault_and_stays_as_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let example = Example::new("flask");
+    let set = |path: PathBuf, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let plain = ["env"];
+    let program = if is_root { &nobody[..] } else { &plain };
+    let usable =
+        Command::new(program[0]).args(&program[1..]).args(["test", "-x", env!("CARGO_BIN_EXE_xtask")]).status();
+    if !usable.is_ok_and(|status| status.success()) {
+        println!("skipped: another user cannot run the program");
+        return;
+    }
+    set(example.folder.path().to_owned(), 0o755);
+    for folder in ["", "dockerfiles", ".cargo"] {
+        std::fs::create_dir_all(example.path().join(folder)).unwrap();
+        set(example.path(), if folder.is_empty() { 0o555 } else { 0o777 });
+        set(example.path().join(folder), 0o555);
+        let before = state(&example.path());
+        let said = ends(&init_within(&example, program, &[]), 2);
+        assert!(said.contains("cannot write") && said.contains("Permission denied"), "{folder}: {said}");
+        assert!(said.contains("nothing was changed"), "{folder}: {said}");
+        assert_eq!(state(&example.path()), before, "{folder}");
+        set(example.path().join(folder), 0o777);
+    }
+    // A file that cannot be read is not taken for one that is missing.
+    std::fs::write(example.path().join("images.toml"), "# mine\n").unwrap();
+    set(example.path().join("images.toml"), 0o000);
+    if is_root {
+        let before = state(&example.path());
+        let said = ends(&init_within(&example, program, &["--force"]), 2);
+        assert!(said.contains("cannot write `images.toml`"), "{said}");
+        assert_eq!(state(&example.path()), before);
+    }
+}
+
+/// A signal at any time: what existed is as it was, and a file is new and whole, or missing. The next call finishes the work.
+#[test]
+fn an_interrupted_call_loses_nothing_and_the_next_one_finishes() {
+    let whole = Example::new("services");
+    whole.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
+    let before = whole.files();
+    let began = std::time::Instant::now();
+    ends(&whole.init(&["--force", "--name", "shop"]), 0);
+    let (needed, after) = (began.elapsed(), whole.files());
+    let (mut cut, mut partly) = (0, 0);
+    for step in 0..30_u32 {
+        let example = Example::new("services");
+        example.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
+        let signal = ["KILL", "INT", "TERM"][step as usize % 3];
+        let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        call.args(["init", "--force", "--name", "shop", "--registry", "ghcr.io/acme", "--offline"]);
+        call.args(["--xtask-rev", REVISION, "--root"]).arg(example.path()).stdin(std::process::Stdio::null());
+        let mut call = call.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(needed * step / 28);
+        let _ = Command::new("kill").args([&format!("-{signal}"), &call.id().to_string()]).output().unwrap();
+        let status = call.wait().unwrap();
+        let mut found = example.files();
+        found.retain(|path, _| !path.starts_with(".xtask-init-"));
+        for (path, text) in &found {
+            let is_old = before.get(path) == Some(text);
+            assert!(is_old || after.get(path) == Some(text), "{signal} after {step}/28: `{path}` is\n{text}");
+        }
+        assert!(before.keys().all(|path| found.contains_key(path)), "{signal} after {step}/28: a file is lost");
+        if !status.success() {
+            cut += 1;
+            partly += u32::from(found != before);
+            // Only a killed process leaves part of its files.
+            assert!(signal == "KILL" || found == before, "{signal} after {step}/28: files were left");
+        }
+        ends(&example.init(&["--force", "--name", "shop"]), 0);
+        assert_eq!(example.files(), after, "{signal} after {step}/28");
+    }
+    println!("{cut} of 30 calls ended early, {partly} with a part of the files");
+    assert!(cut > 3, "the signals came too late to show anything");
+}
+
+#[test]
+fn a_tree_with_changes_that_are_not_committed_keeps_them() {
+    let example = Example::new("flask");
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        let output = Command::new("git").arg("-C").arg(example.path()).args(identity).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    git(&["init", "-q"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-qm", "first"]);
+    example.write("shop/__init__.py", "# edited\n");
+    example.write("shop/new.py", "# not added\n");
+    example.write("staged.py", "# staged\n");
+    git(&["add", "staged.py"]);
+    std::fs::remove_file(example.path().join("README.md")).unwrap();
+    let (before, status) = (state(&example.path()), git(&["status", "--porcelain"]));
+    ends(&example.init(&[]), 0);
+    let after = state(&example.path());
+    assert!(before.iter().all(|(path, what)| after.get(path) == Some(what)));
+    let now = git(&["status", "--porcelain"]);
+    assert!(status.lines().all(|line| now.lines().any(|other| other == line)), "{now}");
+}

@@ -6,6 +6,7 @@
 
 mod accounts;
 pub mod diff;
+mod roots;
 mod run;
 mod shell;
 mod stages;
@@ -210,6 +211,15 @@ pub fn adopt_all(requests: &[Request<'_>]) -> Result<Vec<Adoption>, Fault> {
     Ok(write::files(requests, translations))
 }
 
+/// True if a Dockerfile installs Python packages, or is on an image of Python.
+///
+/// # Errors
+/// A Dockerfile whose variables cannot be replaced.
+pub fn is_python(request: &Request<'_>) -> Result<bool, Fault> {
+    let done = stages::translate(request)?;
+    Ok(done.is_python || !done.input.is_empty())
+}
+
 /// Names of apps by the paths of their Dockerfiles: `web/Dockerfile`, `docker/Dockerfile.web` and `web.Dockerfile` are `web`.
 pub fn app_names(paths: &[String]) -> Vec<String> {
     const FOLDERS: [&str; 8] =
@@ -245,9 +255,26 @@ pub fn app_names(paths: &[String]) -> Vec<String> {
     names
 }
 
-/// True if a Dockerfile is, by its path, for development or tests.
+/// True if a file is, by its path, for development, tests or examples.
 pub fn is_for_development(path: &str) -> bool {
-    const WORDS: [&str; 11] =
-        ["dev", "development", "devcontainer", "test", "tests", "testing", "ci", "local", "debug", "lint", "docs"];
+    const WORDS: [&str; 17] = [
+        "dev",
+        "development",
+        "devcontainer",
+        "test",
+        "tests",
+        "testing",
+        "ci",
+        "local",
+        "debug",
+        "lint",
+        "doc",
+        "docs",
+        "example",
+        "examples",
+        "sample",
+        "samples",
+        "benchmarks",
+    ];
     path.to_ascii_lowercase().split(['/', '.']).any(|part| WORDS.contains(&part))
 }

@@ -28,40 +28,14 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     let questions = Questions { asks: !flags.yes && !flags.dry_run && std::io::stdin().is_terminal() };
     let paths = dockerfiles(&survey, flags, &questions)?;
     let sources = paths.iter().map(|path| Source::read(&survey, path, flags)).collect::<Result<Vec<_>, _>>()?;
-    let names = if paths.len() > 1 { adopt::app_names(&paths) } else { Vec::new() };
-    let name = match &flags.name {
-        Some(name) => name.clone(),
-        None => questions.ask("Name of the project?", &project_name(&survey.root))?,
-    };
-    let registry = registry(global, &survey, &questions)?;
-    let branch = flags.default_branch.clone().or(survey.branch.clone()).unwrap_or_else(|| "main".to_owned());
-    let platforms = if flags.platform.is_empty() {
-        vec!["linux/amd64".parse::<Platform>().expect("a constant is a platform")]
-    } else {
-        flags.platform.clone()
-    };
-    let program = program(flags)?;
     let read = |path: &str| survey.text(path);
-    let requests = sources.iter().enumerate().map(|(index, source)| Request {
-        name: &name,
-        app: names.get(index).map(String::as_str),
-        registry: &registry,
-        source: survey.remote.as_deref().filter(|url| url.starts_with("https://")),
-        branch: &branch,
-        platforms: &platforms,
-        dockerfile: &source.parsed,
-        context: &source.context,
-        files: &survey.files,
-        ignore: source.ignore.as_deref(),
-        read: &read,
-        root_image: flags.root_image.as_deref(),
-        python: flags.python.as_deref(),
-        requirements: &flags.requirements,
-        system_packages: &flags.system_package,
-        workflows: (!flags.no_workflows).then(|| provider(flags, &survey)),
-        program: &program,
-    });
-    let requests: Vec<Request<'_>> = requests.collect();
+    let repository = Repository::new(global, flags, &survey, &read, &questions)?;
+    let sources = repository.with_python(sources)?;
+    let paths: Vec<String> = sources.iter().map(|source| source.parsed.path().to_owned()).collect();
+    let names = if paths.len() > 1 { adopt::app_names(&paths) } else { Vec::new() };
+    let name = |at: usize| names.get(at).map(String::as_str);
+    let requests: Vec<Request<'_>> =
+        sources.iter().enumerate().map(|(at, source)| repository.request(source, name(at))).collect();
     let adoptions = adopt::adopt_all(&requests)?;
     for (path, adoption) in paths.iter().zip(&adoptions) {
         report(&survey, path, adoption);
@@ -89,6 +63,84 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
         next(needs_docker);
     }
     Ok(())
+}
+
+/// What all Dockerfiles of a repository share.
+struct Repository<'a> {
+    survey: &'a Survey,
+    flags: &'a InitFlags,
+    read: &'a dyn Fn(&str) -> Option<String>,
+    name: String,
+    registry: Registry,
+    branch: String,
+    platforms: Vec<Platform>,
+    program: Program,
+}
+
+impl<'a> Repository<'a> {
+    fn new(
+        global: &Global,
+        flags: &'a InitFlags,
+        survey: &'a Survey,
+        read: &'a dyn Fn(&str) -> Option<String>,
+        questions: &Questions,
+    ) -> Result<Self, Fault> {
+        let name = match &flags.name {
+            Some(name) => name.clone(),
+            None => questions.ask("Name of the project?", &project_name(&survey.root))?,
+        };
+        let registry = registry(global, survey, questions)?;
+        let branch = flags.default_branch.clone().or(survey.branch.clone()).unwrap_or_else(|| "main".to_owned());
+        let platforms = if flags.platform.is_empty() {
+            vec!["linux/amd64".parse::<Platform>().expect("a constant is a platform")]
+        } else {
+            flags.platform.clone()
+        };
+        Ok(Self { survey, flags, read, name, registry, branch, platforms, program: program(flags)? })
+    }
+
+    fn request<'b>(&'b self, source: &'b Source, app: Option<&'b str>) -> Request<'b> {
+        Request {
+            name: &self.name,
+            app,
+            registry: &self.registry,
+            source: self.survey.remote.as_deref().filter(|url| url.starts_with("https://")),
+            branch: &self.branch,
+            platforms: &self.platforms,
+            dockerfile: &source.parsed,
+            context: &source.context,
+            files: &self.survey.files,
+            ignore: source.ignore.as_deref(),
+            read: self.read,
+            root_image: self.flags.root_image.as_deref(),
+            python: self.flags.python.as_deref(),
+            requirements: &self.flags.requirements,
+            system_packages: &self.flags.system_package,
+            workflows: (!self.flags.no_workflows).then(|| provider(self.flags, self.survey)),
+            program: &self.program,
+        }
+    }
+
+    /// The Dockerfiles with Python, unless none has it or they are named.
+    fn with_python(&self, sources: Vec<Source>) -> Result<Vec<Source>, Fault> {
+        if !self.flags.dockerfile.is_empty() {
+            return Ok(sources);
+        }
+        let (mut found, mut others) = (Vec::new(), Vec::new());
+        for source in sources {
+            let python = adopt::is_python(&self.request(&source, None))?;
+            if python { found.push(source) } else { others.push(source) }
+        }
+        if found.is_empty() {
+            return Ok(others);
+        }
+        if !others.is_empty() {
+            let names: Vec<String> = others.iter().map(|source| format!("`{}`", source.parsed.path())).collect();
+            let why = "no command installs Python packages; `--dockerfile` names those to translate";
+            terminal::step("left out", &format!("{}: {why}", names.join(", ")));
+        }
+        Ok(found)
+    }
 }
 
 /// The fault of Dockerfiles of which something is missing.
@@ -217,8 +269,9 @@ fn context(survey: &Survey, dockerfile: &Dockerfile, flags: &InitFlags) -> Resul
     let own = dockerfile.path().rsplit_once('/').map_or("", |(folder, _)| folder);
     let mut folders: Vec<String> =
         Path::new(own).ancestors().map(|folder| folder.to_string_lossy().into_owned()).collect();
-    let manifest =
-        ["requirements.txt", "pyproject.toml", "Pipfile"].iter().any(|name| survey.files.contains(&joined(own, name)));
+    let manifest = ["requirements.txt", "pyproject.toml", "Pipfile", "setup.py"]
+        .iter()
+        .any(|name| survey.files.contains(&joined(own, name)));
     if !manifest {
         // A folder of Dockerfiles alone: `docker/Dockerfile` for the repository around it.
         folders.reverse();
@@ -327,23 +380,26 @@ impl Staged {
     fn new(survey: &Survey, files: &[NewFile]) -> Result<Self, Fault> {
         let cannot = |error: std::io::Error| Fault::build("cannot make a temporary folder").cause(error);
         let folder = Scratch::new().map_err(cannot)?;
-        let put = |path: &str, text: &str| -> std::io::Result<()> {
+        let put = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
-            std::fs::write(path, text)
+            std::fs::write(path, bytes)
         };
         // What a resolution reads.
         let inputs = survey
             .files
             .iter()
-            .filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg"].iter().any(|end| path.ends_with(end)));
+            .filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg", "setup.py"].iter().any(|end| path.ends_with(end)));
         for path in inputs.take(500) {
-            if let Some(text) = survey.text(path) {
-                put(path, &text).map_err(cannot)?;
+            // As it is: pip reads other encodings too.
+            let from = survey.root.join(path);
+            let is_text = std::fs::symlink_metadata(&from).is_ok_and(|meta| meta.is_file() && meta.len() < 16_000_000);
+            if let (true, Ok(bytes)) = (is_text, std::fs::read(from)) {
+                put(path, &bytes).map_err(cannot)?;
             }
         }
         for file in files {
-            put(&file.path, &file.text).map_err(cannot)?;
+            put(&file.path, file.text.as_bytes()).map_err(cannot)?;
         }
         let trees = Tree::all(None, Box::new(folder.path().to_owned()), &[])?;
         Ok(Self { folder, trees })

@@ -9,13 +9,13 @@ pub mod projects;
 use super::context::Files;
 use super::uv;
 use crate::file;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{self, Base, Policy, RequirementFiles};
 use xtask_model::spec::lock::formats::{self, Format, Input, Selection, Targets, Translation};
 use xtask_model::spec::lock::{self, Lock};
-use xtask_model::spec::project::Project;
+use xtask_model::spec::project::{self, Project};
 use xtask_model::spec::requirements::{self, LocalProject, Requirements};
 
 #[derive(Clone, Debug)]
@@ -115,21 +115,25 @@ pub fn read_requirements<F: Files + ?Sized>(
 
 /// A project of the repository that a requirement file names.
 pub fn project<F: Files + ?Sized>(files: &F, local: &LocalProject) -> Result<Project, Fault> {
-    let path = local.folder.join("pyproject.toml");
-    let shown = if local.folder.as_os_str().is_empty() { Path::new(".") } else { &local.folder };
-    let Some(text) = files.read_text(&path)? else {
-        let older = ["setup.py", "setup.cfg"].iter().find(|name| files.has_file(&local.folder.join(name)));
-        let why = match older {
-            Some(name) => format!("only running its `{name}` says what it requires"),
-            None => "it has no `pyproject.toml`".to_owned(),
-        };
+    let mut texts = BTreeMap::new();
+    for name in project::MANIFESTS {
+        let path = local.folder.join(name);
+        if let Some(text) = files.read_text(&path)? {
+            Project::parse(&path, &text)?;
+            texts.insert(name, text);
+        }
+    }
+    let Some(name) = project::manifest(&|name| texts.get(name).cloned()) else {
+        let shown = if local.folder.as_os_str().is_empty() { Path::new(".") } else { &local.folder };
+        let what = format!("`{}` is not a project whose requirements can be read", shown.display());
+        let names = project::MANIFESTS.map(|name| format!("`{name}`")).join(", ");
         let hint = "list what it requires in its `pyproject.toml` (`[project] dependencies`), or in the requirement file in place of this line";
-        return Err(Fault::usage(format!("`{}` is not a project whose requirements can be read", shown.display()))
+        return Err(Fault::usage(what)
             .needed_by(format!("`{}`", local.place))
-            .cause(why)
+            .cause(format!("it has none of {names}"))
             .hint(hint));
     };
-    Project::parse(&path, &text)
+    Project::parse(&local.folder.join(name), &texts[name])
 }
 
 fn requirements<F: Files + ?Sized>(files: &F, base: &Base) -> Result<Requirements, Fault> {
@@ -137,7 +141,7 @@ fn requirements<F: Files + ?Sized>(files: &F, base: &Base) -> Result<Requirement
 }
 
 pub fn is_project(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "pyproject.toml")
+    path.to_str().is_some_and(project::is_manifest)
 }
 
 /// Projects of the repository that the lock of another tool names: an app copies their code.

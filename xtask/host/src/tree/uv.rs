@@ -22,6 +22,7 @@ use xtask_model::image::policy::RequirementFiles;
 use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::lock::pip::Settings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
+use xtask_model::spec::project::Project;
 use xtask_model::spec::requirements::{self, LocalProject, Options, Requirements, normalised, secret};
 use xtask_model::time::Timestamp;
 
@@ -223,7 +224,7 @@ impl Uv {
     pub fn resolve_within(&self, request: &Request<'_>, cooldown: Option<&Cooldown>) -> Result<String, Fault> {
         let found = inputs::read_requirements(request.root, request.requirements, request.selection)?;
         let projects: Vec<&Path> =
-            request.requirements.paths().iter().map(AsRef::as_ref).filter(|path| inputs::is_project(path)).collect();
+            request.requirements.paths().iter().map(AsRef::as_ref).filter(|path| is_uvs_project(path)).collect();
         no_hidden_choices(request.root, &projects)?;
         // uv takes `${NAME}` without a value as it is written, and is refused.
         indexes(request.root, &found)?;
@@ -240,16 +241,13 @@ impl Uv {
             Some(cooldown) => cooldown.limit(command),
             None => command,
         };
-        let copies = copies(request.root, &found)?;
+        let copies = copies(request, &found)?;
         let command = selecting(command, request.selection, &projects).arg("--");
-        let command =
-            request.requirements.paths().iter().map(AsRef::<Path>::as_ref).fold(command, |command, path| match copies
-                .as_ref()
-                .filter(|_| !inputs::is_project(path))
-            {
-                Some(folder) => command.arg(folder.path().join(path)),
-                None => command.arg(path),
-            });
+        let paths = request.requirements.paths().iter().map(AsRef::<Path>::as_ref);
+        let command = paths.clone().fold(command, |command, path| match &copies {
+            Some(folder) if !is_uvs_project(path) => command.arg(folder.path().join(copied(path))),
+            _ => command.arg(path),
+        });
         let sources = request.requirements.to_string();
         run(&command.current_dir(request.root), &sources).map_err(|fault| match cooldown {
             Some(cooldown) if fault.exit == Exit::Usage => fault
@@ -260,6 +258,9 @@ impl Uv {
         let mut body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
         if let Some(folder) = &copies {
             body = body.replace(&format!("{}/", folder.path().display()), "");
+            for path in paths.filter(|path| copied(path) != **path) {
+                body = body.replace(&*copied(path).to_string_lossy(), &path.to_string_lossy());
+            }
         }
         let python = format!(">={}", request.python);
         let header = Header { requirements: found.fingerprint(), python, resolver: format!("uv {}", self.version) };
@@ -365,14 +366,38 @@ fn no_hidden_choices(root: &Path, projects: &[&Path]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// True for a file that describes a project, and that uv reads without running a program of the project.
+fn is_uvs_project(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "pyproject.toml")
+}
+
+/// The name of a file's copy: uv takes those of `setup.py` and `setup.cfg` for programs to run.
+fn copied(path: &Path) -> PathBuf {
+    match inputs::is_project(path) {
+        true => PathBuf::from(format!("{}.txt", path.display())),
+        false => path.to_owned(),
+    }
+}
+
 /// Copies of the requirement files as uv reads them, where it does not read them as they are: in another encoding than UTF-8,
-/// or with options that only pip knows.
-fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>, Fault> {
+/// with options that only pip knows, or as projects that have no `pyproject.toml`.
+fn copies(request: &Request<'_>, found: &Requirements) -> Result<Option<tempfile::TempDir>, Fault> {
+    let root = request.root;
     let mut texts = Vec::new();
     let mut differ = false;
-    for file in found.files().iter().filter(|file| !inputs::is_project(file)) {
+    for file in found.files().iter().filter(|file| !is_uvs_project(file)) {
         let bytes = root.regular(file, requirements::MAX_BYTES)?;
         let text = text(root, file)?;
+        if inputs::is_project(file) {
+            // Those that a line names are in the file of that line.
+            if !request.requirements.paths().iter().any(|path| AsRef::<Path>::as_ref(path) == file) {
+                continue;
+            }
+            differ = true;
+            let lines = Project::parse(file, &text)?.lines(request.selection)?;
+            texts.push((file, lines.iter().map(|line| format!("{line}\n")).collect()));
+            continue;
+        }
         let portable = requirements::portable(&text, root, &|local| local_lines(root, found, local));
         differ |= portable.is_some() || std::str::from_utf8(&bytes) != Ok(&text);
         texts.push((file, portable.unwrap_or(text)));
@@ -383,7 +408,7 @@ fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>
     let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
     let folder = tempfile::tempdir().map_err(cannot)?;
     for (file, text) in texts {
-        let path = folder.path().join(file);
+        let path = folder.path().join(copied(file));
         std::fs::create_dir_all(path.parent().unwrap_or(folder.path())).map_err(cannot)?;
         save(&path, &text)?;
     }

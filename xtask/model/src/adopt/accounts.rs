@@ -213,7 +213,7 @@ mod tests {
             Effect::Account(created) => created,
             other => panic!("{text}: {other:?}"),
         };
-        shell::commands(text).unwrap().iter().map(created).collect()
+        shell::commands(text, &BTreeMap::new()).unwrap().all.iter().map(created).collect()
     }
 
     fn user(text: &str) -> NewUser {
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!((four.name.as_str(), four.home.as_deref()), ("app", Some("/opt/app")));
         let group = NewGroup { name: "app".to_owned(), id: Some(900), range: Range::SystemDown };
         assert_eq!(created("groupadd -r -g 900 app"), [Created::Group(group)]);
-        let two = effect(&shell::commands("adduser app video").unwrap()[0], "/");
+        let two = effect(&shell::commands("adduser app video", &BTreeMap::new()).unwrap().all[0], "/");
         assert!(matches!(two, Effect::Unknown(..)), "{two:?}");
     }
 

@@ -63,7 +63,7 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
             "list them in a requirements file with their names on PyPI",
         ),
         // `set` and `export` are for the commands after them in the same shell.
-        "set" | "export" | "true" | ":" | "ldconfig" | "which" => Effect::Nothing,
+        "set" | "export" | "cd" | "ldconfig" | "which" => Effect::Nothing,
         // What it sets is for the commands after it, and the environment is on `PATH`.
         "." | "source" if one.args().len() == 1 && one.args()[0].ends_with("/bin/activate") => Effect::Nothing,
         "echo" | "printf" if !one.text.contains(['>', '|']) => Effect::Nothing,
@@ -102,7 +102,7 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
     }
 }
 
-fn is_cache(path: &str) -> bool {
+pub(super) fn is_cache(path: &str) -> bool {
     let places =
         ["/var/lib/apt", "/var/apt", "/var/cache", "/tmp", "/var/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
     places.iter().any(|place| path.starts_with(place))
@@ -143,6 +143,14 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
             Effect::Environment(absolute(folder))
         }
         (_, Some("-m"), Some("compileall")) if is_python => Effect::Nothing,
+        (_, Some("-m"), Some("build")) if is_python => made(workdir),
+        (_, Some("setup.py" | "./setup.py"), _) if is_python => match words.get(2..)? {
+            verbs if verbs.iter().any(|verb| ["sdist", "bdist", "bdist_wheel"].contains(verb)) => made(workdir),
+            verbs if verbs.iter().any(|verb| ["install", "develop"].contains(verb)) => {
+                Effect::Python(Input { names: vec![".".to_owned()], ..Input::default() })
+            }
+            _ => return None,
+        },
         (_, Some("--version" | "-V"), None) => Effect::Nothing,
         ("virtualenv", Some(_), _) => {
             Effect::Environment(absolute(words[1..].iter().rfind(|word| !word.starts_with('-'))?))
@@ -168,16 +176,19 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
         ("uv" | "poetry" | "pipenv", Some("config" | "cache" | "lock" | "self" | "check" | "env" | "python"), _) => {
             Effect::Nothing
         }
-        ("uv", Some("build"), _) => {
-            let (names, wheels) = (vec![".".to_owned()], Some(absolute("dist")));
-            Effect::Python(Input { names, wheels, ..Input::default() })
-        }
+        ("uv", Some("build"), _) => made(workdir),
         ("pipx", _, _) => Effect::Nothing,
         (pip_like, ..) if pip_like == "pip" || pip_like.starts_with("pip3") || pip_like.starts_with("pip2") => {
             pip(&words[1..], workdir)
         }
         _ => return None,
     })
+}
+
+/// The project's own archives, which a later command installs.
+fn made(workdir: &str) -> Effect {
+    let (names, wheels) = (vec![".".to_owned()], Some(super::stages::absolute(workdir, "dist")));
+    Effect::Python(Input { names, wheels, ..Input::default() })
 }
 
 /// The call of a tool that installs from a lock, and then the project, unless a flag says not to.
@@ -246,6 +257,11 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
     let mut written = None;
     let mut words = words.iter().copied().flat_map(|word| match word.split_once('=') {
         Some((name, value)) if word.starts_with("--") => vec![name, value],
+        // `-rFILE`
+        _ if word.is_char_boundary(2) && ["-r", "-c", "-e", "-i", "-f", "-t", "-w"].contains(&&word[..2]) => {
+            let (name, value) = word.split_at(2);
+            if value.is_empty() { vec![name] } else { vec![name, value.trim_start_matches('=')] }
+        }
         _ => vec![word],
     });
     while let Some(word) = words.next() {
@@ -299,7 +315,7 @@ mod tests {
 
     #[track_caller]
     fn of(text: &str) -> Effect {
-        let found = shell::commands(text).unwrap();
+        let found = shell::commands(text, &std::collections::BTreeMap::new()).unwrap().all;
         assert_eq!(found.len(), 1, "{text}");
         effect(&found[0], "/app")
     }
@@ -324,7 +340,14 @@ mod tests {
         let torch = requirements("pip install torch==2.9.0 --index-url https://download.pytorch.org/whl/cpu");
         assert_eq!(torch.1, one("torch==2.9.0"));
         assert_eq!(torch.2, one("--index-url https://download.pytorch.org/whl/cpu"));
+        assert_eq!(requirements("pip install -rrequirements.txt -e."), (one("requirements.txt"), one("."), vec![]));
         assert_eq!(of("pip install --upgrade pip setuptools>=70 poetry==1.8.3"), Effect::Nothing);
+        for text in ["python setup.py sdist bdist_wheel", "python3 -m build --wheel", "uv build"] {
+            let Effect::Python(input) = of(text) else { panic!("{text}") };
+            assert_eq!((input.names, input.wheels.as_deref()), (one("."), Some("/app/dist")), "{text}");
+        }
+        assert_eq!(requirements("python setup.py install").1, one("."));
+        assert_eq!(of("python setup.py build_ext"), Effect::Other);
         assert_eq!(of("curl -LsSf https://astral.sh/uv/install.sh | sh"), Effect::Nothing);
         let Effect::Python(uv) = of("uv sync --frozen --no-dev --extra web --group=worker --package api") else {
             panic!("uv sync")

@@ -3,17 +3,17 @@
 //! Pure. Stages that only install packages are read for their inputs. A stage whose files the image takes, and that runs something
 //! else, is kept as it is for docker.
 
+mod projects;
+
 use super::accounts::{self, Created};
 use super::run::{self, Effect};
 use super::system::{self, Purpose};
-use super::{Input, Note, NoteKind, Request, shell};
+use super::{Input, Note, NoteKind, Request, roots, shell};
 use crate::fault::Fault;
 use crate::spec::dockerfile::{
     Command, Healthcheck, Heredoc, Instruction, Kind, Mount, Run, Stage, StageBase, Transfer,
 };
-use crate::spec::project::Project;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The environment of the new images.
 pub(super) use crate::spec::project::installed::ENVIRONMENT;
@@ -23,6 +23,8 @@ pub(super) use crate::spec::project::installed::ENVIRONMENT;
 pub(super) struct Translation {
     pub root_image: String,
     pub python: String,
+    /// The Dockerfile is on an image of Python.
+    pub is_python: bool,
     pub input: Input,
     /// Debian packages of the root.
     pub system: Vec<String>,
@@ -46,12 +48,20 @@ pub(super) struct Translation {
     /// Folders with owner and mode.
     pub folders: BTreeMap<String, Folder>,
     /// Projects whose metadata and programs the app has.
-    pub installed: Vec<String>,
+    pub installed: Vec<Installed>,
     /// After which step their metadata is copied, where to, and its owner.
     pub metadata: Option<(usize, Placed)>,
     /// Stages that are kept as they are.
     pub kept: BTreeSet<usize>,
     pub notes: Vec<Note>,
+}
+
+/// A project that the app has as if it were installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Installed {
+    pub manifest: String,
+    /// Texts of its metadata and programs, by path.
+    pub files: BTreeMap<String, String>,
 }
 
 /// The user that the app runs as.
@@ -146,6 +156,8 @@ struct Image {
     env: Vec<(String, String)>,
     /// Stages whose wheels a `RUN` installs from where it mounts them.
     mounted: BTreeSet<usize>,
+    /// Packages of the operating system come from others than Debian too.
+    foreign: bool,
     labels: Vec<(String, String)>,
     expose: Vec<String>,
     volumes: Vec<String>,
@@ -318,17 +330,23 @@ impl Reader<'_> {
             },
             mounts: run.mounts.clone(),
         };
-        let variables: BTreeMap<&String, &String> =
-            image.args.iter().chain(&image.env).map(|(name, value)| (name, value)).collect();
-        let text = with_values(&text, &variables);
-        let Some(commands) = shell::commands(&text) else {
+        let mut variables: BTreeMap<String, String> = image.args.iter().chain(&image.env).cloned().collect();
+        if self.request.platforms.len() > 1 {
+            // They are others for each platform.
+            variables.retain(|name, _| !name.starts_with("TARGET"));
+        }
+        image.foreign |= adds_a_source(&text, image);
+        let packages = ["apt-get ", "apt ", "aptitude "].iter().any(|program| text.contains(program));
+        let found = shell::commands(&text, &variables).filter(|_| !(image.foreign && packages));
+        let Some(found) = found else {
             let installs = ["pip install", "pip3 install", "poetry install", "uv sync", "uv pip", "pipenv install"];
             if installs.iter().any(|words| text.contains(words)) {
-                let replacement = "write the installation as a RUN of its own, without `if`, `cd` or `||`";
+                let replacement =
+                    "write the installation as a RUN of its own, without conditions that only the build knows";
                 image.notes.push(self.note(
                     NoteKind::Missing,
                     line,
-                    "it installs packages between other commands",
+                    "it installs packages between commands that run only sometimes",
                     replacement,
                 ));
             }
@@ -336,11 +354,35 @@ impl Reader<'_> {
             image.items.push(item);
             return;
         };
+        for name in &found.decided {
+            let reason = format!(
+                "it decides which commands run; builds give no build arguments, and its value is `{}`",
+                variables[name]
+            );
+            image.notes.push(note(
+                NoteKind::Changed,
+                line,
+                &format!("${name}"),
+                &reason,
+                "for another one, change it in the Dockerfile first",
+            ));
+        }
         let mut others = Vec::new();
         let mut known = false;
-        for one in &commands {
-            let effect = run::effect(one, &image.workdir);
-            match effect {
+        let workdir = image.workdir.clone();
+        for one in &found.all {
+            match run::effect(one, &image.workdir) {
+                Effect::Nothing if one.program() == "cd" => {
+                    image.workdir = absolute(&image.workdir, &one.args()[0]);
+                    others.push(one.text.clone());
+                }
+                Effect::Other if one.program() == "update-ca-certificates" && !has_certificates(image) => {}
+                Effect::Other if self.links_programs(one, image) => {
+                    known = true;
+                    let reason = "the programs of packages are on `PATH`";
+                    image.notes.push(note(NoteKind::Changed, line, &one.text, reason, "it makes no links"));
+                }
+                Effect::Other if one.program() == "rm" && self.removes_archives(one, image) => known = true,
                 Effect::Other => others.push(one.text.clone()),
                 effect => {
                     if matches!(one.program(), "export" | "set") {
@@ -348,15 +390,22 @@ impl Reader<'_> {
                     } else {
                         known |= effect != Effect::Nothing;
                     }
+                    if one.forgiven && matches!(effect, Effect::Python(_)) {
+                        let reason = "the build went on without these packages where they could not be installed";
+                        let kept = "the base has them, or fails";
+                        image.notes.push(note(NoteKind::Changed, line, &one.text, reason, kept));
+                    }
                     self.effect((line, &one.text), effect, run, image);
                 }
             }
         }
+        image.workdir = workdir;
         if text.contains("install.python-poetry.org") {
             let home = image.env.iter().find(|(name, _)| name == "POETRY_HOME");
             image.intermediate.insert(home.map_or_else(|| format!("{}/.local", run::HOME), |(_, home)| home.clone()));
         }
-        let alone = others.iter().all(|text| text.starts_with("set ") || text.starts_with("export "));
+        let around = ["set ", "export ", "cd "];
+        let alone = others.iter().all(|text: &String| around.iter().any(|word| text.starts_with(word)));
         if alone {
             let stages = run.mounts.iter().filter_map(|mount| mount.from.as_ref());
             image.mounted.extend(stages.filter_map(|name| self.request.dockerfile.find_stage(name, stage.index)));
@@ -370,6 +419,53 @@ impl Reader<'_> {
         };
         let item = run_of(text, &format!("RUN {}", others.join(" && ")), image);
         image.items.push(item);
+    }
+
+    /// True for links to programs of an environment in a folder of `PATH`.
+    fn links_programs(&self, one: &shell::Simple, image: &Image) -> bool {
+        let (options, paths): (Vec<&String>, Vec<&String>) = one.args().iter().partition(|arg| arg.starts_with('-'));
+        let Some((place, targets)) = paths.split_last() else { return false };
+        let mut places = DEFAULT_FOLDERS.iter();
+        let on_path =
+            places.any(|folder| below(place.trim_end_matches('/'), folder).is_some_and(|rest| !rest.contains('/')));
+        let environments: Vec<&String> =
+            self.images.values().chain([image]).flat_map(|image| &image.environments).collect();
+        let is_program = |target: &&String| {
+            environments.iter().any(|one| below(target, one).is_some_and(|rest| rest.starts_with("bin/")))
+        };
+        let symbolic = options.iter().any(|option| option.contains('s'));
+        one.program() == "ln"
+            && one.plain
+            && symbolic
+            && on_path
+            && !targets.is_empty()
+            && targets.iter().all(is_program)
+    }
+
+    /// True if all that is removed are caches and archives of packages, which the new images do not have.
+    fn removes_archives(&self, one: &shell::Simple, image: &Image) -> bool {
+        let made = |folder: &str| {
+            let stages = self.images.values().chain([image]);
+            let mut places = stages.flat_map(|image| &image.intermediate);
+            places.any(|place| below(place, folder).is_some() || below(folder, place).is_some())
+        };
+        let is_archive = |path: &String| {
+            let path = absolute(&image.workdir, path);
+            let inside = image.items.iter().all(|item| match item {
+                Item::Copy(placed) => {
+                    let archive = matches!(placed.from, From::Stage(_))
+                        && placed.sources.iter().all(|one| made(&absolute("/", one)));
+                    archive
+                        || below(&placed.destination, &path).is_none() && below(&path, &placed.destination).is_none()
+                }
+                Item::Run { .. } => false,
+                Item::Owner { .. } | Item::Mode { .. } | Item::Folders(_) => true,
+            });
+            inside
+                && !["/usr", "/etc", "/var", "/lib", "/bin", "/opt"].iter().any(|folder| below(&path, folder).is_some())
+        };
+        let mut paths = one.args().iter().filter(|arg| !arg.starts_with('-'));
+        one.plain && paths.all(|path| run::is_cache(path) || is_archive(path))
     }
 
     fn effect(&self, (line, text): (usize, &str), effect: Effect, run: &Run, image: &mut Image) {
@@ -472,30 +568,17 @@ impl Reader<'_> {
     }
 }
 
-/// A shell text with the values of `ARG` and `ENV` in place. `PATH` is the shell's to expand.
-fn with_values(text: &str, variables: &BTreeMap<&String, &String>) -> String {
-    let mut text = text.to_owned();
-    let simple = |name: &str, value: &str| name != "PATH" && !value.contains(['$', '\'', '"']);
-    for (name, value) in variables.iter().filter(|(name, value)| simple(name, value)) {
-        text = text.replace(&format!("${{{name}}}"), value);
-        let mut done = String::new();
-        let mut rest = text.as_str();
-        let variable = format!("${name}");
-        while let Some(at) = rest.find(&variable) {
-            let after = &rest[at + variable.len()..];
-            let whole = !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-            done += &rest[..at];
-            done += if whole { value } else { &variable };
-            rest = after;
-        }
-        text = done + rest;
-    }
-    text
+/// True if a command or a copy adds a repository of packages that is not Debian's own.
+fn adds_a_source(text: &str, image: &Image) -> bool {
+    let places = ["/etc/apt/sources.list", "/etc/apt/keyrings", "add-apt-repository", "apt-key"];
+    let copied = |item: &Item| matches!(item, Item::Copy(placed) if placed.destination.starts_with("/etc/apt/"));
+    places.iter().any(|place| text.contains(place)) || image.items.iter().any(copied)
 }
 
-/// True if a shell text names a variable.
-fn mentions(text: &str, name: &String) -> bool {
-    with_values(text, &BTreeMap::from([(name, &String::from("\0"))])) != text
+/// True if a certificate was copied to where `update-ca-certificates` finds it.
+fn has_certificates(image: &Image) -> bool {
+    let is_certificate = |item: &Item| matches!(item, Item::Copy(placed) if placed.destination.starts_with("/usr/local/share/ca-certificates"));
+    image.items.iter().any(is_certificate)
 }
 
 fn note(kind: NoteKind, line: usize, text: &str, reason: &str, replacement: &str) -> Note {
@@ -609,134 +692,6 @@ impl Translator<'_> {
         self.python_path(image, &builders);
     }
 
-    /// Where Python finds projects of the repository, and which of them are installed.
-    fn python_path(&mut self, image: &Image, builders: &BTreeSet<usize>) {
-        let locked = self.done.input.lock.is_some()
-            || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
-        let installs = self.done.input.projects;
-        let before = self.done.env.iter().position(|(name, _)| name == "PYTHONPATH");
-        if !locked || before.is_some() && !installs {
-            return;
-        }
-        let manifests = self.request.files.iter().filter(|path| path.rsplit('/').next() == Some("pyproject.toml"));
-        let mut places: Vec<String> = Vec::new();
-        for manifest in manifests {
-            let place = self.place_of_code(manifest).or_else(|| self.code(manifest, image, builders));
-            let Some((at, place)) = place else { continue };
-            if installs {
-                self.install(manifest, at, &place);
-            }
-            places.push(place);
-        }
-        if let Some(at) = before {
-            let (_, known) = self.done.env.remove(at);
-            let missing = places.iter().filter(|place| !known.split(':').any(|one| one == *place));
-            let all: Vec<&str> = [known.as_str()].into_iter().chain(missing.map(String::as_str)).collect();
-            self.done.env.insert(at, ("PYTHONPATH".to_owned(), all.join(":")));
-        } else if !places.is_empty() {
-            let code = format!("Python finds its code in {}", places.join(" and "));
-            self.add(NoteKind::Changed, 0, "PYTHONPATH", "the code of the project is not in the environment", &code);
-            self.done.env.push(("PYTHONPATH".to_owned(), places.join(":")));
-        }
-    }
-
-    /// The folder of the image that has a project's packages, and the step that copies them.
-    fn place_of_code(&self, manifest: &str) -> Option<(usize, String)> {
-        let folder = manifest.trim_end_matches("pyproject.toml").trim_end_matches('/');
-        let inner = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-        let has = |path: &str| {
-            let mut files = self.request.files.iter().filter(|file| file.ends_with(".py"));
-            files.any(|file| below(file, path).is_some_and(|rest| !rest.is_empty()))
-        };
-        let project = Project::parse(Path::new(manifest), &(self.request.read)(manifest)?).ok()?;
-        let package = project.name().map(|name| name.replace('-', "_")).unwrap_or_default();
-        let (source, within) = if has(&inner("src")) {
-            (inner("src"), "")
-        } else if project.is_package() && has(&inner(&package)) {
-            (inner(&package), package.as_str())
-        } else if project.is_package() && !folder.is_empty() {
-            (folder.to_owned(), "")
-        } else {
-            return None;
-        };
-        self.done.steps.iter().enumerate().find_map(|(at, step)| {
-            let Step::Copy(placed) = step else { return None };
-            let sources = placed.sources.iter().filter(|_| placed.from == From::Context);
-            let rest = sources.map(|one| in_context(self.request.context, one)).find_map(|one| {
-                if one.is_empty() { Some(source.clone()) } else { below(&source, &one).map(str::to_owned) }
-            })?;
-            let place = absolute(&placed.destination, &rest);
-            let parent = place.strip_suffix(within).filter(|_| !within.is_empty()).map(|path| absolute("/", path));
-            (within.is_empty() || parent.is_some()).then(|| (at, parent.unwrap_or(place)))
-        })
-    }
-
-    /// The code of the project, which only its installation brings into the former image: a copy.
-    fn code(&mut self, manifest: &str, image: &Image, builders: &BTreeSet<usize>) -> Option<(usize, String)> {
-        if !self.done.input.projects || manifest != in_context(self.request.context, "pyproject.toml") {
-            return None;
-        }
-        let project = Project::parse(Path::new(manifest), &(self.request.read)(manifest)?).ok()?;
-        if !project.is_package() {
-            return None;
-        }
-        let name = project.name().unwrap_or_default().replace('-', "_");
-        let folder = ["src", name.as_str()].into_iter().find(|folder| {
-            let path = in_context(self.request.context, folder);
-            self.request
-                .files
-                .iter()
-                .any(|file| file.ends_with(".py") && below(file, &path).is_some_and(|rest| !rest.is_empty()))
-        });
-        let changes = |item: &Item| match item {
-            Item::Run { .. } => true,
-            Item::Copy(placed) => placed.from != From::Context,
-            Item::Owner { .. } | Item::Mode { .. } | Item::Folders(_) => false,
-        };
-        let changed = builders.iter().flat_map(|index| &self.images[index].items).any(changes);
-        let Some(folder) = folder.filter(|_| !changed) else {
-            let reason = "its installation brings the project's code into the image, and no line copies it";
-            let replacement =
-                "copy its packages, with what programs add to them, and set `PYTHONPATH`; or accept that: `--partial`";
-            self.add(NoteKind::Missing, 0, &format!("install {manifest}"), reason, replacement);
-            return None;
-        };
-        let place = absolute(if image.workdir == "/" { "/app" } else { &image.workdir }, folder);
-        let reason = "its installation brought the project's code into the image";
-        self.add(
-            NoteKind::Changed,
-            0,
-            &format!("install {manifest}"),
-            reason,
-            &format!("`{folder}` is copied to `{place}`"),
-        );
-        let (sources, destination) = (vec![folder.to_owned()], place);
-        self.done.steps.push(Step::Copy(Placed { sources, destination, ..Placed::default() }));
-        self.place_of_code(manifest)
-    }
-
-    /// Gives the app the metadata and programs of a project.
-    fn install(&mut self, manifest: &str, at: usize, place: &str) {
-        let text = (self.request.read)(manifest).unwrap_or_default();
-        let project = Project::parse(Path::new(manifest), &text);
-        let named = project.as_ref().is_ok_and(|project| project.name().is_some());
-        match project.and_then(|project| Ok((project.is_package(), project.installed(ENVIRONMENT)?))) {
-            Ok((true, _)) => {
-                self.done.installed.push(manifest.to_owned());
-                let Step::Copy(copied) = &self.done.steps[at] else { return };
-                let placed = Placed { destination: place.to_owned(), owner: copied.owner.clone(), ..Placed::default() };
-                self.done.metadata.get_or_insert((at, placed));
-            }
-            Ok((false, _)) => {}
-            // No project, but the settings of one.
-            Err(_) if !named => {}
-            Err(fault) => {
-                let hint = fault.hints.first().cloned().unwrap_or_default();
-                self.add(NoteKind::Changed, 0, &format!("install {manifest}"), &fault.what, &hint);
-            }
-        }
-    }
-
     fn accounts(&mut self, image: &Image) {
         let known =
             [("root", 0, 0, "/root"), ("nobody", 65534, 65534, "/nonexistent"), ("www-data", 33, 33, "/var/www")];
@@ -799,87 +754,38 @@ impl Translator<'_> {
     fn root(&mut self, image: &Image) {
         let line = self.request.dockerfile.target().line;
         let from = format!("FROM {}", image.image);
-        let named = image.image.split('@').next().unwrap_or_default().to_owned();
-        let last = named.rsplit('/').next().unwrap_or_default();
-        let (name, tag) = last.split_once(':').unwrap_or((last, ""));
-        let versions = |text: &str| {
-            let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-            let parts: Vec<&str> = text[..end].split('.').filter(|part| !part.is_empty()).collect();
-            (parts.len() >= 2).then(|| parts[..2].join("."))
-        };
-        let uv = name == "uv" && named.contains("astral-sh");
-        let tag = if uv { tag.rsplit("python").next().unwrap_or_default() } else { tag };
-        let is_library =
-            !named.contains('/') || named.starts_with("docker.io/library/") || named.starts_with("library/");
-        let systems = [
-            ("ubuntu", "22.04", "3.10"),
-            ("ubuntu", "jammy", "3.10"),
-            ("ubuntu", "24.04", "3.12"),
-            ("ubuntu", "noble", "3.12"),
-            ("debian", "bullseye", "3.9"),
-            ("debian", "11", "3.9"),
-            ("debian", "bookworm", "3.11"),
-            ("debian", "12", "3.11"),
-            ("debian", "trixie", "3.13"),
-            ("debian", "13", "3.13"),
-        ];
-        let system = systems.iter().find(|(os, release, _)| is_library && *os == name && tag.starts_with(release));
-        let (root, python) = match (name, system) {
-            ("python", _) if is_library && tag.contains("alpine") => {
-                let python = versions(tag);
-                let root = format!("python:{}-slim", python.as_deref().unwrap_or("3"));
-                let reason = "Alpine's C library takes none of the wheels that are built for others";
-                self.add(NoteKind::Changed, line, &from, reason, &format!("the root is `{root}`"));
-                (root, python)
-            }
-            ("python", _) if is_library => (last.to_owned(), versions(tag)),
-            _ if uv => {
-                let variant = tag.find('-').map_or("", |at| &tag[at..]);
-                let python = versions(tag);
-                let variant = match variant {
-                    "-bookworm-slim" => "-slim-bookworm",
-                    "-trixie-slim" => "-slim-trixie",
-                    _ => "-slim",
-                };
-                let root = format!("python:{}{variant}", python.as_deref().unwrap_or("3"));
-                self.add(
-                    NoteKind::Changed,
-                    line,
-                    &from,
-                    "the app needs no installer",
-                    &format!("the root is `{root}`"),
-                );
-                (root, python)
-            }
-            (_, Some((_, _, python))) => {
-                let root = format!("python:{python}-slim");
-                let reason = "its Python comes from packages";
-                self.add(NoteKind::Changed, line, &from, reason, &format!("the root is `{root}`"));
-                (root, Some((*python).to_owned()))
-            }
-            _ => (image.image.clone(), None),
-        };
-        let plain = root.starts_with("python:");
-        self.done.root_image = match self.request.root_image {
-            Some(given) => given.to_owned(),
-            None if plain => format!("docker.io/library/{root}"),
-            None => {
+        let given = self.request.python.map(str::to_owned);
+        let given = given.or_else(|| roots::version(self.request.root_image?.rsplit(':').next().unwrap_or_default()));
+        let known = roots::root(&image.image, given.as_deref().unwrap_or(roots::PYTHON));
+        self.done.is_python = known.as_ref().is_some_and(|root| root.was_python);
+        if let Some((root, reason)) = known.as_ref().and_then(|root| Some((root, root.reason?))) {
+            self.add(NoteKind::Changed, line, &from, reason, &format!("the root is `{}`", root.image));
+        }
+        let said = known.as_ref().and_then(|root| root.python.clone());
+        self.done.root_image = match (self.request.root_image, &known) {
+            (Some(given), _) => given.to_owned(),
+            (None, Some(root)) => format!("docker.io/library/{}", root.image),
+            (None, None) => {
                 let reason = "only roots with Python alone are known: its own packages would not be in the environment";
                 self.add(NoteKind::Missing, line, &from, reason, "name the root: `--root-image python:3.12-slim`");
-                root
+                image.image.clone()
             }
         };
-        let given = self.request.python.map(str::to_owned).or_else(|| {
-            self.request.root_image.and_then(|image| versions(image.rsplit(':').next().unwrap_or_default()))
-        });
-        match given.or(python) {
-            Some(python) => self.done.python = python,
-            None if plain || self.request.root_image.is_some() => {
+        self.done.python = match (given.or(said), &known) {
+            (Some(python), _) => python,
+            (None, Some(_)) if self.request.root_image.is_none() => {
+                let reason = "the image's name does not say which Python it has";
+                let python = format!("it is Python {}; another one: `--python 3.12`", roots::PYTHON);
+                self.add(NoteKind::Changed, line, &from, reason, &python);
+                roots::PYTHON.to_owned()
+            }
+            (None, None) if self.request.root_image.is_none() => String::new(),
+            _ => {
                 let reason = "the tag does not say which Python it has";
                 self.add(NoteKind::Missing, line, &from, reason, "name its version: `--python 3.12`");
+                String::new()
             }
-            None => {}
-        }
+        };
     }
 
     fn item(&mut self, item: &Item, environments: &mut BTreeSet<String>, builders: &mut BTreeSet<usize>) {
@@ -897,7 +803,7 @@ impl Translator<'_> {
                     "it stays a `RUN` in the stage `{stage}` of the {place}'s Dockerfile, which only docker builds"
                 );
                 self.add(NoteKind::Docker, *line, shown, reason, &stage);
-                for (name, value) in kept.args.iter().filter(|(name, _)| mentions(&kept.text, name)) {
+                for (name, value) in kept.args.iter().filter(|(name, _)| shell::mentions(&kept.text, name)) {
                     let reason = format!("builds give no build arguments; its value is `{value}`");
                     let place = format!("edit it in the {place}'s Dockerfile");
                     self.add(NoteKind::Changed, *line, &format!("ARG {name}"), &reason, &place);
@@ -908,7 +814,7 @@ impl Translator<'_> {
                         self.keep(index);
                     }
                 }
-                let kept = Kept { user, ..kept.clone() };
+                let kept = Kept { user, text: mapped(&kept.text, environments), ..kept.clone() };
                 if first {
                     self.done.base_runs.push(kept);
                 } else {
@@ -1058,6 +964,9 @@ impl Translator<'_> {
     ) {
         let images = self.images;
         let (Some(image), Some(source)) = (images.get(&index), placed.sources.first()) else { return };
+        if image.image.contains("astral-sh/uv") && image.items.is_empty() && image.input.is_empty() {
+            return;
+        }
         let path = absolute("/", source);
         let installs = !image.input.is_empty();
         let site = installs
@@ -1146,88 +1055,6 @@ impl Translator<'_> {
         }
     }
 
-    fn input(&mut self, mut input: Input) {
-        if !self.request.requirements.is_empty() {
-            let requirements = self.request.requirements.to_vec();
-            let project = in_context(self.request.context, "pyproject.toml");
-            let projects = input.names.iter().any(|name| is_project(name));
-            if projects && !self.request.files.contains(&project) {
-                let reason = "only running `setup.py` says which programs the project has, and they are not in the app";
-                self.add(NoteKind::Missing, 0, "pip install .", reason, "describe the project in `pyproject.toml`");
-            }
-            self.done.input = Input { requirements, projects: input.projects || projects, ..Input::default() };
-            return;
-        }
-        let projects: Vec<String> = input.names.iter().filter(|name| is_project(name)).cloned().collect();
-        input.names.retain(|name| !is_project(name));
-        let lock = input.lock.map(|lock| in_context(self.request.context, lock.name()));
-        if let Some(path) = lock.filter(|_| input.requirements.is_empty()) {
-            self.locked(&path, &mut input);
-        } else if !projects.is_empty() && input.requirements.is_empty() {
-            self.projects(&projects, &mut input);
-        } else if input.requirements.is_empty() && input.names.is_empty() {
-            let reason = "no command of the Dockerfile installs Python packages";
-            self.add(
-                NoteKind::Missing,
-                0,
-                self.request.dockerfile.path(),
-                reason,
-                "name the file that lists them: `--requirements FILE`",
-            );
-        }
-        self.done.input = input;
-    }
-
-    /// The lock of another tool, which the base uses as it is.
-    fn locked(&mut self, path: &str, input: &mut Input) {
-        if !self.request.files.contains(path) {
-            let reason = "the Dockerfile installs from this lock, and the repository does not have it";
-            self.add(NoteKind::Missing, 0, path, reason, "write it with its tool, and commit it");
-        }
-        if !input.names.is_empty() {
-            let reason = format!("they are installed besides `{path}`");
-            self.add(
-                NoteKind::Missing,
-                0,
-                &input.names.join(" "),
-                &reason,
-                "add them to the project, so that the lock has them",
-            );
-        }
-        if input.extras.iter().any(|extra| extra == "*") {
-            let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-            let text = (self.request.read)(&format!("{folder}pyproject.toml")).unwrap_or_default();
-            input.extras = extras(&text);
-        }
-    }
-
-    /// The project itself: its packages are the base's, and its code is the app's.
-    fn projects(&mut self, projects: &[String], input: &mut Input) {
-        let path = in_context(self.request.context, "pyproject.toml");
-        let what = format!("pip install {}", projects.join(" "));
-        if !self.request.files.contains(&path) {
-            let reason = "only running `setup.py` says which packages the project needs";
-            self.add(NoteKind::Missing, 0, &what, reason, "list them in a file, and name it: `--requirements FILE`");
-            return;
-        }
-        let reason = format!("the packages of `{path}` are in the base, and the project's code is the app's");
-        self.add(
-            NoteKind::Changed,
-            0,
-            &what,
-            &reason,
-            "its code is copied: set `PYTHONPATH` if Python does not find it",
-        );
-        input.projects = true;
-        for project in projects {
-            let listed = project.split_once('[').map(|(_, rest)| rest.trim_end_matches(']'));
-            input
-                .extras
-                .extend(listed.iter().flat_map(|listed| listed.split(',')).map(|extra| extra.trim().to_owned()));
-        }
-        input.requirements = vec![path];
-    }
-
     fn packages(
         &mut self,
         system: &mut Vec<(usize, &'static str, Vec<String>)>,
@@ -1243,9 +1070,10 @@ impl Translator<'_> {
         given.iter().for_each(|name| push(&mut self.done.system, name));
         let first = system.first().map_or_else(|| self.request.dockerfile.target().line, |(line, ..)| *line);
         for (line, manager, names) in std::mem::take(system) {
-            let mut unknown = Vec::new();
+            let (mut unknown, apk) = (Vec::new(), manager == "apk");
             for name in &names {
                 match system::purpose(name) {
+                    Purpose::Runtime if apk && name.ends_with("-dev") => push(&mut self.done.build, name),
                     Purpose::Build(libraries) => {
                         push(&mut self.done.build, name);
                         let reason = "it is needed to compile packages, which the app does not do";
@@ -1269,7 +1097,10 @@ impl Translator<'_> {
                             "the health check asks with Python",
                         );
                     }
-                    Purpose::Asks | Purpose::Runtime if manager == "apk" => unknown.push(name.clone()),
+                    Purpose::Runtime if apk => match system::of_alpine(name) {
+                        Some(debian) => push(&mut self.done.system, debian),
+                        None => unknown.push(name.clone()),
+                    },
                     Purpose::Asks | Purpose::Runtime => push(&mut self.done.system, name),
                 }
             }
@@ -1318,7 +1149,7 @@ impl Translator<'_> {
             Command::Exec(words) => words.join(" "),
             Command::Shell(text) => text.clone(),
         };
-        let asks = shell::commands(&text.replace("|| exit 1", "")).filter(|all| all.len() == 1);
+        let asks = shell::commands(&text, &BTreeMap::new()).map(|found| found.all).filter(|all| all.len() == 1);
         let url = asks.and_then(|all| {
             let one = &all[0];
             let calls = ["curl", "wget"].contains(&one.program());
@@ -1413,11 +1244,6 @@ fn extras(text: &str) -> Vec<String> {
     let poetry = project.get("tool").and_then(|tool| tool.get("poetry")?.get("extras"));
     let names = |table: &toml::Value| table.as_table().map(|table| table.keys().cloned().collect::<Vec<_>>());
     standard.or(poetry).and_then(names).unwrap_or_default()
-}
-
-fn is_project(name: &str) -> bool {
-    let bare = name.split('[').next().unwrap_or(name);
-    bare == "." || bare.starts_with("./") || bare.starts_with('/')
 }
 
 /// A text with the places of environments replaced.

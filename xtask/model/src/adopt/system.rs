@@ -59,6 +59,65 @@ const LIBRARIES: [(&str, &[&str]); 16] = [
     ("openssl-dev", &[]),
 ];
 
+/// Alpine's packages that are Debian's by another name.
+const ALPINE: [(&str, &str); 16] = [
+    ("freetype", "libfreetype6"),
+    ("geos", "libgeos-c1t64"),
+    ("jpeg", "libjpeg62-turbo"),
+    ("lcms2", "liblcms2-2"),
+    ("libjpeg", "libjpeg62-turbo"),
+    ("libjpeg-turbo", "libjpeg62-turbo"),
+    ("libldap", "libldap2"),
+    ("libmagic", "libmagic1t64"),
+    ("libpq", "libpq5"),
+    ("libwebp", "libwebp7"),
+    ("libxslt", "libxslt1.1"),
+    ("mariadb-connector-c", "libmariadb3"),
+    ("openjpeg", "libopenjp2-7"),
+    ("postgresql-libs", "libpq5"),
+    ("sqlite", "sqlite3"),
+    ("yaml", "libyaml-0-2"),
+];
+
+/// Alpine's packages that Debian has by the same name.
+const SAME: [&str; 28] = [
+    "bash",
+    "coreutils",
+    "dumb-init",
+    "ffmpeg",
+    "file",
+    "gettext",
+    "git",
+    "gnupg",
+    "gzip",
+    "htop",
+    "iproute2",
+    "iptables",
+    "jq",
+    "less",
+    "libxml2",
+    "mailcap",
+    "nano",
+    "nginx",
+    "openssl",
+    "procps",
+    "redis",
+    "rsync",
+    "supervisor",
+    "tar",
+    "tini",
+    "unzip",
+    "vim",
+    "zip",
+];
+
+/// Debian's name of a package of Alpine.
+pub(super) fn of_alpine(package: &str) -> Option<&'static str> {
+    let name = package.split(['=', '~', '<', '>', '@']).next().unwrap_or(package);
+    let other = ALPINE.iter().find(|(alpine, _)| *alpine == name).map(|(_, debian)| *debian);
+    other.or_else(|| SAME.into_iter().find(|same| *same == name))
+}
+
 pub(super) fn purpose(package: &str) -> Purpose {
     let name = package.split(['=', '~']).next().unwrap_or(package);
     if let Some((_, libraries)) = LIBRARIES.iter().find(|(headers, _)| *headers == name) {
@@ -66,10 +125,11 @@ pub(super) fn purpose(package: &str) -> Purpose {
     }
     match name {
         _ if COMPILERS.contains(&name) => Purpose::Build(&[]),
-        "ca-certificates" | "tzdata" | "libstdc++6" | "libffi" | "libstdc++" | "libgcc" | "apt-utils" => {
+        "ca-certificates" | "tzdata" | "libstdc++6" | "libffi" | "libstdc++" | "libgcc" | "apt-utils" | "zlib" => {
             Purpose::Present
         }
         "curl" | "wget" => Purpose::Asks,
+        "python-dev" | "python2-dev" => Purpose::Build(&[]),
         _ if name.starts_with("python3") || name == "python" || name == "py3-pip" => Purpose::Present,
         _ => Purpose::Runtime,
     }

@@ -264,30 +264,35 @@ fn a_context_below_the_root_is_a_prefix() {
 
 #[test]
 fn alpine_becomes_slim_and_its_packages_are_a_question() {
-    let text = "FROM python:3.12-alpine\nRUN apk add --no-cache gcc musl-dev libpq\nRUN pip install -r requirements.txt\nCOPY a.py /\nUSER 1000\n";
+    let text = "FROM python:3.12-alpine\nRUN apk add --no-cache gcc musl-dev libpq geoip\nRUN pip install -r requirements.txt\nCOPY a.py /\nUSER 1000\n";
     let files = &[("requirements.txt", ""), ("a.py", "")];
-    let changed = ["changed 1 FROM python:3.12-alpine", "changed 2 install gcc", "changed 2 install musl-dev"];
+    let changed = [
+        "changed 1 FROM python:3.12-alpine",
+        "changed 2 install gcc",
+        "changed 2 install libpq5",
+        "changed 2 install musl-dev",
+    ];
     case(text, files).gives(
         &[("images.toml", &["image = \"docker.io/library/python:3.12-slim\""])],
-        &[&["missing 2 apk add libpq"][..], &changed].concat(),
+        &[&["missing 2 apk add geoip"][..], &changed].concat(),
     );
     let answered = Case { system_packages: vec!["none".to_owned()], ..case(text, files) };
-    answered.gives(&[("images.toml", &["!SYSTEM_PACKAGES = \"none\""])], &changed);
+    answered.gives(&[("images.toml", &["!SYSTEM_PACKAGES = \"none\"", "SYSTEM_PACKAGES = \"libpq5\""])], &changed);
 }
 
 #[test]
 fn what_has_no_translation_is_missing() {
-    let text = "FROM jupyterhub/jupyterhub:5\nRUN if true; then pip install x; fi\nRUN conda install y\nRUN pip install -r https://example.com/r.txt\nUSER me\n";
+    let text = "FROM jupyterhub/jupyterhub:5\nRUN if [ -f y ]; then pip install x; fi\nRUN conda install y\nRUN pip install -r https://example.com/r.txt\nUSER me\n";
     case(text, &[]).gives(
         &[],
         &[
             "missing 0 Dockerfile",
             "missing 0 me",
             "missing 1 FROM jupyterhub/jupyterhub:5",
-            "missing 2 RUN if true; then pip install x; fi",
+            "missing 2 RUN if [ -f y ]; then pip install x; fi",
             "missing 3 conda install y",
             "missing 4 pip install -r https://example.com/r.txt",
-            "docker 2 RUN if true; then pip install x; fi",
+            "docker 2 RUN if [ -f y ]; then pip install x; fi",
         ],
     );
 }
@@ -478,7 +483,7 @@ fn an_archive_that_no_command_is_known_to_make_is_the_project() {
     let text = "FROM python:3.12-slim AS b\nCOPY . /src\nRUN cd /src && python setup.py sdist\nFROM python:3.12-slim\n\
                 COPY --from=b /src/dist/*.tar.gz /tmp/\nRUN pip install /tmp/*.tar.gz\nCOPY main.py /app/\n";
     let old = case(text, &[("setup.py", ""), ("main.py", "")]).adopt();
-    assert!(old.missing().any(|note| note.reason.contains("only running `setup.py`")), "{:#?}", old.notes);
+    assert!(old.missing().any(|note| note.reason.contains("only a build of the project knows")), "{:#?}", old.notes);
     let text = "FROM python:3.12-slim AS b\nCOPY . /src\nRUN uv build\nFROM python:3.12-slim\nCOPY --from=b /dist /dist\n\
                 RUN pip install /dist/*.whl\nCOPY src /app/src\n";
     let project = "[project]\nname = \"a\"\nversion = \"1\"\n[build-system]\n";
@@ -526,7 +531,7 @@ fn apps_are_named_after_their_dockerfiles() {
     for path in ["Dockerfile.dev", ".devcontainer/Dockerfile", "docker/test/Dockerfile"] {
         assert!(is_for_development(path), "{path}");
     }
-    assert!(!is_for_development("device/Dockerfile"));
+    assert!(is_for_development("examples/ros/Dockerfile") && !is_for_development("device/Dockerfile"));
 }
 
 #[test]
@@ -571,4 +576,171 @@ fn one_of_several_apps_keeps_its_context() {
     // The base has the repository as its context.
     let base = texts["dockerfiles/Dockerfile.base"];
     assert!(base.contains("COPY backend/requirements.lock ./"), "{base}");
+}
+
+#[test]
+fn a_project_of_setuptools_is_installed_as_it_says_itself() {
+    let text = "FROM python:3.14-slim AS builder\nCOPY . /tmp/source\nRUN mkdir -p /opt/shop && cd /tmp/source && pip install wheel && python setup.py sdist bdist_wheel\n\
+                FROM python:3.14-slim\nCOPY --from=builder /tmp/source/dist/*.tar.gz /tmp/\n\
+                RUN apt update && apt -y install jq gcc && pip install /tmp/*.tar.gz && rm -rf /tmp/* && apt -y remove gcc && mkdir -p /opt/shop\n\
+                WORKDIR /opt/shop\nENTRYPOINT [\"shop\"]\n";
+    let setup = "from setuptools import setup, find_packages\nsetup(name='shop2', version='1.0', packages=find_packages(exclude=['tests']),\n\
+                 entry_points={'console_scripts': ['shop=shop.cli:main']}, install_requires=['flask>=3'])\n";
+    let files: &[(&str, &str)] = Box::leak(Box::new([
+        ("setup.py", setup),
+        ("shop/__init__.py", ""),
+        ("shop/cli.py", ""),
+        ("tests/__init__.py", ""),
+    ]));
+    let policy = ["requirements = \"setup.py\"", "lock = \"requirements.lock\"", "installed = [\"setup.py\"]"];
+    case(text, files).gives(
+        &[
+            ("images.toml", &policy),
+            (FAST, &["COPY --link shop /opt/shop/shop", "ENV PYTHONPATH=/opt/shop", "ENTRYPOINT [\"shop\"]"]),
+            ("dockerfiles/projects/bin/shop", &["from shop.cli import main"]),
+        ],
+        &[
+            "changed 0 PYTHONPATH",
+            "changed 0 install setup.py",
+            "changed 0 pip install .",
+            "changed 6 install gcc",
+            "changed 6 install jq",
+        ],
+    );
+}
+
+#[test]
+fn a_project_besides_its_requirements_is_installed_too() {
+    let project =
+        "[project]\nname = \"shop\"\nversion = \"1\"\n[project.scripts]\nshop = \"shop:main\"\n[build-system]\n";
+    let files: &[(&str, &str)] = Box::leak(Box::new([
+        ("pyproject.toml", project),
+        ("requirements.txt", "flask"),
+        ("all.txt", "-e .\nflask\n"),
+        ("shop/__init__.py", ""),
+    ]));
+    for (install, requirements, note) in [
+        ("pip install -r requirements.txt .", "requirements = \"requirements.txt\"", Some("changed 0 pip install .")),
+        ("pip install -r all.txt", "requirements = \"all.txt\"", None),
+    ] {
+        let text = format!("FROM python:3.13-slim\nWORKDIR /srv\nCOPY . .\nRUN {install}\nCMD [\"shop\"]\n").leak();
+        let notes: Vec<&str> = ["changed 0 PYTHONPATH"].into_iter().chain(note).collect();
+        case(text, files).gives(
+            &[
+                ("images.toml", &[requirements, "installed = [\"pyproject.toml\"]"]),
+                (FAST, &["ENV PYTHONPATH=/srv", "COPY --chmod=0755 dockerfiles/projects/bin /opt/venv/bin/"]),
+            ],
+            &notes,
+        );
+    }
+    let dynamic = "[project]\nname = \"shop\"\nversion = \"1\"\ndynamic = [\"dependencies\"]\n[build-system]\n\
+                   [tool.setuptools.dynamic]\ndependencies = { file = [\"requirements.txt\"] }\n";
+    let files: &[(&str, &str)] =
+        Box::leak(Box::new([("pyproject.toml", dynamic), ("requirements.txt", "flask"), ("shop/__init__.py", "")]));
+    let text = "FROM python:3.13-slim\nWORKDIR /srv\nCOPY . .\nRUN pip install .\n";
+    case(text, files).gives(
+        &[("images.toml", &["requirements = \"requirements.txt\""])],
+        &["changed 0 PYTHONPATH", "changed 0 pip install ."],
+    );
+}
+
+#[test]
+fn conditions_and_loops_over_known_values_are_followed() {
+    let text = "\
+FROM python:3.13-slim
+ARG TARGETPLATFORM
+RUN pip install -r requirements.txt
+RUN pip install playwright==1.56.0 || echo \"it is optional\"
+RUN case \"$TARGETPLATFORM\" in linux/arm/v7) echo no ;; *) pip install opencv || echo failed ;; esac
+RUN [ ! -d /data ] && mkdir /data
+ARG NIGHTLY=0
+RUN set -ex && DEPS=\" libpq5 zlib1g \" && apt-get update && apt-get install -y $DEPS && if [ \"$NIGHTLY\" = 1 ]; then sed -i x y; fi
+COPY main.py /app/
+";
+    case(text, &[("requirements.txt", "flask"), ("main.py", "")]).gives(
+        &[
+            ("requirements-image.txt", &["-r requirements.txt", "playwright==1.56.0", "opencv"]),
+            ("images.toml", &["SYSTEM_PACKAGES = \"libpq5 zlib1g\"", "engine = \"native\""]),
+            (FAST, &["COPY --link --from=folders /data /data"]),
+        ],
+        &[
+            "changed 4 pip install playwright==1.56.0",
+            "changed 5 $TARGETPLATFORM",
+            "changed 5 pip install opencv",
+            "changed 8 $NIGHTLY",
+            "changed 8 install libpq5 zlib1g",
+        ],
+    );
+    let text = "\
+FROM python:3.13-slim
+WORKDIR /app
+COPY pyproject.toml uv.lock ./
+ARG OPTIONS=\"--frozen --no-install-project\"
+ARG GROUPS=main,web,jobs
+RUN <<EOF
+  flags=\"\"
+  for group in $(echo \"$GROUPS\" | tr ',' ' '); do
+    if [ \"$group\" != \"main\" ]; then
+      flags=\"$flags --group $group\"
+    fi
+  done
+  uv sync $OPTIONS $flags
+EOF
+COPY main.py /app/
+";
+    case(text, &[("uv.lock", ""), ("pyproject.toml", ""), ("main.py", "")])
+        .gives(&[("images.toml", &["lock = \"uv.lock\"", "groups = [\"web\", \"jobs\"]"])], &["changed 6 $GROUPS"]);
+}
+
+#[test]
+fn packages_of_another_repository_stay_in_their_command() {
+    let text = "\
+FROM python:3.13-slim
+RUN apt-get update && apt-get install -y curl
+RUN curl https://example.com/list > /etc/apt/sources.list.d/x.list && apt-get update && apt-get install -y driver
+RUN apt-get install -y tool && pip install flask
+COPY main.py /app/
+";
+    let adoption = case(text, &[("main.py", "")]).adopt();
+    let text = |path: &str| &adoption.files.iter().find(|file| file.path == path).unwrap().text;
+    assert!(text("images.toml").contains("SYSTEM_PACKAGES = \"curl\""), "{}", text("images.toml"));
+    assert!(text(BASE).contains("apt-get install -y driver"), "{}", text(BASE));
+    let missing: Vec<&str> = adoption.missing().map(|note| note.what.as_str()).collect();
+    assert_eq!(missing, ["Dockerfile", "RUN apt-get install -y tool && pip install flask"]);
+}
+
+#[test]
+fn a_kept_command_names_the_new_environment() {
+    let text = "FROM python:3.13-slim\nRUN python -m venv /opt/shop && /opt/shop/bin/pip install flask && patch-it /opt/shop/bin/flask\nCOPY main.py /app/\n";
+    case(text, &[("main.py", "")])
+        .gives(&[(BASE, &["RUN patch-it /opt/venv/bin/flask"])], &["docker 2 RUN patch-it /opt/shop/bin/flask"]);
+}
+
+#[test]
+fn links_to_programs_and_the_removal_of_archives_need_no_program() {
+    let text = "\
+FROM python:3.13-slim AS build
+COPY . /src
+WORKDIR /src
+RUN python -m pip wheel -w dist -r requirements.txt
+FROM python:3.13-slim
+COPY --from=build /src/dist /src/dist
+RUN python -m venv /opt/shop && /opt/shop/bin/pip install /src/dist/*.whl && ln -s /opt/shop/bin/flask /usr/bin/flask && rm -rf /src ~/.cache
+COPY main.py /app/
+ENTRYPOINT [\"/opt/shop/bin/flask\"]
+";
+    case(text, &[("requirements.txt", "flask"), ("main.py", "")]).gives(
+        &[("images.toml", &["engine = \"native\""]), (FAST, &["ENTRYPOINT [\"/opt/venv/bin/flask\"]"])],
+        &["changed 7 ln -s /opt/shop/bin/flask /usr/bin/flask"],
+    );
+    let text = "FROM python:3.13-slim\nRUN pip install flask\nCOPY main.py /app/\nRUN rm -rf /app/main.py && ln -s /app/x /usr/bin/x\n";
+    case(text, &[("main.py", "")]).gives(&[], &["docker 4 RUN rm -rf /app/main.py && ln -s /app/x /usr/bin/x"]);
+}
+
+#[test]
+fn a_name_without_a_version_is_one_that_is_known() {
+    let text = "FROM python:alpine\nRUN apk add --no-cache ca-certificates && update-ca-certificates\nRUN pip install flower\nUSER 1000\n";
+    let policy = ["image = \"docker.io/library/python:3.13-slim\"", "python = \"3.13\"", "fallback = \"debian\""];
+    case(text, &[])
+        .gives(&[("images.toml", &policy)], &["changed 1 FROM python:alpine", "changed 1 FROM python:alpine"]);
 }

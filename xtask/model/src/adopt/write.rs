@@ -8,12 +8,11 @@ use crate::image::policy::{self, Policy, Provider, RelPath, SYSTEM_PACKAGES};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
-use crate::spec::project::Project;
 use crate::spec::project::installed::{METADATA, PROGRAMS};
+use crate::spec::project::is_manifest;
 use crate::spec::reference::Reference;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
 
 /// The first line of every file that only this translation writes.
 pub const MARK: &str = "# Written by `cargo xtask init`";
@@ -247,12 +246,8 @@ impl<'a> Writer<'a> {
 
     fn write_app(&mut self) {
         let (folder, file) = (self.folder, self.app_file());
-        for manifest in self.done.installed.clone() {
-            let text = (self.request.read)(&manifest).unwrap_or_default();
-            let project = Project::parse(Path::new(&manifest), &text);
-            for (path, text) in project.and_then(|project| project.installed(ENVIRONMENT)).unwrap_or_default() {
-                self.add(&format!("{folder}/projects/{path}"), text);
-            }
+        for (path, text) in self.done.installed.iter().flat_map(|project| project.files.clone()).collect::<Vec<_>>() {
+            self.add(&format!("{folder}/projects/{path}"), text);
         }
         let (app, sources) = self.app();
         self.add(&format!("{folder}/{file}"), app);
@@ -277,6 +272,8 @@ impl<'a> Writer<'a> {
             selects(&mut keys, [("extras", &extras), ("groups", &input.groups), ("members", &members)]);
             return PackageSource { keys, installed: policy::TRANSLATED.to_owned() };
         }
+        let (projects, files): (Vec<String>, Vec<String>) =
+            input.requirements.iter().cloned().partition(|path| is_manifest(path));
         let plain = input.names.is_empty() && input.constraints.is_empty() && input.options.is_empty();
         let requirements = if plain && !input.requirements.is_empty() {
             input.requirements.clone()
@@ -289,16 +286,15 @@ impl<'a> Writer<'a> {
                 let line = if several { line.replace("--index-url ", "--extra-index-url ") } else { line.clone() };
                 text += &format!("{line}\n");
             }
-            for (flag, paths) in [("-r", &input.requirements), ("-c", &input.constraints)] {
+            for (flag, paths) in [("-r", &files), ("-c", &input.constraints)] {
                 paths.iter().for_each(|path| text += &format!("{flag} {path}\n"));
             }
             input.names.iter().for_each(|name| text += &format!("{name}\n"));
             self.add(&path, text);
-            vec![path]
+            [path].into_iter().chain(projects.iter().cloned()).collect()
         };
-        let is_project = requirements.iter().any(|path| path.ends_with("pyproject.toml"));
         let stem = match requirements.as_slice() {
-            [one] if !is_project => one.rsplit_once('.').map_or(one.as_str(), |(stem, _)| stem).to_owned(),
+            [one] if projects.is_empty() => one.rsplit_once('.').map_or(one.as_str(), |(stem, _)| stem).to_owned(),
             _ => self.base.as_ref().map_or_else(|| "requirements".to_owned(), |name| format!("requirements-{name}")),
         };
         let mut lock = format!("{stem}.lock");
@@ -308,7 +304,7 @@ impl<'a> Writer<'a> {
         }
         let written = if requirements.len() == 1 { quoted(&requirements[0]) } else { list(&requirements) };
         let _ = writeln!(keys, "requirements = {written}\nlock = {}", quoted(&lock));
-        if is_project {
+        if !projects.is_empty() {
             selects(&mut keys, [("extras", &input.extras), ("groups", &input.groups), ("", &Vec::new())]);
         }
         PackageSource { keys, installed: lock }
@@ -951,9 +947,9 @@ fn policy(writers: &mut [Writer<'_>], sources: &[(usize, PackageSource)]) -> Str
         text += "# Some stages run programs, which only docker does.\nengine = \"docker\"\n";
     }
     let mut installed: Vec<&String> = Vec::new();
-    for manifest in writers.iter().flat_map(|writer| &writer.done.installed) {
-        if !installed.contains(&manifest) {
-            installed.push(manifest);
+    for project in writers.iter().flat_map(|writer| &writer.done.installed) {
+        if !installed.contains(&&project.manifest) {
+            installed.push(&project.manifest);
         }
     }
     if !installed.is_empty() {

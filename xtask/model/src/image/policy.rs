@@ -12,6 +12,7 @@ use crate::image::plugin::{Description, Settings, Waits};
 use crate::image::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use crate::spec::lock::formats::{Format, Selection};
+use crate::spec::project::is_manifest;
 use crate::spec::reference::{Platform, Reference, Repository, Tag};
 use crate::spec::requirements::normalised;
 use std::collections::{BTreeMap, BTreeSet};
@@ -1217,8 +1218,7 @@ fn read_selection(
 ) -> Selection {
     let format = lock.map_or(Format::Pip, |lock| Format::of(lock.as_str()));
     let paths = requirements.map(RequirementFiles::paths).unwrap_or_default();
-    let is_project = |path: &RelPath| path.as_str().rsplit('/').next() == Some("pyproject.toml");
-    let project = format == Format::Pip && paths.iter().any(is_project);
+    let project = format == Format::Pip && paths.iter().any(|path| is_manifest(path.as_str()));
     let mut read = |key: &'static str, used: bool, why: &str| -> BTreeSet<String> {
         let texts = section.texts(key, problems).unwrap_or_default();
         if let Some(first) = texts.first().filter(|_| !used) {

@@ -1,8 +1,10 @@
 //! `pyproject.toml`: what a project requires (PEP 621), its dependency groups (PEP 735), its entry points, and settings of uv.
+//! `setup.cfg` and `setup.py` say the same for older projects.
 //!
 //! Pure.
 
 pub mod installed;
+mod setup;
 
 use crate::fault::Fault;
 use crate::spec::lock::formats::Selection;
@@ -13,6 +15,30 @@ use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
+
+/// Files that describe a project, the one that counts first.
+pub const MANIFESTS: [&str; 3] = ["pyproject.toml", setup::SETTINGS, setup::PROGRAM];
+
+/// True for the path of a file that describes a project.
+pub fn is_manifest(path: &str) -> bool {
+    MANIFESTS.contains(&path.rsplit('/').next().unwrap_or(path))
+}
+
+/// The file of a folder that describes its project; `read` has the texts of the folder's files. One that has settings of tools alone
+/// does not count, where another one names the project.
+pub fn manifest(read: &dyn Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let parsed =
+        MANIFESTS.into_iter().filter_map(|name| Some((name, Project::parse(Path::new(name), &read(name)?).ok()?)));
+    let all: Vec<(&'static str, Project)> = parsed.collect();
+    let requires =
+        |project: &Project| ["dependencies", "dynamic"].iter().any(|key| project.at(&["project", key]).is_some());
+    let describes = |(name, project): &&(&str, Project)| match *name {
+        "pyproject.toml" => project.name().is_some(),
+        _ => requires(project),
+    };
+    let found = all.iter().find(describes).or_else(|| all.iter().find(|(_, project)| project.name().is_some()));
+    found.or(all.first()).map(|(name, _)| *name)
+}
 
 /// Settings of uv that choose versions.
 const CHOICES: [&str; 20] = [
@@ -49,12 +75,18 @@ pub struct Project {
 }
 
 impl Project {
-    /// Reads a `pyproject.toml`; `path` is for messages.
+    /// Reads the file that describes a project, by its name.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
+        let own = |table| Ok(Self { path: path.to_owned(), text: text.to_owned(), table });
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some(setup::SETTINGS) => return own(setup::of_settings(text)),
+            Some(setup::PROGRAM) => return own(setup::of_program(text)),
+            _ => {}
+        }
         let table = toml::from_str(text).map_err(|error: toml::de::Error| {
             Fault::usage(format!("cannot read `{}`", path.display())).cause(error.to_string().trim())
         })?;
-        Ok(Self { path: path.to_owned(), text: text.to_owned(), table })
+        own(table)
     }
 
     fn at(&self, way: &[&str]) -> Option<&Value> {
@@ -85,6 +117,20 @@ impl Project {
         let on = self.at(&["tool", "uv", "package"]).and_then(Value::as_bool) == Some(true);
         let not = off(&["tool", "uv", "package"]) || off(&["tool", "poetry", "package-mode"]);
         !not && (on || self.at(&["build-system"]).is_some())
+    }
+
+    /// The folder that setuptools takes packages from, from the project's own.
+    pub fn folder(&self) -> Option<String> {
+        let found = self.at(&["tool", "setuptools", "packages", "find", "where"]).and_then(Value::as_array);
+        let found = found.and_then(|all| all.first()).or_else(|| self.at(&["tool", "setuptools", "package-dir", ""]));
+        found?.as_str().map(|path| path.trim_matches('/').to_owned()).filter(|path| !path.is_empty() && path != ".")
+    }
+
+    /// The requirement files that setuptools takes a project's dependencies from; none if they are somewhere else.
+    pub fn dependency_files(&self) -> Vec<String> {
+        let found = self.at(&["tool", "setuptools", "dynamic", "dependencies", "file"]);
+        let found = found.map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
+        found.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
     fn dependencies(&self) -> Result<Vec<String>, Fault> {

@@ -394,6 +394,11 @@ impl FileReader<'_> {
                         return Ok(Err(LineError::new(from + option.value_at, why.why)));
                     }
                 }
+                "--config-settings" if written[0].name == "--editable" => {
+                    let number = line.position(from).0;
+                    let note = "`--config-settings` has no effect: the project's code is copied, not built";
+                    self.found.notes.push(format!("{}:{number}: {note}", path.display()));
+                }
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
                     self.found.locations.extend(PackageLocation::of(option));

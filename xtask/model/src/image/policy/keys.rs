@@ -219,7 +219,7 @@ pub const TABLES: &[Table] = &[
                 "installed",
                 Kind::Paths,
                 Default::None,
-                "`pyproject.toml` files of projects that apps have as if they were installed: `cargo xtask lock` writes their metadata and programs next to the base's Dockerfile, in `projects/metadata` and `projects/bin`, and the app's Dockerfile copies them",
+                "`pyproject.toml`, `setup.cfg` or `setup.py` files of projects that apps have as if they were installed: `cargo xtask lock` writes their metadata and programs next to the base's Dockerfile, in `projects/metadata` and `projects/bin`, and the app's Dockerfile copies them",
             ),
             key(
                 "allow-ignored",
@@ -285,7 +285,7 @@ pub const TABLES: &[Table] = &[
                 "requirements",
                 Kind::Paths,
                 Default::Text("requirements-enhanced.txt"),
-                "the required Python packages: requirement files, or a `pyproject.toml`. Another tool's `lock` takes its place",
+                "the required Python packages: requirement files, or a `pyproject.toml`, `setup.cfg` or `setup.py` with its requirements written out. Another tool's `lock` takes its place",
             ),
             key(
                 "lock",

@@ -64,7 +64,11 @@ impl Project {
                 line(field, value);
             }
         }
-        self.dependencies()?.iter().for_each(|one| line("Requires-Dist", one));
+        match self.dependencies() {
+            Ok(all) => all.iter().for_each(|one| line("Requires-Dist", one)),
+            Err(_) if self.at(&["project", "dependencies"]).is_none() => line("Dynamic", "Requires-Dist"),
+            Err(fault) => return Err(fault),
+        }
         for (extra, requirements) in self.optional()? {
             line("Provides-Extra", &extra);
             for one in requirements {
@@ -77,6 +81,13 @@ impl Project {
             }
         }
         Ok(text)
+    }
+
+    /// Names of the programs that an installation makes.
+    pub fn programs(&self) -> Vec<String> {
+        let points = self.entry_points().unwrap_or_default();
+        let programs = ["console_scripts", "gui_scripts"].iter().filter_map(|group| points.get(*group));
+        programs.flat_map(|entries| entries.keys().cloned()).collect()
     }
 
     /// Entry points by group, each with its name and target.

@@ -52,6 +52,9 @@ pub(super) fn read(text: &str) -> Result<Local, LineError> {
     if path.contains("${") {
         return bad("a path cannot come from the environment: write it here");
     }
+    if path.contains(['*', '?']) {
+        return bad("a pattern is not a path, in pip neither: name each file");
+    }
     let clean = lexical(Path::new(path));
     if !clean.components().all(|part| matches!(part, Component::Normal(_))) || path.starts_with('~') {
         return bad("this path is outside of the repository: publish the distribution, or copy it into the repository");

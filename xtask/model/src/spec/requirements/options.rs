@@ -66,7 +66,7 @@ pub(crate) struct WrittenOption {
 }
 
 /// Short form, long form, whether a value follows.
-const KNOWN: [(&str, &str, bool); 21] = [
+const KNOWN: [(&str, &str, bool); 22] = [
     ("-i", "--index-url", true),
     ("", "--pypi-url", true),
     ("", "--extra-index-url", true),
@@ -79,6 +79,7 @@ const KNOWN: [(&str, &str, bool); 21] = [
     ("", "--only-binary", true),
     ("", "--prefer-binary", false),
     ("", "--require-hashes", false),
+    ("", "--no-require-hashes", false),
     ("", "--pre", false),
     ("", "--all-releases", true),
     ("", "--only-final", true),
@@ -125,6 +126,15 @@ fn known(word: &str) -> Result<(&'static str, bool, Option<&str>), String> {
         KNOWN.iter().find(|(short, _, takes)| *takes && !short.is_empty() && word.starts_with(short))
     {
         return Ok((long, *takes, Some(&word[short.len()..])));
+    }
+    // As in pip, the begin of a name is enough where it is that of one option alone.
+    let mut begun =
+        KNOWN.iter().filter(|(_, long, _)| head.len() > 2 && head.starts_with("--") && long.starts_with(head));
+    if let (Some((_, long, takes)), None) = (begun.next(), begun.next()) {
+        return Ok((long, *takes, value));
+    }
+    if word.starts_with(';') {
+        return Err("an option cannot have a marker: write it at the requirements themselves".to_owned());
     }
     if !word.starts_with('-') {
         return Err("expected an option like `--hash=sha256:…`, or the end of the line".to_owned());
@@ -209,6 +219,8 @@ impl Options {
             "--all-releases" => exclude(&option.value, &mut self.all_releases, &mut self.only_final),
             "--only-final" => exclude(&option.value, &mut self.only_final, &mut self.all_releases),
             "--require-hashes" => self.require_hashes = true,
+            // A lock has hashes all the same.
+            "--no-require-hashes" => self.require_hashes = false,
             "--trusted-host" => drop(self.trusted_hosts.insert(option.value.to_ascii_lowercase())),
             "--use-feature" => drop(self.features.insert(option.value.clone())),
             // Obsolete and without effect in pip.

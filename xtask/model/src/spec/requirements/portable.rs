@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Options that pip reads in a file and uv only on its command line.
-const PIP_ONLY: [&str; 2] = ["--all-releases", "--only-final"];
+const PIP_ONLY: [&str; 4] = ["--all-releases", "--always-unzip", "--no-require-hashes", "--only-final"];
 
 /// The file in the form that uv reads; `None` where it can be used as it is. `root` is the repository's folder, `project` has
 /// the requirements of a project in it.
@@ -34,12 +34,10 @@ fn rewritten(line: &str, root: &Path, project: &dyn Fn(&LocalProject) -> Vec<Str
     };
     if line.starts_with('-') {
         let written = options::read(line).ok()?;
-        if let [only] = written.as_slice()
-            && only.name == "--editable"
-        {
-            return of_path(&only.value);
+        if let Some(project) = written.iter().find(|option| option.name == "--editable") {
+            return of_path(&project.value);
         }
-        return without(&written);
+        return separate(&written, line);
     }
     let split = options_begin(line);
     let (wanted, trailing) = (line[..split].trim(), options::read(&line[split..]).ok()?);
@@ -62,19 +60,25 @@ fn rewritten(line: &str, root: &Path, project: &dyn Fn(&LocalProject) -> Vec<Str
     Some(text)
 }
 
-/// A line of options without pip's own; `None` where it has none.
-fn without(written: &[options::WrittenOption]) -> Option<String> {
-    if !written.iter().any(|option| PIP_ONLY.contains(&option.name)) {
+/// Options on a line each, without pip's own; `None` where the line can stay.
+fn separate(written: &[options::WrittenOption], line: &str) -> Option<String> {
+    let head = line.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or(line);
+    let as_uv = |option: &options::WrittenOption| {
+        (head == option.name || head.len() == 2) && !PIP_ONLY.contains(&option.name) && option.name != "--pypi-url"
+    };
+    if matches!(written, [only] if as_uv(only)) {
         return None;
     }
     let kept = written.iter().filter(|option| !PIP_ONLY.contains(&option.name));
-    let words: Vec<String> = kept
-        .map(|option| match option.value.as_str() {
-            "" => option.name.to_owned(),
-            value => format!("{} {value}", option.name),
-        })
-        .collect();
-    Some(words.join("\n"))
+    let line = |option: &options::WrittenOption| {
+        let name = if option.name == "--pypi-url" { "--index-url" } else { option.name };
+        match option.value.as_str() {
+            "" => name.to_owned(),
+            value if value.contains(char::is_whitespace) => format!("{name} '{value}'"),
+            value => format!("{name} {value}"),
+        }
+    };
+    Some(kept.map(line).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -92,6 +96,17 @@ mod tests {
         check("--pre\na>=1\n", None);
         check("--all-releases a,b\na \\\n  >=1 # x\n", Some("\na   >=1 \n"));
         check("--pre --only-final=:all: -c c.txt\na", Some("--pre\n--constraint c.txt\na\n"));
+        check("-Z\n--no-require-hashes\na", Some("\n\na\n"));
+    }
+
+    #[test]
+    fn options_are_written_as_uv_spells_them() {
+        check("-i https://h/simple\n-r other.txt\n--find-links=x\n-c=c.txt\n", None);
+        check("-ihttps://h/simple\n-rother.txt", Some("--index-url https://h/simple\n--requirement other.txt\n"));
+        check("--no-index --find-links x", Some("--no-index\n--find-links x\n"));
+        check("--pypi-url https://h/simple", Some("--index-url https://h/simple\n"));
+        check("--extra-index https://h/simple", Some("--extra-index-url https://h/simple\n"));
+        check("-r 'a b.txt' --pre", Some("--requirement 'a b.txt'\n--pre\n"));
     }
 
     #[test]
