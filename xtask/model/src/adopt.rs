@@ -5,6 +5,7 @@
 //! docker executes, or it is [`NoteKind::Missing`].
 
 pub mod diff;
+pub mod proof;
 mod run;
 mod shell;
 mod stages;
@@ -13,6 +14,7 @@ mod system;
 mod tests;
 mod write;
 
+pub use stages::is_input;
 pub use write::{MARK, is_written};
 
 use crate::fault::Fault;
@@ -78,6 +80,10 @@ pub struct Adoption {
     pub notes: Vec<Note>,
     /// Files of the context that the app image leaves out.
     pub left_out: Vec<String>,
+    /// Debian packages of the Dockerfile that the images do without.
+    pub dropped: Vec<String>,
+    /// Folders that the Dockerfile installs packages into.
+    pub environments: Vec<String>,
 }
 
 impl Adoption {

@@ -60,7 +60,7 @@ pub(super) fn files(requests: &[Request<'_>], translations: Vec<Translation>) ->
         let mut notes = done.notes;
         notes.sort();
         notes.dedup();
-        Adoption { files, notes, left_out }
+        Adoption { files, notes, left_out, dropped: done.dropped, environments: done.environments }
     };
     writers.into_iter().map(adoption).collect()
 }
