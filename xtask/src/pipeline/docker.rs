@@ -66,6 +66,7 @@ fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &P
         context: staged.to_owned(),
         root: context.tree.root.clone(),
         dockerfile: order.dockerfile.clone(),
+        target: None,
         platform: order.platform.clone(),
         args: order.build_args(),
         inherited_args: if order.runs { Secrets::proxies() } else { Vec::new() },
