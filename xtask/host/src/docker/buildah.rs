@@ -69,7 +69,13 @@ impl Buildah {
     }
 
     fn build_command(&self, build: &Build) -> Result<Command, Fault> {
-        let mut call = self.call().args(["build", "--isolation=chroot", "--format=oci", "--layers=false"]);
+        let mut call = self.call().args([
+            "build",
+            "--isolation=chroot",
+            "--format=oci",
+            "--layers=false",
+            "--identity-label=false",
+        ]);
         if build.contexts.values().any(|target| target.starts_with("docker-image://127.0.0.1")) {
             call = call.arg("--tls-verify=false");
         }

@@ -155,7 +155,13 @@ impl Subject<'_> {
         terminal::step("comparing", &format!("the image of `{path}` with the new one"));
         let client = Client::new(ClientOptions::default());
         let place = Place::Layout(Layout::open_or_create(&layout)?);
-        let old = Image::open(&client, place, digest, &platform)?;
+        let mut old = Image::open(&client, place, digest, &platform)?;
+        if let Engine::Buildah(_) = engine {
+            // Buildah leaves it out of an image of OCI's format.
+            const CHECK: &str = "Healthcheck";
+            let stated = stated::configuration(source, new, &platform)?.other.remove(CHECK);
+            old.config.config.other.extend(stated.map(|check| (CHECK.to_owned(), check)));
+        }
         let [old_files, new_files] = listing::pair(&client, &old, &new.image)?;
         let one = proof::Image { files: &old_files, config: &old.config.config };
         let other = proof::Image { files: &new_files, config: &new.image.config.config };
@@ -241,7 +247,7 @@ fn locked_trees(global: &Global, root: &Path) -> Result<Vec<Tree>, Fault> {
 
 /// The builder of the repository's own Dockerfiles.
 enum Engine {
-    Docker(Docker),
+    Docker(Box<Docker>),
     Buildah(Buildah),
 }
 
@@ -249,7 +255,7 @@ impl Engine {
     /// Docker, else buildah with a store in this folder.
     fn find(root: &Path, folder: &Path) -> Result<Option<Self>, Fault> {
         if Docker::can_build(root) {
-            return Ok(Some(Self::Docker(Docker::find(root)?)));
+            return Ok(Some(Self::Docker(Box::new(Docker::find(root)?))));
         }
         Ok(Buildah::find(&folder.join("buildah")).map(Self::Buildah))
     }

@@ -4,6 +4,8 @@
 use super::Source;
 use crate::pipeline::Contained;
 use std::collections::BTreeMap;
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::tree::context::WorkTree;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::inputs;
@@ -31,12 +33,7 @@ pub(super) fn compare(
 ) -> Result<Proof, Fault> {
     let client = tree.client();
     let platform = Platform::host();
-    let place = match &new.root.place {
-        FromPlace::Layout(folder) => Place::Layout(xtask_host::registry::layout::Layout::open_or_create(folder)?),
-        FromPlace::Registry | FromPlace::NotBuilt => Place::Registry(new.root.repository.clone()),
-    };
-    let root = Image::open(&client, place, new.root.digest, &platform)?;
-    let config = configuration(&source.parsed, &root.config, &platform)?;
+    let config = configuration(source, new, &platform)?;
     let files = listing::one(&client, &new.image)?;
     let versions = pinned(tree)?;
     let stated = Stated { versions: &versions, config: &config, environments: &adoption.environments };
@@ -61,8 +58,15 @@ fn pinned(tree: &Tree) -> Result<BTreeMap<String, String>, Fault> {
     Ok(asked.requirements().iter().filter(|one| one.marker.is_none()).filter_map(version).collect())
 }
 
-/// The configuration of a Dockerfile's target on this root: that of its instructions that run and copy nothing.
-fn configuration(dockerfile: &Dockerfile, root: &Config, platform: &Platform) -> Result<Execution, Fault> {
+/// The configuration of a Dockerfile's target on the root of the new image: that of its instructions that run and copy nothing.
+pub(super) fn configuration(source: &Source, new: &Contained, platform: &Platform) -> Result<Execution, Fault> {
+    let place = match &new.root.place {
+        FromPlace::Layout(folder) => Place::Layout(Layout::open_or_create(folder)?),
+        FromPlace::Registry | FromPlace::NotBuilt => Place::Registry(new.root.repository.clone()),
+    };
+    let client = Client::new(ClientOptions::default());
+    let root = &Image::open(&client, place, new.root.digest, platform)?.config;
+    let dockerfile = &source.parsed;
     let bases = dockerfile.stage_bases(&BTreeMap::new(), platform)?;
     let mut stages = Vec::new();
     let mut next = Some(dockerfile.target().index);
