@@ -261,6 +261,27 @@ pub const REPRODUCE: Document = Document {
     ],
 };
 
+pub const PROOF: Document = Document {
+    commands: "`init --prove`",
+    version: 1,
+    fields: &[
+        ("proofs[].dockerfile", "the repository's own Dockerfile"),
+        ("proofs[].app", "name of the app, if the policy names several"),
+        ("proofs[].engine", "what built that Dockerfile; `null` if only what its files state was compared"),
+        ("proofs[].root", "the root that both images are built on"),
+        ("proofs[].replaced[]", "other images in `FROM` that the root took the place of"),
+        ("proofs[].equal.*", "number of things that are equal: `distribution`, `package`, `path`, `setting`"),
+        ("proofs[].differences[].part", "`distribution`, `package`, `path` or `setting`"),
+        ("proofs[].differences[].name", "name of the distribution, package or field, or the path"),
+        (
+            "proofs[].differences[].old",
+            "the value in the image of the repository's own Dockerfile; `null` if it has none",
+        ),
+        ("proofs[].differences[].new", "the value in the new image; `null` if it has none"),
+        ("proofs[].differences[].cause", "why they differ; `null` if it is unexplained"),
+    ],
+};
+
 pub const BUNDLE_CREATE: Document = Document {
     commands: "`bundle create`",
     version: 1,
@@ -397,7 +418,7 @@ pub const ENGINE: Document = Document {
 };
 
 /// Every document, in the order of the reference.
-pub const ALL: [&Document; 19] = [
+pub const ALL: [&Document; 20] = [
     &BUILD,
     &PLAN,
     &EXPLAIN,
@@ -409,6 +430,7 @@ pub const ALL: [&Document; 19] = [
     &SCAN,
     &VERIFY,
     &REPRODUCE,
+    &PROOF,
     &REBASE,
     &BUNDLE_CREATE,
     &BUNDLE_LOAD,

@@ -842,6 +842,12 @@ pub struct InitFlags {
     /// Write the files although parts could not be translated
     #[arg(long)]
     pub partial: bool,
+    /// Also build the repository's own Dockerfiles and the new images on the same root, and compare them
+    ///
+    /// Exit code 6 if a difference is unexplained. Files that an earlier call wrote stay, and are what is proved. Builds in a
+    /// folder below `target`, which is removed.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub prove: bool,
     /// Ask nothing: use the defaults
     #[arg(short, long)]
     pub yes: bool,

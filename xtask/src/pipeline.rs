@@ -6,6 +6,7 @@
 mod buildable;
 mod checks;
 mod claims;
+mod contained;
 mod dependencies;
 mod docker;
 mod engine;
@@ -24,6 +25,7 @@ mod sources;
 mod tagging;
 
 pub use claims::survey as compare_with_commit;
+pub use contained::{Contained, build as build_contained};
 pub use dependencies::{repository as dependencies_repository, to_pull};
 pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
 pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_layout};

@@ -65,6 +65,7 @@ pub(super) fn order(
         context: workspace.tree.root.clone(),
         root: workspace.tree.root.clone(),
         dockerfile,
+        target: None,
         platform: Platform::host(),
         args,
         inherited_args: Secrets::proxies(),

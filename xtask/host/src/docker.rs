@@ -4,6 +4,7 @@
 //! A [`Build`] is turned into an argument list by a pure function ([`Docker::build_command`]), so what `--dry-run` prints is
 //! what runs. Failures are read from the tool's output and reported with their cause.
 
+pub mod buildah;
 pub mod debian;
 pub mod engine;
 use crate::process::{self, Command};
@@ -46,6 +47,8 @@ pub struct Build {
     pub context: PathBuf,
     pub root: PathBuf,
     pub dockerfile: RelPath,
+    /// Stage to build in place of the last.
+    pub target: Option<String>,
     pub platform: Platform,
     pub args: BTreeMap<String, String>,
     /// Predefined arguments whose values docker takes from the environment (proxies): never shown.
@@ -292,6 +295,9 @@ impl Docker {
         }
         call = call.arg(format!("--platform={}", build.platform));
         call = call.arg(joined("--file=", &build.root.join(&build.dockerfile)));
+        if let Some(target) = &build.target {
+            call = call.arg(format!("--target={target}"));
+        }
         // Another builder has its own network, and may refuse the host's.
         if build.host_network && build.builder.is_none() {
             call = call.arg("--network=host");
@@ -682,6 +688,7 @@ mod tests {
             context: "/re po/-ü".into(),
             root: "/re po/-ü".into(),
             dockerfile: "dockerfiles/Dockerfile.base".parse().unwrap(),
+            target: None,
             platform: "linux/amd64".parse().unwrap(),
             args: BTreeMap::from([("ROOT_IMAGE".to_owned(), "a b".to_owned())]),
             inherited_args: vec!["HTTPS_PROXY"],

@@ -6,6 +6,7 @@
 
 mod accounts;
 pub mod diff;
+pub mod proof;
 mod roots;
 mod run;
 mod shell;
@@ -15,6 +16,7 @@ mod system;
 mod tests;
 mod write;
 
+pub use stages::is_input;
 pub use write::{MARK, is_written};
 
 use crate::fault::Fault;
@@ -80,6 +82,10 @@ pub struct Adoption {
     pub notes: Vec<Note>,
     /// Files of the context that the app image leaves out.
     pub left_out: Vec<String>,
+    /// Debian packages of the Dockerfile that the images do without.
+    pub dropped: Vec<String>,
+    /// Folders that the Dockerfile installs packages into.
+    pub environments: Vec<String>,
 }
 
 impl Adoption {

@@ -8,6 +8,7 @@ pub mod files;
 pub mod image;
 pub mod inventory;
 pub mod layer;
+pub mod listing;
 pub mod preflight;
 pub mod push;
 pub mod recipes;

@@ -2,6 +2,8 @@
 //!
 //! Decides nothing about the translation, which is `xtask_model::adopt`. Writes after everything was read, checked and reported.
 
+mod prove;
+
 use crate::flags::{Global, InitFlags};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
@@ -14,7 +16,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request as Resolution, Upgrade};
 use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::policy::{ImageKind, Provider, Registry};
+use xtask_model::image::policy::{self, ImageKind, Provider, Registry};
 use xtask_model::record::workflows::GITLAB_TOP;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::lock::Lock;
@@ -46,18 +48,29 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     if complete {
         let staged = Staged::new(&survey, &files)?;
         staged.engines(needs_docker)?;
-        staged.wheels(global.offline);
+        if !flags.prove {
+            staged.wheels(global.offline);
+        }
     }
     if flags.dry_run {
         for file in &files {
             super::print(&format!("==> {} <==\n{}\n", file.path, file.text))?;
         }
     }
-    if complete || flags.partial || flags.dry_run {
+    if flags.prove && survey.files.contains(policy::FILE) {
+        terminal::step(
+            "kept",
+            &format!("`{}` and the files of an earlier `init`: they are what is proved", policy::FILE),
+        );
+    } else if complete || flags.partial || flags.dry_run {
         write(&survey.root, &files, flags)?;
     }
     if !complete && !flags.partial {
         return Err(incomplete(&paths, &adoptions).into());
+    }
+    if flags.prove {
+        let (paths, sources, names, adoptions) = (&paths[..], &sources[..], &names[..], &adoptions[..]);
+        return prove::run(&prove::Subject { global, flags, survey: &survey, paths, sources, names, adoptions });
     }
     if !flags.dry_run {
         next(needs_docker);
@@ -304,6 +317,12 @@ fn provider(flags: &InitFlags, survey: &Survey) -> Provider {
 fn registry(global: &Global, survey: &Survey, questions: &Questions) -> Result<Registry, Fault> {
     if let Some(registry) = &global.registry {
         return Ok(registry.clone());
+    }
+    // What an earlier call wrote.
+    let text = survey.text(policy::FILE).unwrap_or_default();
+    let known = text.lines().find_map(|line| line.strip_prefix("registry = \"")?.strip_suffix('"'));
+    if let Some(Ok(registry)) = known.map(str::parse) {
+        return Ok(registry);
     }
     let remote = survey.remote.as_deref().unwrap_or_default();
     let owner =

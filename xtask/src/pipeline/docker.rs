@@ -175,6 +175,7 @@ fn call(
         context: staged.join(order.context.to_path()),
         root: context.tree.root.clone(),
         dockerfile: order.dockerfile.clone(),
+        target: None,
         platform: order.platform.clone(),
         args,
         inherited_args: if order.runs { Secrets::proxies() } else { Vec::new() },

@@ -47,7 +47,7 @@ impl Context<'_> {
     /// The docker or podman into whose store local images go; without one they stay in layouts.
     pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
         match self.request.engine {
-            _ if self.request.from_nothing => Ok(None),
+            _ if self.request.contained => Ok(None),
             BuildEngine::Docker => self.docker().map(Some),
             BuildEngine::Native if Docker::is_available(&self.tree.root) => self.docker().map(Some),
             BuildEngine::Native => Ok(None),

@@ -92,7 +92,7 @@ pub(super) fn order(
             outputs.push(Output::Store);
         }
         let request = &context.request;
-        if plan.kind == ImageKind::Base || request.engine == BuildEngine::Native || request.from_nothing {
+        if plan.kind == ImageKind::Base || request.engine == BuildEngine::Native || request.contained {
             let folder = facts::local_layout(context.tree, plan.kind, &plan.tag, platform);
             outputs.push(Output::Layout(folder.with_extension("partial")));
         }
@@ -129,7 +129,7 @@ pub(super) fn order(
     })
 }
 
-fn from_root(context: &Context<'_>, root: &RootImage, platform: &Platform) -> Result<FromImage, Fault> {
+pub(super) fn from_root(context: &Context<'_>, root: &RootImage, platform: &Platform) -> Result<FromImage, Fault> {
     let digest = *root.digests.get(platform).ok_or_else(|| {
         Fault::usage(format!("the root `{}` is not pinned for {platform}", root.name))
             .hint("pin it: `cargo xtask lock`")

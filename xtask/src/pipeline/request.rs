@@ -24,8 +24,10 @@ pub struct Request {
     pub output: Option<Output>,
     /// Docker's builder.
     pub builder: Option<String>,
-    /// Nothing that an earlier build left on this machine is used, and the image goes into a folder of the tree alone.
+    /// Nothing that an earlier build left on this machine is used.
     pub(super) from_nothing: bool,
+    /// Images go into folders of the tree alone: no engine gets them under a name.
+    pub(super) contained: bool,
     pub(super) engine: BuildEngine,
 }
 
@@ -76,6 +78,7 @@ impl Request {
             output: flags.output.clone(),
             builder: flags.builder.clone(),
             from_nothing: false,
+            contained: false,
             engine: engine::choose(tree, flags, target)?,
         })
     }
@@ -101,6 +104,7 @@ impl Request {
             output: None,
             builder: None,
             from_nothing: false,
+            contained: false,
             engine: BuildEngine::Native,
         }
     }
@@ -125,6 +129,7 @@ impl Request {
             output: None,
             builder: None,
             from_nothing: true,
+            contained: true,
             engine,
         }
     }

@@ -280,6 +280,7 @@ mod tests {
             context: PathBuf::from("/tree"),
             root: PathBuf::from("/tree"),
             dockerfile: relative("target/compare/Dockerfile.buildah"),
+            target: None,
             platform: Platform::host(),
             args: BTreeMap::from([("BASE_IMAGE".to_owned(), "127.0.0.1:5/base:bench".to_owned())]),
             inherited_args: vec!["HTTPS_PROXY"],

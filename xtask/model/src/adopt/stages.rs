@@ -30,6 +30,10 @@ pub(super) struct Translation {
     pub system: Vec<String>,
     /// Debian packages of the stage that compiles.
     pub build: Vec<String>,
+    /// Debian packages of the Dockerfile that the images do without.
+    pub dropped: Vec<String>,
+    /// Folders that the Dockerfile installs packages into.
+    pub environments: Vec<String>,
     pub user: Account,
     pub workdir: String,
     pub env: Vec<(String, String)>,
@@ -645,7 +649,8 @@ const INPUTS: [&str; 12] = [
     "requirements",
 ];
 
-pub(super) fn is_input(path: &str) -> bool {
+/// True for a file that only an installation of packages reads.
+pub fn is_input(path: &str) -> bool {
     let name = path.trim_end_matches('/').trim_end_matches('*').rsplit('/').next().unwrap_or_default();
     let name = name.trim_start_matches('*');
     INPUTS.contains(&name)
@@ -688,6 +693,7 @@ impl Translator<'_> {
         self.input(input);
         let asks = self.healthcheck(image, &environments);
         self.packages(&mut system, &build, asks && !self.calls_a_downloader(image));
+        self.done.environments = environments.iter().cloned().collect();
         self.configuration(image, &environments);
         self.python_path(image, &builders);
     }
@@ -1076,6 +1082,7 @@ impl Translator<'_> {
                     Purpose::Runtime if apk && name.ends_with("-dev") => push(&mut self.done.build, name),
                     Purpose::Build(libraries) => {
                         push(&mut self.done.build, name);
+                        push(&mut self.done.dropped, name);
                         let reason = "it is needed to compile packages, which the app does not do";
                         let mut replacement =
                             "wheels need no compiler; a package without one: `BUILD_PACKAGES` in `[base.args]`"
@@ -1088,6 +1095,7 @@ impl Translator<'_> {
                     }
                     Purpose::Present => {}
                     Purpose::Asks if asks => {
+                        push(&mut self.done.dropped, name);
                         let reason = "only the health check calls it";
                         self.add(
                             NoteKind::Changed,

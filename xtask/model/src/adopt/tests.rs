@@ -249,6 +249,15 @@ fn debian_packages_are_a_stage_with_a_recipe() {
 }
 
 #[test]
+fn a_lock_in_a_copied_folder_is_left_out() {
+    let text =
+        "FROM python:3.12-slim\nWORKDIR /app\nCOPY requirements.txt .\nRUN pip install -r requirements.txt\nCOPY . .\n";
+    let case =
+        Case { context: "backend", ..case(text, &[("backend/requirements.txt", "six"), ("backend/main.py", "")]) };
+    case.gives(&[("dockerfiles/Dockerfile.fast.dockerignore", &["backend/requirements.lock"])], &[]);
+}
+
+#[test]
 fn a_context_below_the_root_is_a_prefix() {
     let text = "FROM python:3.13-slim\nWORKDIR /code\nCOPY ./requirements.txt /code/\nRUN pip install -r /code/requirements.txt\nCOPY ./app /code/app\n";
     let nested =

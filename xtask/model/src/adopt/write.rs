@@ -40,7 +40,11 @@ pub(super) fn files(requests: &[Request<'_>], translations: Vec<Translation>) ->
     for first in bases {
         sources.push((first, writers[first].write_base()));
     }
-    writers.iter_mut().for_each(Writer::write_app);
+    let locks: Vec<String> = sources.iter().map(|(_, source)| source.installed.clone()).collect();
+    for writer in &mut writers {
+        writer.locks.clone_from(&locks);
+        writer.write_app();
+    }
     for (name, text) in SCRIPTS {
         writers[0].add(&format!("{folder}/{name}"), text.to_owned());
     }
@@ -59,7 +63,7 @@ pub(super) fn files(requests: &[Request<'_>], translations: Vec<Translation>) ->
         let mut notes = done.notes;
         notes.sort();
         notes.dedup();
-        Adoption { files, notes, left_out }
+        Adoption { files, notes, left_out, dropped: done.dropped, environments: done.environments }
     };
     writers.into_iter().map(adoption).collect()
 }
@@ -169,6 +173,8 @@ struct Writer<'a> {
     done: Translation,
     files: Vec<NewFile>,
     left_out: Vec<String>,
+    /// Locks of all bases.
+    locks: Vec<String>,
 }
 
 /// A text as TOML and as JSON quote it.
@@ -186,7 +192,16 @@ type BaseParts<'a> = (&'a super::Input, [&'a Vec<String>; 2], &'a [Kept], &'a su
 impl<'a> Writer<'a> {
     fn new(request: &'a Request<'a>, folder: &'static str, done: Translation) -> Self {
         let base_workdir = done.workdir.clone();
-        Self { request, folder, base: None, base_workdir, done, files: Vec::new(), left_out: Vec::new() }
+        Self {
+            request,
+            folder,
+            base: None,
+            base_workdir,
+            done,
+            files: Vec::new(),
+            left_out: Vec::new(),
+            locks: Vec::new(),
+        }
     }
 
     fn base_parts(&self) -> BaseParts<'_> {
@@ -666,6 +681,12 @@ impl<'a> Writer<'a> {
         let covered = |path: &String| allowed.iter().any(|other| other != path && below(path, other).is_some());
         for path in allowed.iter().filter(|path| !covered(path)) {
             let _ = writeln!(text, "!{path}");
+        }
+        // A lock that is written later is in no image of theirs, and a change of it none of the app.
+        for lock in self.locks.iter().filter(|lock| *lock != policy::TRANSLATED) {
+            if allowed.iter().any(|folder| below(lock, folder).is_some()) {
+                let _ = writeln!(text, "{lock}");
+            }
         }
         text += "**/__pycache__\n**/*.pyc\n**/.pytest_cache\n**/.git\n";
         let prefix = if self.prefix().is_empty() { String::new() } else { format!("{}/", self.prefix()) };

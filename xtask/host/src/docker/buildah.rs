@@ -1,0 +1,128 @@
+//! The buildah command line, which builds a Dockerfile into a layout where there is no docker.
+//!
+//! Its store is a folder of the caller, so that nothing is left when that folder is removed.
+
+use super::{Build, Output};
+use crate::process::{self, Command};
+use crate::terminal;
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::oci::{Descriptor, Index, annotation, media_type};
+use xtask_model::spec::reference::Digest;
+
+/// Name of the image in the store.
+const NAME: &str = "built";
+
+/// Lines of the output that an error shows.
+const SHOWN: usize = 20;
+
+#[derive(Clone, Debug)]
+pub struct Buildah {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Buildah {
+    /// The program of this machine, if there is one, with its store in a folder.
+    pub fn find(folder: &Path) -> Option<Self> {
+        Some(Self { program: process::found("buildah")?, folder: folder.to_owned() })
+    }
+
+    fn call(&self) -> Command {
+        let call = Command::new(&self.program).arg("--root").arg(self.folder.join("store"));
+        call.arg("--runroot").arg(self.folder.join("run")).args(["--storage-driver", "vfs"])
+    }
+
+    /// Builds into the layout that the build names, and returns the digest of the manifest.
+    ///
+    /// # Errors
+    /// A build that fails, with the end of its output.
+    pub fn build(&self, build: &Build, what: &str) -> Result<Digest, Fault> {
+        let [Output::Layout(layout)] = build.outputs.as_slice() else {
+            return Err(Fault::usage("buildah builds into a folder alone"));
+        };
+        let command = self.build_command(build)?;
+        let mut progress = terminal::Progress::begin("building", what);
+        let mut tail = VecDeque::new();
+        let status = command.stream(|line| {
+            progress.line(line);
+            tail.push_back(line.to_owned());
+            if tail.len() > SHOWN {
+                tail.pop_front();
+            }
+        });
+        progress.end();
+        let status = status?;
+        if !status.success() {
+            let fault = Fault::build(format!("cannot build {what} with buildah ({status})"));
+            return Err(fault.needed_by(format!("`{}`", build.dockerfile)).cause(tail.make_contiguous().join("\n")));
+        }
+        let digest = self.folder.join("digest");
+        let target = format!("oci:{}:{NAME}", layout.display());
+        let push = self.call().args(["push", "--quiet", "--digestfile"]).arg(&digest);
+        push.args([NAME, &target]).read(Exit::Build)?;
+        let read = fs::read_to_string(&digest).map_err(|error| error.to_string());
+        let read = read.and_then(|text| text.trim().parse::<Digest>().map_err(|error| error.to_string()));
+        read.map_err(|error| Fault::build(format!("cannot read the digest of {what} from buildah")).cause(error))
+    }
+
+    fn build_command(&self, build: &Build) -> Result<Command, Fault> {
+        let mut call = self.call().args([
+            "build",
+            "--isolation=chroot",
+            "--format=oci",
+            "--layers=false",
+            "--identity-label=false",
+        ]);
+        if build.contexts.values().any(|target| target.starts_with("docker-image://127.0.0.1")) {
+            call = call.arg("--tls-verify=false");
+        }
+        let file = build.root.join(&build.dockerfile);
+        let ignore = PathBuf::from(format!("{}.dockerignore", file.display()));
+        if ignore.is_file() {
+            call = call.arg(super::joined("--ignorefile=", &ignore));
+        }
+        for (name, value) in &build.args {
+            call = call.arg("--build-arg").arg(format!("{name}={value}"));
+        }
+        for name in &build.inherited_args {
+            call = call.arg("--build-arg").arg(name);
+        }
+        for (name, target) in &build.contexts {
+            let target = match target.strip_prefix("oci-layout://") {
+                Some(layout) => format!("docker-image://{}", self.pull(layout)?),
+                None => target.clone(),
+            };
+            call = call.arg("--build-context").arg(format!("{name}={target}"));
+        }
+        call = call.args(build.target.iter().map(|target| format!("--target={target}")));
+        Ok(call.arg(super::joined("--file=", &file)).arg(format!("--tag={NAME}")).arg("--").arg(&build.context))
+    }
+
+    /// Brings an image of a layout, `FOLDER@DIGEST`, into the store, and returns its id.
+    fn pull(&self, layout: &str) -> Result<String, Fault> {
+        let cannot =
+            |error: &dyn std::fmt::Display| Fault::build(format!("cannot read the image `{layout}`")).cause(error);
+        let (folder, digest) = layout.rsplit_once('@').ok_or_else(|| cannot(&"it has no digest"))?;
+        let digest: Digest = digest.parse().map_err(|error| cannot(&error))?;
+        // A layout with this image alone, by a name: buildah finds none by digest.
+        let alone = self.folder.join("from");
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(&alone)?;
+            let blobs = Path::new(folder).canonicalize()?.join("blobs");
+            let size = fs::metadata(blobs.join("sha256").join(digest.hex()))?.len();
+            let found = Descriptor::new(media_type::MANIFEST, digest, size).with_annotation(annotation::REF_NAME, NAME);
+            fs::write(alone.join("index.json"), serde_json::to_vec(&Index::new(vec![found]))?)?;
+            fs::write(alone.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            match std::os::unix::fs::symlink(blobs, alone.join("blobs")) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            }
+        };
+        write().map_err(|error| cannot(&error))?;
+        let call = self.call().args(["pull", "--quiet"]).arg(format!("oci:{}:{NAME}", alone.display()));
+        Ok(call.read(Exit::Build)?.trim().to_owned())
+    }
+}
