@@ -10,6 +10,7 @@ mod growth;
 mod harness;
 mod native;
 mod peers;
+mod pull;
 mod rewrite;
 mod rows;
 pub mod table;

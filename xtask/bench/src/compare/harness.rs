@@ -3,6 +3,7 @@
 
 use super::native;
 use super::peers::{self, Start};
+use super::pull::Pulled;
 use crate::plain::{self, Root};
 use crate::scenarios;
 use crate::workspace::Workspace;
@@ -32,6 +33,8 @@ pub struct Harness {
     pub(super) before: Option<peers::Before>,
     pub(super) new_program: Option<PathBuf>,
     pub(super) files: usize,
+    /// Names of apps that a row pulls.
+    pub(super) pulled: Vec<(Pulled, String)>,
     namespaces: BTreeSet<String>,
     /// Number of edits so far; each is different.
     pub(super) number: u32,
@@ -63,6 +66,7 @@ impl Harness {
             before: None,
             new_program: None,
             files: 0,
+            pulled: Vec::new(),
             namespaces: BTreeSet::new(),
             number: 0,
             edit: |_| Ok(()),

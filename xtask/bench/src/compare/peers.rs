@@ -12,7 +12,7 @@ use xtask_host::terminal;
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{binary, facts};
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::{ImageKind, Registry, RelPath};
+use xtask_model::image::policy::{Compression, ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,25 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
         seconds += realise(&order, &ignore)?.0;
     }
     Ok(Sample { seconds, ..Sample::default() })
+}
+
+/// The app of the unchanged tree with this compression, by its name in the registry.
+pub(super) fn app(harness: &mut Harness, compression: Compression) -> Result<String, Fault> {
+    if harness.before.is_none() {
+        let before = before(harness)?;
+        harness.before = Some(before);
+    }
+    terminal::step("readying", &format!("the app with {} by plain docker", compression.as_str()));
+    let to = harness.prefix(&format!("plain-{}", compression.as_str()))?;
+    place_binary(harness)?;
+    let before = harness.before.as_ref().expect("made above");
+    let build = |order: Build| {
+        let order = Build { compression, ..order };
+        let digest = harness.workspace.docker()?.build(&order, "the same with plain docker")?.digest;
+        Ok(on(&order, digest))
+    };
+    let base = build(base_order(harness, Peer::Docker, before, &to)?.0)?;
+    build(app_order(harness, Peer::Docker, base, &to)?.0)
 }
 
 fn before(harness: &mut Harness) -> Result<Before, Fault> {
@@ -215,7 +234,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
     use xtask_host::docker::Output;
-    use xtask_model::image::policy::Compression;
 
     fn shown(args: &[std::ffi::OsString]) -> String {
         args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ")
