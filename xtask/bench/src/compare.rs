@@ -11,6 +11,7 @@ mod harness;
 mod native;
 mod one_file;
 mod peers;
+mod pull;
 mod rewrite;
 mod rows;
 pub mod table;

@@ -73,11 +73,25 @@ pub enum Fetched {
 /// Packages without a wheel for this Python and platform (usage); an index that refuses, fails or cannot be reached, and a file that is
 /// not what the lock says (network).
 pub fn fetch(request: &WheelRequest<'_>) -> Result<Fetched, Fault> {
-    fetch_with(request, &Settings::from_env(request.indexes)?, &Cache::of_user())
+    fetch_each(request, &|_| ())
+}
+
+/// The same; `ready` gets each wheel as soon as it is on this machine, in any order and from several threads, also where the answer turns
+/// out to be another one.
+pub fn fetch_each(request: &WheelRequest<'_>, ready: &Ready<'_>) -> Result<Fetched, Fault> {
+    fetch_from(request, (&Settings::from_env(request.indexes)?, &Cache::of_user()), ready)
 }
 
 /// The same with these settings and this cache.
 pub fn fetch_with(request: &WheelRequest<'_>, settings: &Settings, cache: &Cache) -> Result<Fetched, Fault> {
+    fetch_from(request, (settings, cache), &|_| ())
+}
+
+fn fetch_from(
+    request: &WheelRequest<'_>,
+    (settings, cache): (&Settings, &Cache),
+    ready: &Ready<'_>,
+) -> Result<Fetched, Fault> {
     let machine = Environment::new(request.python, request.platform).machine().to_owned();
     let wrong = |why: String| Fault::usage("cannot choose wheels").cause(why);
     let tags = Tags::cpython(request.python, &machine, request.glibc).map_err(wrong)?;
@@ -91,6 +105,7 @@ pub fn fetch_with(request: &WheelRequest<'_>, settings: &Settings, cache: &Cache
         wanted: Wanted::Wheel(Python { version, tags }),
         sources: Sources::new(&client, request.indexes),
         cache,
+        ready,
         progress: Progress::new(request.packages.len()),
     };
     let outcomes = work.all()?;
@@ -115,8 +130,8 @@ pub fn fetch_archives(packages: &[LockedPackage], indexes: &Indexes) -> Result<V
     let client = Client::new(&settings, indexes);
     let request = &WheelRequest { packages, indexes, python: "", platform: &Platform::host(), glibc: "" };
     let sources = Sources::new(&client, indexes);
-    let work =
-        Work { request, wanted: Wanted::Archive, sources, cache: &cache, progress: Progress::new(packages.len()) };
+    let progress = Progress::new(packages.len());
+    let work = Work { request, wanted: Wanted::Archive, sources, cache: &cache, ready: &|_| (), progress };
     let outcomes = work.all()?;
     cache.sweep();
     let mut archives = Vec::new();
@@ -155,11 +170,15 @@ impl From<Fault> for Failure {
 
 type Outcome = Result<FetchedWheel, Failure>;
 
+/// Takes a wheel that is on this machine.
+pub type Ready<'r> = dyn Fn(&FetchedWheel) + Sync + 'r;
+
 struct Work<'a> {
     request: &'a WheelRequest<'a>,
     wanted: Wanted,
     sources: Sources<'a>,
     cache: &'a Cache,
+    ready: &'a Ready<'a>,
     progress: Progress,
 }
 
@@ -175,6 +194,7 @@ impl Work<'_> {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(package) = packages.get(index) else { break };
                     let outcome = self.one(package);
+                    outcome.iter().for_each(self.ready);
                     // Packages without wheels are reported together; anything else ends the work.
                     if matches!(outcome, Err(Failure::Fault(_) | Failure::Unsupported(_))) {
                         stop.store(true, Ordering::Relaxed);

@@ -18,11 +18,15 @@ pub const MEMORY: &str = "/dev/shm";
 
 /// The folder of files in memory, if there is ample room for this many bytes, and programs may be started there.
 pub fn memory_folder(bytes: u64) -> Option<&'static Path> {
-    let folder = Path::new(MEMORY);
-    let room = rustix::fs::statvfs(folder).ok()?;
+    (bytes < memory_room()).then_some(Path::new(MEMORY))
+}
+
+/// Bytes for which that folder has ample room; none where no program may be started there.
+pub fn memory_room() -> u64 {
+    let Ok(room) = rustix::fs::statvfs(Path::new(MEMORY)) else { return 0 };
     let starts = !room.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC);
     // Other programs use it too.
-    (starts && bytes < room.f_bavail.saturating_mul(room.f_frsize) / 2).then_some(folder)
+    if starts { room.f_bavail.saturating_mul(room.f_frsize) / 2 } else { 0 }
 }
 
 /// A process that is the same one for as long as both numbers are: ids are used again, start times are not.

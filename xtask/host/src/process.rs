@@ -219,7 +219,7 @@ impl Command {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().map_err(cannot)?;
         let input = child.stdin.take();
-        let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        let output = Some(std::io::BufReader::new(child.stdout.take().expect("stdout was asked for")));
         Ok(PipedProcess { child, input, output })
     }
 
@@ -308,7 +308,7 @@ impl Drop for ProcessGroup {
 pub struct PipedProcess {
     child: Child,
     input: Option<std::process::ChildStdin>,
-    output: std::io::BufReader<std::process::ChildStdout>,
+    output: Option<std::io::BufReader<std::process::ChildStdout>>,
 }
 
 impl PipedProcess {
@@ -319,7 +319,7 @@ impl PipedProcess {
     }
 
     pub fn answers(&mut self) -> &mut impl std::io::BufRead {
-        &mut self.output
+        self.output.as_mut().expect("it lasts as long as the value")
     }
 }
 
@@ -327,6 +327,8 @@ impl Drop for PipedProcess {
     fn drop(&mut self) {
         // The end of its input ends it; how it ended changes nothing that was answered.
         drop(self.input.take());
+        // What it still says is not waited for.
+        drop(self.output.take());
         let _ = self.child.wait();
     }
 }

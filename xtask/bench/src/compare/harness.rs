@@ -3,6 +3,7 @@
 
 use super::native;
 use super::peers::{self, Start};
+use super::pull::Pulled;
 use crate::plain::{self, Root};
 use crate::scenarios;
 use crate::workspace::Workspace;
@@ -37,6 +38,8 @@ pub struct Harness {
     /// File for strace's summary of the next command of the native engine.
     pub(super) trace: Option<PathBuf>,
     pub(super) files: usize,
+    /// Names of apps that a row pulls.
+    pub(super) pulled: Vec<(Pulled, String)>,
     namespaces: BTreeSet<String>,
     /// Number of edits so far; each is different.
     pub(super) number: u32,
@@ -71,6 +74,7 @@ impl Harness {
             one_file_cached: false,
             trace: None,
             files: 0,
+            pulled: Vec::new(),
             namespaces: BTreeSet::new(),
             number: 0,
             edit: |_| Ok(()),

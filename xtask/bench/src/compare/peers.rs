@@ -13,7 +13,7 @@ use xtask_host::terminal;
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{binary, facts};
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::{ImageKind, Registry, RelPath};
+use xtask_model::image::policy::{Compression, ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,22 @@ pub(super) fn stored_app(harness: &mut Harness) -> Result<Build, Fault> {
     let before = harness.before.as_ref().expect("made above");
     let (order, _) = app_order(harness, Peer::Docker, before.base.to_string(), &harness.prefix("stored")?)?;
     Ok(Build { outputs: vec![Output::Store], ..order })
+}
+
+/// The app of the unchanged tree with this compression, by its name in the registry.
+pub(super) fn app(harness: &mut Harness, compression: Compression) -> Result<String, Fault> {
+    prepare(harness)?;
+    terminal::step("readying", &format!("the app with {} by plain docker", compression.as_str()));
+    let to = harness.prefix(&format!("plain-{}", compression.as_str()))?;
+    place_binary(harness)?;
+    let before = harness.before.as_ref().expect("made above");
+    let build = |order: Build| {
+        let order = Build { compression, ..order };
+        let digest = harness.workspace.docker()?.build(&order, "the same with plain docker")?.digest;
+        Ok(on(&order, digest))
+    };
+    let base = build(base_order(harness, Peer::Docker, before, &to)?.0)?;
+    build(app_order(harness, Peer::Docker, base, &to)?.0)
 }
 
 fn prepare(harness: &mut Harness) -> Result<(), Fault> {
@@ -269,7 +285,6 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
-    use xtask_model::image::policy::Compression;
 
     fn shown(args: &[std::ffi::OsString]) -> String {
         args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ")

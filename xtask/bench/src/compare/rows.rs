@@ -5,10 +5,12 @@ use super::growth;
 use super::harness::{Edit, Harness, copy_file};
 use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
+use super::pull::{self, Pulled};
 use super::watch::{self, Follow};
 use crate::scenarios::{BUMPED, Sample, bump, edit_program, edit_template};
 use std::fs::File;
 use xtask_model::fault::Fault;
+use xtask_model::image::policy::Compression;
 
 pub struct Row {
     pub name: &'static str,
@@ -48,11 +50,14 @@ pub enum Work {
     WithFile(u64),
     /// The native engine with one more package, whose wheel has this many bytes.
     WithWheel(u64),
+    /// Docker's engine runs an app that it has to pull.
+    Pull(Pulled),
 }
 
 impl Work {
     pub fn is_native(self) -> bool {
-        !matches!(self, Self::Peer(_) | Self::Follow(Follow::Docker | Follow::ByHand))
+        let by_others = matches!(self, Self::Follow(Follow::Docker | Follow::ByHand) | Self::Pull(Pulled::Docker(_)));
+        !by_others && !matches!(self, Self::Peer(_))
     }
 
     /// Builds once, after the change was made.
@@ -66,6 +71,7 @@ impl Work {
             Self::AmongFiles(count) => growth::among_files(harness, count),
             Self::WithFile(bytes) => growth::with_file(harness, bytes),
             Self::WithWheel(bytes) => growth::with_wheel(harness, bytes),
+            Self::Pull(app) => pull::first_answer(harness, app),
         }?;
         if self.is_native() && sample.built != row.builds {
             return Err(Fault::build(format!("cannot compare `{}`", row.name))
@@ -135,7 +141,7 @@ const ROW: Row = Row {
     sides: &[],
 };
 
-pub(super) static ROWS: [Row; 15] = [
+pub(super) static ROWS: [Row; 16] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
@@ -299,7 +305,23 @@ pub(super) static ROWS: [Row; 15] = [
         ],
         ..ROW
     },
+    Row {
+        name: "pull",
+        about: "docker's engine runs the app, of which it has nothing, until the app answers",
+        on_request: true,
+        builds: 0,
+        sides: &[
+            side("native, gzip", Work::Pull(Pulled::Native(Compression::Gzip)), None),
+            side("native, zstd", Work::Pull(Pulled::Native(Compression::Zstd)), None),
+            side("docker buildx, gzip", Work::Pull(Pulled::Docker(Compression::Gzip)), LESS),
+            side("docker buildx, zstd", Work::Pull(Pulled::Docker(Compression::Zstd)), LESS),
+        ],
+        ..ROW
+    },
 ];
+
+/// 30 % less than the other side.
+const LESS: Option<Goal> = Some(Goal::Faster(1.43));
 
 /// Tolerance for a cost that must not grow.
 const STEADY: Option<Goal> = Some(Goal::Steady(1.25));

@@ -16,11 +16,13 @@ use crate::http::url::Url;
 use base64::Engine as _;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::ControlFlow;
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::Indexes;
 use xtask_model::spec::wheel::page::decoded;
+use xtask_scan::elements::Elements;
 
 /// No page is longer: the longest on PyPI have some ten million bytes.
 const LONGEST_PAGE: u64 = 128 << 20;
@@ -144,8 +146,8 @@ impl Client {
         }))
     }
 
-    /// Reads a page; `None` where the index says that there is none.
-    pub(super) fn page(&self, of: &Location) -> Result<Option<RawPage>, Failure> {
+    /// Reads a page; `None` where the index says that there is none. Of a page in JSON only the files whose object `keep` wants are kept.
+    pub(super) fn page(&self, of: &Location, keep: &dyn Fn(&[u8]) -> bool) -> Result<Option<RawPage>, Failure> {
         const ACCEPT: &str =
             "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
         let what = format!("cannot read the package index `{}`", of.url);
@@ -155,8 +157,11 @@ impl Client {
             404 | 410 => Ok(ControlFlow::Break(None)),
             200 => {
                 let media_type = reply.media_type().unwrap_or_default();
-                let (url, mut bytes) = (reply.url.clone(), Vec::new());
-                let end = Download::new(&mut bytes, LONGEST_PAGE).take(&what, reply, &mut retry.deadline)?;
+                let (url, mut text, mut files) = (reply.url.clone(), Vec::new(), Elements::new(keep));
+                let is_json = media_type.ends_with("json");
+                let to: &mut dyn Write = if is_json { &mut files } else { &mut text };
+                let end = Download::new(to, LONGEST_PAGE).take(&what, reply, &mut retry.deadline)?;
+                let bytes = if is_json { files.kept() } else { text };
                 Ok(match end {
                     BodyEnd::Whole => ControlFlow::Break(Some(RawPage { bytes, media_type, url })),
                     BodyEnd::Cut(broken) => ControlFlow::Continue(broken),

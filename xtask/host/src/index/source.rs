@@ -3,6 +3,8 @@
 use super::Failure;
 use super::client::{Client, Location, RawPage};
 use crate::http::url::Url;
+use serde::Deserialize;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use xtask_model::fault::Fault;
@@ -75,7 +77,7 @@ impl<'a> Sources<'a> {
         let mut files: Vec<File> = links.to_vec();
         let mut why = None;
         for index in self.indexes.in_order() {
-            let Some(page) = self.page(index, &package.name)? else { continue };
+            let Some(page) = self.page(index, package)? else { continue };
             match strategy {
                 Strategy::FirstIndex => {
                     files.extend(page);
@@ -91,14 +93,15 @@ impl<'a> Sources<'a> {
         Ok(wanted.choose(&files, package).map(found).map_err(|reason| why.unwrap_or(reason)))
     }
 
-    /// The files of a project on an index; `None` where the index does not have it.
-    fn page(&self, index: &str, project: &str) -> Result<Option<Vec<File>>, Failure> {
+    /// The files of a project on an index, maybe those of the package's version alone; `None` where the index does not have it.
+    fn page(&self, index: &str, package: &LockedPackage) -> Result<Option<Vec<File>>, Failure> {
+        let project = &package.name;
         if let Some(folder) = folder(index) {
             let page = folder.join(project).join("index.html");
             return Ok(std::fs::read_to_string(&page).ok().map(|text| local_page(&page, &text)));
         }
         let page = Location::parse(index).and_then(|index| index.page(project)).ok_or_else(|| unsupported(index))?;
-        let Some(raw) = self.client.page(&page)? else { return Ok(None) };
+        let Some(raw) = self.client.page(&page, &|file| may_be_of(file, package))? else { return Ok(None) };
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(read(&raw)?))
     }
@@ -111,7 +114,7 @@ impl<'a> Sources<'a> {
                 continue;
             }
             let location = Location::parse(link).ok_or_else(|| unsupported(link))?;
-            let page = self.client.page(&location)?.ok_or_else(|| {
+            let page = self.client.page(&location, &|_| true)?.ok_or_else(|| {
                 Fault::network(format!("cannot read the page of links `{}`", location.url)).cause("it does not exist")
             })?;
             found.extend(read(&page)?);
@@ -162,6 +165,16 @@ fn local_page(page: &Path, text: &str) -> Vec<File> {
         }
     }
     files
+}
+
+/// False for the object of a file that has another version of the package.
+fn may_be_of(object: &[u8], package: &LockedPackage) -> bool {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        filename: Cow<'a, str>,
+    }
+    serde_json::from_slice::<Named<'_>>(object).map_or(true, |file| choice::is_of(&file.filename, package))
 }
 
 /// The files of a page that came, with absolute addresses.

@@ -13,6 +13,7 @@ mod closure;
 mod compile;
 mod describe;
 mod distribution;
+mod early;
 mod environment;
 mod gather;
 mod groups;
@@ -29,6 +30,7 @@ use crate::recipes::BUILD_PACKAGES;
 use crate::recipes::source::{self, Needed, Sources};
 use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
+use compile::{ChunkName, ImportCheck};
 use distribution::{Distribution, Place};
 use environment::Environment;
 use gather::{Gathered, Gathering, WheelSource};
@@ -40,7 +42,6 @@ use shared::Owners;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 use unpack::Folder;
 use wheels::version_folder;
@@ -275,7 +276,8 @@ impl<'a> PythonPackages<'a> {
             Some(gathered) => gathered,
             None => self.gather(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
         };
-        let (Gathered { downloads, mut distributions, restored, folder, shared, others, from, described }, own) =
+        let (gathered, own) = gathered;
+        let Gathered { downloads, mut distributions, restored, folder, shared, others, from, described, compiled } =
             gathered;
         let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
         let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
@@ -288,7 +290,12 @@ impl<'a> PythonPackages<'a> {
                 Some(packages) => Ok(packages),
                 None => describe::all(&unpacked, &locked, &python),
             });
-            let compiled = self.compiled(&unpacked, wanted, own.clone());
+            let compiled = self.compiled(&unpacked, (wanted, &compiled), own.clone());
+            // The import check takes longest, so it begins as soon as it can.
+            let compiled = compiled.map(|own| {
+                let own = own.filter(|_| self.compiler == Compiler::Root);
+                own.map(|own| ImportCheck::start(own, &self.scripts.check, folder.path()))
+            });
             let judged = judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (judged, describing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
         });
@@ -299,14 +306,9 @@ impl<'a> PythonPackages<'a> {
             },
             judged => judged?,
         }
-        let own = compiled?;
+        let import = compiled?;
         let packages = described?;
         let made = self.items(&unpacked, wanted);
-        // Layers can be written meanwhile.
-        let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
-            let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
-            std::thread::spawn(move || compile::import(&own, &script, &work))
-        });
         // Layers are written meanwhile, which needs memory too.
         distributions.iter_mut().for_each(|one| one.rows = Vec::new());
         let fetched = distributions.iter().map(|one| &one.name);
@@ -348,22 +350,35 @@ impl<'a> PythonPackages<'a> {
         let folder = version_folder(&self.python);
         let built = self.built()?;
         let groups = wanted.iter().flat_map(|index| &self.groups[*index].packages);
+        // What was built is installed from where it is kept, by either engine: the address of its source is not its own.
+        let installed = |package: &LockedPackage| {
+            let url = package.url.clone().filter(|_| !built.contains_key(&package.name));
+            LockedPackage { url, ..package.clone() }
+        };
+        let locked: Vec<LockedPackage> = locked.iter().map(installed).collect();
         let gathering = Gathering {
-            locked,
+            locked: &locked,
             wanted: groups.map(|package| &*package.name).collect(),
             known,
             wheels: self.wheels(&built),
             place: Place { home: HOME, folder: &folder },
             work: &self.work,
             whole: self.whole(),
+            script: &self.scripts.compile,
         };
         // The root's files may need a download too, so both run at once.
-        let (gathered, own) = std::thread::scope(|scope| {
-            let gathering = scope.spawn(|| gathering.run());
+        let python = |home: &Path| {
             let own = (self.compiler == Compiler::Root).then(|| self.root_python());
-            (gathering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
-        });
-        let (Some(gathered), own) = (gathered?, own.transpose()?) else { return Ok(None) };
+            let compiler = match (&self.compiler, &own) {
+                (Compiler::Root, Some(Ok(own))) => own.in_home(home).ok(),
+                (Compiler::Host(host), _) => Some(host.clone()),
+                _ => None,
+            };
+            // Another version is an error when all packages are known.
+            (own, compiler.filter(|found| self.is_own_version(found)))
+        };
+        let (gathered, own) = gathering.run(python)?;
+        let (Some(gathered), own) = (gathered, own.transpose()?) else { return Ok(None) };
         Ok(Some((gathered, own)))
     }
 
@@ -404,7 +419,7 @@ impl<'a> PythonPackages<'a> {
     fn compiled(
         &self,
         unpacked: &Unpacked<'_>,
-        wanted: &BTreeSet<usize>,
+        wanted: (&BTreeSet<usize>, &BTreeSet<ChunkName>),
         own: Option<Interpreter>,
     ) -> Result<Option<Interpreter>, Fault> {
         let Err(fault) = self.compile(unpacked, wanted, own.as_ref()) else { return Ok(own) };
@@ -435,12 +450,13 @@ impl<'a> PythonPackages<'a> {
             return Ok(());
         };
         let began = Instant::now();
-        let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let first = import.end();
         let passed = first.or_else(|failed| {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
             // Their layers have test suites too, but a failure need not be fast.
             let Ok(built) = self.built() else { return Err(failed) };
-            let Ok(more) = self.wheels(&built).fetch(&made.restored, made.downloads.path()) else { return Err(failed) };
+            let more = self.wheels(&built).distributions(&made.restored, made.downloads.path());
+            let Ok(more) = more else { return Err(failed) };
             made.folder.unpack(&made.distributions, true)?;
             made.folder.unpack(&more, true)?;
             let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
@@ -512,11 +528,15 @@ impl<'a> PythonPackages<'a> {
         })
     }
 
-    /// Makes byte code for the wanted groups, and for each version of a shared path.
+    fn is_own_version(&self, python: &Interpreter) -> bool {
+        python.version.starts_with(&format!("{}.", self.environment.minor()))
+    }
+
+    /// Makes byte code for the wanted groups, and for each version of a shared path; some chunks were compiled before.
     fn compile(
         &self,
         unpacked: &Unpacked<'_>,
-        wanted: &BTreeSet<usize>,
+        (wanted, compiled): (&BTreeSet<usize>, &BTreeSet<ChunkName>),
         own: Option<&Interpreter>,
     ) -> Result<(), Fault> {
         let compiler = match (&self.compiler, own) {
@@ -532,7 +552,7 @@ impl<'a> PythonPackages<'a> {
                 return Ok(());
             }
         };
-        if !compiler.version.starts_with(&format!("{}.", self.environment.minor())) {
+        if !self.is_own_version(compiler) {
             return Err(Fault::usage(format!("the root has Python {}, not {}", compiler.version, self.python))
                 .hint("correct `[root] python` in `images.toml`"));
         }
@@ -543,7 +563,7 @@ impl<'a> PythonPackages<'a> {
         let names: BTreeSet<&str> = groups.flat_map(|group| &group.packages).map(|package| &*package.name).collect();
         let site = format!("{HOME}/{}", place.site());
         let compiler = bytecode::Compiler { interpreter: compiler, script: &self.scripts.compile, site: &site };
-        let chunks = compile::sources(unpacked, &names, &place);
+        let chunks = compile::sources(unpacked, (&names, compiled), &place);
         compiler.compile(&chunks, &|source| source.read(), &|source, code| source.write(code))?;
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));
         Ok(())
@@ -610,7 +630,8 @@ impl PythonPackages<'_> {
 
 /// What items have their bytes in, and an import check that may run meanwhile.
 struct Made {
-    import: Option<JoinHandle<Result<Vec<String>, Fault>>>,
+    // Dropped first: it uses the folder.
+    import: Option<ImportCheck>,
     distributions: Vec<Distribution>,
     /// Packages whose files came from layers.
     restored: Vec<LockedPackage>,
@@ -621,15 +642,6 @@ struct Made {
     passed: bool,
     finished: bool,
     downloads: Scratch,
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        // It uses the folder.
-        if let Some(import) = self.import.take() {
-            let _ = import.join();
-        }
-    }
 }
 
 /// Packages as files of this machine.

@@ -96,6 +96,13 @@ pub fn archive<'f>(files: impl IntoIterator<Item = &'f File>, package: &LockedPa
     }
 }
 
+/// True if a file of this name is of the package in its version: what [`choose`] and [`archive`] look at.
+pub fn is_of(file: &str, package: &LockedPackage) -> bool {
+    let Ok(wheel) = file.parse::<WheelName>() else { return is_archive_of(file, package) };
+    let pin = Specifier::new("==", &package.version);
+    wheel.name == package.name && pin.is_ok_and(|pin| pin.contains(&wheel.version))
+}
+
 fn is_archive_of(file: &str, package: &LockedPackage) -> bool {
     crate::spec::requirements::distribution(file).is_some_and(|(name, version)| {
         let same = version.parse::<Version>().is_ok_and(|version| version.to_string() == package.version);

@@ -4,7 +4,7 @@
 //! [`together`] divides the sources as the script does.
 
 use super::interpreter::Interpreter;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -66,16 +66,11 @@ impl Compiler<'_> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let first = Mutex::new(None);
         let worker = || {
-            let mut python = None;
+            let mut worker = Worker::default();
             while let Some(chunk) =
                 chunks.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !stop.load(Ordering::Relaxed))
             {
-                let compiled = self.started(&mut python).and_then(|python| {
-                    let sources = chunk.iter().map(read).collect::<Result<Vec<_>, Fault>>()?;
-                    let codes = python.ask(&sources)?;
-                    chunk.iter().zip(codes).try_for_each(|(source, code)| done(source, code))
-                });
-                if let Err(fault) = compiled {
+                if let Err(fault) = self.compile_one(&mut worker, chunk, read, done) {
                     stop.store(true, Ordering::Relaxed);
                     first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
                 }
@@ -91,7 +86,18 @@ impl Compiler<'_> {
         first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    fn started<'p>(&self, python: &'p mut Option<Python>) -> Result<&'p mut Python, Fault> {
+    /// Compiles the sources of one chunk in the Python of this worker.
+    pub(super) fn compile_one<T>(
+        &self,
+        worker: &mut Worker,
+        chunk: &[T],
+        read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
+        done: &Done<'_, T>,
+    ) -> Result<(), Fault> {
+        self.started(worker)?.compile(chunk, read, done)
+    }
+
+    fn started<'p>(&self, Worker(python): &'p mut Worker) -> Result<&'p mut Python, Fault> {
         if let Some(python) = python {
             return Ok(python);
         }
@@ -103,6 +109,10 @@ impl Compiler<'_> {
     }
 }
 
+/// A Python that is started when it is first needed; ends with the value.
+#[derive(Default)]
+pub(super) struct Worker(Option<Python>);
+
 /// A Python that answers.
 struct Python {
     process: process::PipedProcess,
@@ -111,46 +121,58 @@ struct Python {
 }
 
 impl Python {
-    fn ask(&mut self, sources: &[Source<'_>]) -> Result<Vec<Option<Vec<u8>>>, Fault> {
-        self.exchange(sources).map_err(|error| {
-            if let Err(interrupted) = process::interrupted() {
-                return interrupted;
-            }
-            let mut said = String::new();
-            let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut said));
-            let cause = if said.trim().is_empty() { error.to_string() } else { said.trim().to_owned() };
-            Fault::new(Exit::Build, "`compile.py` failed")
-                .cause(cause)
-                .needed_by("the packages' byte code")
-                .hint("use the `compile.py` of this version of xtask, next to the Dockerfile")
-        })
+    /// Has sources compiled together. One at a time is in memory here.
+    fn compile<T>(
+        &mut self,
+        chunk: &[T],
+        read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
+        done: &Done<'_, T>,
+    ) -> Result<(), Fault> {
+        let sent = number(chunk.len()).and_then(|count| self.process.say(&count));
+        sent.map_err(|error| self.failed(&error))?;
+        for source in chunk {
+            let (path, text) = read(source)?;
+            self.send(path, &text).map_err(|error| self.failed(&error))?;
+        }
+        for source in chunk {
+            let code = self.answer().map_err(|error| self.failed(&error))?;
+            done(source, code)?;
+        }
+        Ok(())
     }
 
-    fn exchange(&mut self, sources: &[Source<'_>]) -> std::io::Result<Vec<Option<Vec<u8>>>> {
-        let number = |length: usize| {
-            u32::try_from(length)
-                .map(u32::to_le_bytes)
-                .map_err(|_| std::io::Error::other("a source is longer than 4 GiB"))
-        };
-        let size: usize = sources.iter().map(|(path, text)| path.len() + text.len() + 8).sum();
-        let mut request = Vec::with_capacity(size + 4);
-        request.write_all(&number(sources.len())?)?;
-        for (path, text) in sources {
-            for part in [&number(path.len())?[..], &number(text.len())?, path.as_bytes(), text] {
-                request.extend_from_slice(part);
-            }
-        }
-        self.process.say(&request)?;
-        let answers = self.process.answers();
-        let mut answer = || {
-            let mut length = [0; 4];
-            answers.read_exact(&mut length)?;
-            let mut code = vec![0; u32::from_le_bytes(length) as usize];
-            answers.read_exact(&mut code)?;
-            Ok((!code.is_empty()).then_some(code))
-        };
-        sources.iter().map(|_| answer()).collect()
+    fn send(&mut self, path: &str, text: &[u8]) -> std::io::Result<()> {
+        let head = [&number(path.len())?[..], &number(text.len())?, path.as_bytes()].concat();
+        self.process.say(&head)?;
+        self.process.say(text)
     }
+
+    fn answer(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let answers = self.process.answers();
+        let mut length = [0; 4];
+        answers.read_exact(&mut length)?;
+        let mut code = vec![0; u32::from_le_bytes(length) as usize];
+        answers.read_exact(&mut code)?;
+        Ok((!code.is_empty()).then_some(code))
+    }
+
+    fn failed(&mut self, error: &std::io::Error) -> Fault {
+        if let Err(interrupted) = process::interrupted() {
+            return interrupted;
+        }
+        let mut said = String::new();
+        let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut said));
+        let cause = if said.trim().is_empty() { error.to_string() } else { said.trim().to_owned() };
+        Fault::new(Exit::Build, "`compile.py` failed")
+            .cause(cause)
+            .needed_by("the packages' byte code")
+            .hint("use the `compile.py` of this version of xtask, next to the Dockerfile")
+    }
+}
+
+fn number(length: usize) -> std::io::Result<[u8; 4]> {
+    let number = u32::try_from(length).map(u32::to_le_bytes);
+    number.map_err(|_| std::io::Error::other("a source is longer than 4 GiB"))
 }
 
 #[cfg(test)]

@@ -4,29 +4,37 @@ use super::Unpacked;
 use super::bytecode::{self, Source};
 use super::distribution::{Distribution, Place};
 use super::interpreter::Interpreter;
+use super::unpack::Folder;
 use crate::layer::item::Bytes;
 use crate::layer::packed::contents;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use xtask_model::fault::Fault;
 
 /// A source, and where its byte code goes.
-pub(super) struct SourceFile<'a> {
+pub(super) struct SourceFile {
     /// Path below site-packages.
-    path: &'a str,
-    bytes: &'a Bytes,
+    path: String,
+    bytes: Bytes,
     /// The same bytes as a file, for the version that is used.
     unpacked: Option<PathBuf>,
     /// `None` if another distribution's version is used; it is compiled all the same, because it shares a process.
     to: Option<PathBuf>,
 }
 
-impl SourceFile<'_> {
+/// Sources that share a process.
+pub(super) type Chunk = Vec<SourceFile>;
+
+/// The distribution and the first source of a chunk, by path below site-packages: what names it.
+pub(super) type ChunkName = (String, String);
+
+impl SourceFile {
     pub(super) fn read(&self) -> Result<Source<'_>, Fault> {
-        let Some(file) = &self.unpacked else { return Ok((self.path, contents(self.bytes)?)) };
+        let Some(file) = &self.unpacked else { return Ok((&self.path, contents(&self.bytes)?)) };
         let text = std::fs::read(file);
         let text = text.map_err(|error| Fault::build(format!("cannot read `{}`", file.display())).cause(error))?;
-        Ok((self.path, text))
+        Ok((&self.path, text))
     }
 
     /// Writes byte code into the unpacked packages, where the import check uses it.
@@ -39,37 +47,99 @@ impl SourceFile<'_> {
     }
 }
 
-/// The sources of these distributions as they share processes, the largest first. A version of a shared path that is not used
-/// is on its own.
-pub(super) fn sources<'a>(
-    unpacked: &Unpacked<'a>,
-    names: &BTreeSet<&str>,
+/// Name of a chunk of a distribution.
+pub(super) fn name_of(distribution: &str, chunk: &Chunk) -> ChunkName {
+    (distribution.to_owned(), chunk.first().map(|source| source.path.clone()).unwrap_or_default())
+}
+
+/// Bytes of the sources of a chunk.
+pub(super) fn size_of(chunk: &Chunk) -> u64 {
+    chunk.iter().map(|source| source.bytes.size()).sum()
+}
+
+/// The chunks of a distribution that have none of these paths.
+pub(super) fn untouched(
+    distribution: &Distribution,
+    touched: &BTreeSet<String>,
+    (folder, place): (&Folder, &Place<'_>),
+) -> Vec<Chunk> {
+    let (site, home) = (format!("{}/", place.site()), folder.home());
+    let sources = distribution.files.iter().filter_map(|(path, file)| {
+        let below = path.strip_prefix(&site).filter(|below| bytecode::is_source(below))?;
+        let to = place.byte_code(path).map(|code| home.join(code));
+        Some(SourceFile { path: below.to_owned(), bytes: file.bytes.clone(), unpacked: Some(home.join(path)), to })
+    });
+    let is_touched = |source: &SourceFile| touched.contains(&format!("{site}{}", source.path));
+    let chunks = bytecode::together(sources.collect()).into_iter();
+    chunks.filter(|chunk| touched.is_empty() || !chunk.iter().any(is_touched)).collect()
+}
+
+/// The sources of these distributions as they share processes, the largest first, without the chunks that were compiled before. A version of
+/// a shared path that is not used is on its own.
+pub(super) fn sources(
+    unpacked: &Unpacked<'_>,
+    (names, compiled): (&BTreeSet<&str>, &BTreeSet<ChunkName>),
     place: &Place<'_>,
-) -> Vec<Vec<SourceFile<'a>>> {
+) -> Vec<Chunk> {
     let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
+    let distributions = || unpacked.distributions.iter().filter(|one| names.contains(&*one.name));
     let files_of: BTreeMap<&str, &Distribution> =
         unpacked.distributions.iter().map(|one| (one.name.as_str(), one)).collect();
-    let source = |path: &'a str, owner: &str, is_used: bool, to: Option<PathBuf>| {
+    // Of equal files at one path the last distribution's byte code is kept, in whatever order they are compiled.
+    let last: BTreeMap<&str, &str> =
+        distributions().flat_map(|one| one.files.keys().map(|path| (path.as_str(), one.name.as_str()))).collect();
+    let source = |path: &str, owner: &str, is_used: bool, to: Option<PathBuf>| {
         let below = path.strip_prefix(&site).filter(|below| bytecode::is_source(below))?;
-        let bytes = &files_of.get(owner)?.files.get(path)?.bytes;
-        Some(SourceFile { path: below, bytes, unpacked: is_used.then(|| home.join(path)), to })
+        let bytes = files_of.get(owner)?.files.get(path)?.bytes.clone();
+        Some(SourceFile { path: below.to_owned(), bytes, unpacked: is_used.then(|| home.join(path)), to })
     };
     let mut chunks = Vec::new();
-    for distribution in unpacked.distributions.iter().filter(|one| names.contains(&*one.name)) {
+    for distribution in distributions() {
         let sources = distribution.files.keys().filter_map(|path| {
             let used = unpacked.owners.get(path).and_then(|owners| owners.last()).unwrap_or(&distribution.name);
-            let to = place.byte_code(path).filter(|_| *used == distribution.name).map(|code| home.join(code));
+            let is_last = last.get(path.as_str()).is_none_or(|name| *name == distribution.name);
+            let is_own = *used == distribution.name && (is_last || unpacked.owners.contains_key(path));
+            let to = place.byte_code(path).filter(|_| is_own).map(|code| home.join(code));
             source(path, used, true, to)
         });
-        chunks.extend(bytecode::together(sources.collect()));
+        let is_shared = |source: &SourceFile| unpacked.owners.contains_key(&format!("{site}{}", source.path));
+        let is_left = |chunk: &Chunk| {
+            !compiled.contains(&name_of(&distribution.name, chunk))
+                || (!unpacked.owners.is_empty() && chunk.iter().any(is_shared))
+        };
+        chunks.extend(bytecode::together(sources.collect()).into_iter().filter(is_left));
     }
     for (path, owners) in unpacked.owners {
         let own = |name: &String| place.byte_code(path).map(|code| unpacked.folder.own(name).join(code));
         chunks.extend(owners.iter().filter_map(|name| source(path, name, false, own(name))).map(|source| vec![source]));
     }
-    let size = |chunk: &[SourceFile<'_>]| chunk.iter().map(|source| source.bytes.size()).sum::<u64>();
-    chunks.sort_by_key(|chunk| std::cmp::Reverse(size(chunk)));
+    chunks.sort_by_key(|chunk| std::cmp::Reverse(size_of(chunk)));
     chunks
+}
+
+/// An import check that runs in the background.
+pub(super) struct ImportCheck(Option<JoinHandle<Result<Vec<String>, Fault>>>);
+
+impl ImportCheck {
+    /// Starts [`import`].
+    pub(super) fn start(interpreter: Interpreter, script: &Path, home: &Path) -> Self {
+        let (script, home) = (script.to_owned(), home.to_owned());
+        Self(Some(std::thread::spawn(move || import(&interpreter, &script, &home))))
+    }
+
+    /// Waits for its result.
+    pub(super) fn end(mut self) -> Result<Vec<String>, Fault> {
+        let running = self.0.take().expect("it is taken here alone");
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for ImportCheck {
+    fn drop(&mut self) {
+        if let Some(running) = self.0.take() {
+            let _ = running.join();
+        }
+    }
 }
 
 /// Imports every installed distribution with the repository's script, and returns the skipped ones with reasons.

@@ -2,20 +2,23 @@
 //! these import, from the layers of an earlier image.
 
 use super::closure::{self, ClosureCheck};
+use super::compile::ChunkName;
 use super::distribution::{Distribution, Place};
+use super::early::{Arrived, Early, Unwinding};
+use super::interpreter::Interpreter;
 use super::known::Known;
 use super::shared::{self, Shared};
 use super::unpack::Folder;
 use super::wheels::{self, version_folder};
 use super::{HOME, SCRATCH, Unpacked, describe};
 use crate::wheel::Wheel;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
-use xtask_host::index::WheelRequest;
+use xtask_host::index::{FetchedWheel, WheelRequest};
 use xtask_host::scratch::Scratch;
-use xtask_host::terminal;
 use xtask_host::tree::uv;
+use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
 use xtask_model::spec::lock::LockedPackage;
@@ -33,6 +36,8 @@ pub(super) struct Gathering<'a> {
     /// Working folder, for what does not fit into memory.
     pub(super) work: &'a Path,
     pub(super) whole: ClosureCheck<'a>,
+    /// `compile.py`.
+    pub(super) script: &'a Path,
 }
 
 pub(super) struct Gathered {
@@ -49,58 +54,123 @@ pub(super) struct Gathered {
     pub(super) from: Option<String>,
     /// All packages of the lock, where a choice needed it.
     pub(super) described: Option<Packages>,
+    /// What was compiled while others were downloaded.
+    pub(super) compiled: BTreeSet<ChunkName>,
 }
 
 impl Gathering<'_> {
-    /// `None` if the earlier image does not have what it says.
-    pub(super) fn run(&self) -> Result<Option<Gathered>, Fault> {
-        let Self { locked, ref wanted, known, wheels, ref place, work, ref whole } = *self;
+    /// `python` brings the Python that compiles, if there is one, for an environment in this folder; it runs meanwhile. The answer is `None` if
+    /// the earlier image does not have what it says.
+    pub(super) fn run<P>(
+        &self,
+        python: impl FnOnce(&Path) -> (P, Option<Interpreter>),
+    ) -> Result<(Option<Gathered>, P), Fault> {
+        let Self { locked, ref wanted, known, ref place, work, script, ref whole, .. } = *self;
         let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let room = known.map_or(0, Known::room);
+        let early = Early::new(Folder::early(work, SCRATCH)?, room, (locked, wanted), (*place, script));
+        let (fetched, own) = std::thread::scope(|scope| {
+            let _guard = Unwinding(&early);
+            let fetching = scope.spawn(|| {
+                let _guard = Unwinding(&early);
+                let fetched = self.fetched(&early, downloads.path());
+                if fetched.is_ok() {
+                    early.close()
+                } else {
+                    early.give_up()
+                }
+                fetched
+            });
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            (0..cores).for_each(|_| drop(scope.spawn(|| early.work())));
+            let (own, interpreter) = python(&early.folder().home());
+            early.compile_with(interpreter);
+            (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
+        });
+        process::interrupted()?;
+        let distributions = fetched?;
+        closure::check_installed(whole, &distributions)?;
+        let shared = shared::compare(&distributions)?;
+        let (folder, compiled) = match early.end() {
+            Some((folder, compiled)) => {
+                folder.settle(&distributions, shared.owners.keys())?;
+                (folder, compiled)
+            }
+            None => {
+                terminal::detail("packages are unpacked again");
+                let folder = Folder::new(work, SCRATCH, &distributions, room)?;
+                folder.unpack(&distributions, false)?;
+                (folder, BTreeSet::new())
+            }
+        };
+        let gathered = Gathered {
+            downloads,
+            distributions,
+            restored: Vec::new(),
+            folder,
+            shared,
+            others: Packages::new(),
+            from: known.map(Known::name),
+            described: None,
+            compiled,
+        };
+        let gathered = match known {
+            Some(known) => self.restored(gathered, known)?,
+            None => Some(gathered),
+        };
+        Ok((gathered, own))
+    }
+
+    /// The packages that are installed from wheels.
+    fn fetched(&self, early: &Early<'_>, downloads: &Path) -> Result<Vec<Distribution>, Fault> {
+        let Self { locked, ref wanted, known, ref wheels, .. } = *self;
+        let began = Instant::now();
         let some = |which: &dyn Fn(&str) -> bool| -> Vec<LockedPackage> {
             locked.iter().filter(|package| which(&package.name)).cloned().collect()
         };
-        let first = some(&|name| wanted.contains(name) || !known.is_some_and(|known| known.has(name)));
-        let mut distributions = wheels.fetch(&first, downloads.path())?;
+        let get = |packages: &[LockedPackage]| {
+            early.unpacked(&wheels.fetch(packages, downloads, &|package, wheel| early.add(package, wheel))?)
+        };
+        let mut distributions =
+            get(&some(&|name| wanted.contains(name) || !known.is_some_and(|known| known.has(name))))?;
         if let Some(known) = known {
             let meeting = known.meeting(&distributions);
-            distributions.extend(wheels.fetch(&some(&|name| meeting.contains(name)), downloads.path())?);
+            distributions.extend(get(&some(&|name| meeting.contains(name)))?);
             distributions.sort_by(|one, two| one.name.cmp(&two.name));
         }
-        closure::check_installed(whole, &distributions)?;
-        let folder = Folder::new(work, SCRATCH, &distributions, known.map_or(0, Known::room))?;
+        let took = quantity::seconds(began.elapsed());
+        terminal::detail(&format!("{} wheels fetched and unpacked in {took}", distributions.len()));
+        Ok(distributions)
+    }
+
+    /// Adds what the fetched packages can affect, and what these import, from the layers of the earlier image.
+    fn restored(&self, gathered: Gathered, known: &Known<'_>) -> Result<Option<Gathered>, Fault> {
+        let Self { locked, ref place, .. } = *self;
+        let Gathered { distributions, folder, shared, .. } = &gathered;
+        let unpacked = Unpacked { folder, distributions, owners: &shared.owners };
+        let mut packages = describe::all(&unpacked, locked, place.folder)?;
+        let others: Packages =
+            known.others(distributions).map(|(name, package)| (name.clone(), package.clone())).collect();
+        packages.extend(others.clone());
+        let affected = checked::affected(&known.packages, &packages);
+        let names = affected.into_iter().chain(distributions.iter().map(|one| &*one.name));
+        let names = checked::closure(&packages, names);
+        let said = format!("{} of {} packages; the others were, for `{}`", names.len(), packages.len(), known.name());
+        terminal::step("importing", &said);
+        let is_restored =
+            |package: &&LockedPackage| names.contains(&*package.name) && others.contains_key(&package.name);
+        let restored: Vec<LockedPackage> = locked.iter().filter(is_restored).cloned().collect();
         let began = Instant::now();
-        let shared = shared::compare(&distributions)?;
-        folder.unpack(&distributions, false)?;
-        terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
-        let (mut others, mut restored, mut described) = (Packages::new(), Vec::new(), None);
-        if let Some(known) = known {
-            let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
-            let mut packages = describe::all(&unpacked, locked, place.folder)?;
-            others = known.others(&distributions).map(|(name, package)| (name.clone(), package.clone())).collect();
-            packages.extend(others.clone());
-            let affected = checked::affected(&known.packages, &packages);
-            let names = affected.into_iter().chain(distributions.iter().map(|one| &*one.name));
-            let names = checked::closure(&packages, names);
-            let said =
-                format!("{} of {} packages; the others were, for `{}`", names.len(), packages.len(), known.name());
-            terminal::step("importing", &said);
-            restored = some(&|name| names.contains(name) && others.contains_key(name));
-            if !known.restore(&restored, &folder, place) {
-                terminal::detail("the earlier base does not have what it says: everything is imported");
-                return Ok(None);
-            }
-            described = Some(packages);
+        if !known.restore(&restored, folder, place) {
+            terminal::detail("the earlier base does not have what it says: everything is imported");
+            return Ok(None);
         }
-        Ok(Some(Gathered {
-            downloads,
-            distributions,
-            restored,
-            folder,
-            shared,
-            others,
-            from: known.map(Known::name),
-            described,
-        }))
+        terminal::detail(&format!(
+            "{} packages of layers unpacked in {}",
+            restored.len(),
+            quantity::seconds(began.elapsed())
+        ));
+        Ok(Some(Gathered { restored, others, described: Some(packages), ..gathered }))
     }
 }
 
@@ -117,34 +187,46 @@ pub(super) struct WheelSource<'a> {
 }
 
 impl WheelSource<'_> {
-    /// The packages as they are installed, in the order of their names.
-    pub(super) fn fetch(&self, packages: &[LockedPackage], downloads: &Path) -> Result<Vec<Distribution>, Fault> {
-        if packages.is_empty() {
-            return Ok(Vec::new());
-        }
-        let began = Instant::now();
+    /// The wheel of each package; `ready` gets each as soon as it is on this machine.
+    pub(super) fn fetch(
+        &self,
+        packages: &[LockedPackage],
+        downloads: &Path,
+        ready: &(dyn Fn(&str, Arrived) + Sync),
+    ) -> Result<BTreeMap<String, Arrived>, Fault> {
         let Self { root, requirements, python, platform, glibc, built } = *self;
-        let listed: Vec<LockedPackage> =
-            packages.iter().filter(|one| !built.contains_key(&one.name)).cloned().collect();
-        let mut found = built.clone();
+        let (own, listed): (Vec<&LockedPackage>, _) = packages.iter().partition(|one| built.contains_key(&one.name));
+        let own = own.into_iter().filter_map(|package| built.get_key_value(&package.name));
+        let mut found: BTreeMap<String, Arrived> = own.map(|(name, wheel)| (name.clone(), wheel.clone())).collect();
+        found.iter().for_each(|(name, wheel)| ready(name, wheel.clone()));
+        let listed: Vec<LockedPackage> = listed.into_iter().cloned().collect();
         if !listed.is_empty() {
             let indexes = uv::indexes(root, requirements)?;
             let wanted = WheelRequest { packages: &listed, indexes: &indexes, python, platform, glibc };
-            found.extend(wheels::fetch(&wanted, downloads)?);
+            let ready = |wheel: &FetchedWheel| ready(&wheel.name, (wheel.path.clone(), wheel.filename.clone()));
+            found.extend(wheels::fetch(&wanted, downloads, &ready)?);
         }
-        let folder = version_folder(python);
+        match packages.iter().find(|package| !found.contains_key(&package.name)) {
+            Some(package) => Err(Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version))),
+            None => Ok(found),
+        }
+    }
+
+    /// The packages as they are installed, in the order of their names.
+    pub(super) fn distributions(
+        &self,
+        packages: &[LockedPackage],
+        downloads: &Path,
+    ) -> Result<Vec<Distribution>, Fault> {
+        let found = self.fetch(packages, downloads, &|_, _| ())?;
+        let folder = version_folder(self.python);
+        let place = Place { home: HOME, folder: &folder };
         let install = |package: &LockedPackage| {
-            let (path, name) = found
-                .get(&package.name)
-                .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
-            // What was built is installed from where it is kept, by either engine: the address of its source is not its own.
-            let url = package.url.clone().filter(|_| !built.contains_key(&package.name));
-            let package = LockedPackage { url, ..package.clone() };
-            Distribution::new(&Wheel::open(path, name)?, &package, &Place { home: HOME, folder: &folder })
+            let (path, name) = &found[&package.name];
+            Distribution::new(&Wheel::open(path, name)?, package, &place)
         };
         let mut out = packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
         out.sort_by(|one, two| one.name.cmp(&two.name));
-        terminal::detail(&format!("{} wheels read in {}", packages.len(), quantity::seconds(began.elapsed())));
         Ok(out)
     }
 }

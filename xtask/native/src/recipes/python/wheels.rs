@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use xtask_host::index::{self, Fetched, WheelRequest};
+use xtask_host::index::{self, Fetched, Ready, WheelRequest};
 use xtask_host::process::Command;
 use xtask_host::terminal;
 use xtask_host::tree::uv;
@@ -49,9 +49,10 @@ pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
 /// Path and name of each package's wheel.
 pub(super) type Wheels = BTreeMap<String, (PathBuf, String)>;
 
-/// Fetches the wheels. Where an index needs a program for its passwords, pip downloads them to `folder`.
-pub(super) fn fetch(wanted: &WheelRequest<'_>, folder: &Path) -> Result<Wheels, Fault> {
-    match index::fetch(wanted)? {
+/// Fetches the wheels; `ready` gets each as soon as it is on this machine. Where an index needs a program for its passwords, pip downloads them to
+/// `folder`, maybe others than `ready` got.
+pub(super) fn fetch(wanted: &WheelRequest<'_>, folder: &Path, ready: &Ready<'_>) -> Result<Wheels, Fault> {
+    match index::fetch_each(wanted, ready)? {
         Fetched::Wheels(found) => {
             Ok(found.into_iter().map(|wheel| (wheel.name, (wheel.path, wheel.filename))).collect())
         }

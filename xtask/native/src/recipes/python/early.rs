@@ -1,0 +1,226 @@
+//! Unpacks and compiles packages while others are downloaded.
+//!
+//! It saves time and decides nothing: what it has not done, or what turns out to depend on other packages, is done when all packages are
+//! known. Byte code is compiled in the same groups of sources, so its bytes are the same.
+
+use super::bytecode::{self, Worker};
+use super::compile::{self, Chunk, ChunkName};
+use super::distribution::{Distribution, Place};
+use super::interpreter::Interpreter;
+use super::unpack::{self, Folder};
+use crate::wheel::Wheel;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::spec::lock::LockedPackage;
+
+/// A wheel on this machine: its path and its own name.
+pub(super) type Arrived = (PathBuf, String);
+
+pub(super) struct Early<'a> {
+    folder: Folder,
+    /// Bytes that the folder has room for.
+    room: u64,
+    place: Place<'a>,
+    packages: BTreeMap<&'a str, &'a LockedPackage>,
+    /// Packages whose byte code this build needs.
+    wanted: &'a BTreeSet<&'a str>,
+    script: &'a Path,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    arrived: VecDeque<(String, Arrived)>,
+    /// The largest last.
+    chunks: Vec<(ChunkName, Chunk)>,
+    /// Wheels that are being unpacked.
+    unpacking: usize,
+    /// True when no more wheels come.
+    closed: bool,
+    /// The Python that compiles; `Some(None)` where there is none.
+    python: Option<Option<Interpreter>>,
+    installed: BTreeMap<String, (Arrived, Result<Distribution, Fault>)>,
+    bytes: u64,
+    compiled: BTreeSet<ChunkName>,
+    /// True if the folder is of no use.
+    given_up: bool,
+}
+
+enum Job {
+    Unpack(String, Arrived),
+    Compile(Interpreter, ChunkName, Chunk),
+}
+
+impl<'a> Early<'a> {
+    /// `used` are bytes of the folder's room that others need.
+    pub(super) fn new(
+        (folder, room): (Folder, u64),
+        used: u64,
+        (packages, wanted): (&'a [LockedPackage], &'a BTreeSet<&'a str>),
+        (place, script): (Place<'a>, &'a Path),
+    ) -> Self {
+        let packages = packages.iter().map(|package| (&*package.name, package)).collect();
+        let state = Mutex::new(State { bytes: used, ..State::default() });
+        Self { folder, room, place, packages, wanted, script, state, changed: Condvar::new() }
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state());
+        self.changed.notify_all();
+        changed
+    }
+
+    /// Takes a wheel of a package that was downloaded.
+    pub(super) fn add(&self, package: &str, wheel: Arrived) {
+        self.change(|state| state.arrived.push_back((package.to_owned(), wheel)));
+    }
+
+    /// Says which Python compiles; without one, packages are only unpacked.
+    pub(super) fn compile_with(&self, python: Option<Interpreter>) {
+        self.change(|state| state.python = state.python.take().or(Some(python)));
+    }
+
+    /// Says that no more wheels come.
+    pub(super) fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    pub(super) fn give_up(&self) {
+        self.change(|state| state.given_up = true);
+    }
+
+    /// Unpacks and compiles until all is done. Several threads may do so.
+    pub(super) fn work(&self) {
+        let _guard = Unwinding(self);
+        let (mut worker, site) = (Worker::default(), format!("{}/{}", self.place.home, self.place.site()));
+        while let Some(job) = self.next() {
+            match job {
+                Job::Unpack(package, wheel) => self.unpack(package, wheel),
+                Job::Compile(interpreter, name, chunk) => {
+                    let compiler = bytecode::Compiler { interpreter: &interpreter, script: self.script, site: &site };
+                    let done = |source: &compile::SourceFile, code| source.write(code);
+                    match compiler.compile_one(&mut worker, &chunk, &|source| source.read(), &done) {
+                        Ok(()) => {
+                            self.change(|state| state.compiled.insert(name));
+                        }
+                        // It is compiled again, and fails again or not.
+                        Err(fault) => {
+                            terminal::detail(&fault.what);
+                            self.change(|state| state.python = Some(None));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            state.given_up |= process::interrupted().is_err();
+            if state.given_up {
+                self.changed.notify_all();
+                return None;
+            }
+            if let Some((package, wheel)) = state.arrived.pop_front() {
+                state.unpacking += 1;
+                return Some(Job::Unpack(package, wheel));
+            }
+            match state.python.clone() {
+                Some(Some(python)) => {
+                    if let Some((name, chunk)) = state.chunks.pop() {
+                        return Some(Job::Compile(python, name, chunk));
+                    }
+                }
+                Some(None) => state.chunks.clear(),
+                None => {}
+            }
+            if state.closed && state.unpacking == 0 && state.chunks.is_empty() {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn unpack(&self, package: String, wheel: Arrived) {
+        let unpacked = self.installed(&package, &wheel).and_then(|one| {
+            let is_room = self.change(|state| {
+                state.bytes = state.bytes.saturating_add(unpack::size(&one));
+                state.given_up |= state.bytes > self.room;
+                !state.given_up
+            });
+            let taken = if is_room { self.folder.unpack_one(&one)? } else { BTreeSet::new() };
+            let chunks = match is_room && self.wanted.contains(&*package) {
+                true => compile::untouched(&one, &taken, (&self.folder, &self.place)),
+                false => Vec::new(),
+            };
+            Ok((one, chunks))
+        });
+        self.change(|state| {
+            state.unpacking -= 1;
+            let unpacked = unpacked.map(|(one, chunks)| {
+                state.chunks.extend(chunks.into_iter().map(|chunk| (compile::name_of(&package, &chunk), chunk)));
+                state.chunks.sort_by_key(|(_, chunk)| compile::size_of(chunk));
+                one
+            });
+            state.installed.insert(package, (wheel, unpacked));
+        });
+    }
+
+    fn installed(&self, package: &str, (path, name): &Arrived) -> Result<Distribution, Fault> {
+        let locked = self.packages.get(package);
+        let locked = locked.ok_or_else(|| Fault::build(format!("the wheel `{name}` is of no package of the lock")))?;
+        Distribution::new(&Wheel::open(path, name)?, locked, &self.place)
+    }
+
+    /// Waits until these packages are unpacked, and returns them in the order of their names.
+    pub(super) fn unpacked(&self, wanted: &BTreeMap<String, Arrived>) -> Result<Vec<Distribution>, Fault> {
+        let mut state = self.state();
+        while !(state.given_up || state.arrived.is_empty() && state.unpacking == 0) {
+            process::interrupted()?;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut found = Vec::new();
+        for (package, wheel) in wanted {
+            found.push(match state.installed.remove(package) {
+                Some((arrived, installed)) if arrived == *wheel => installed?,
+                _ => {
+                    // The folder has another wheel of it, or none: it is of no use.
+                    state.given_up = true;
+                    self.changed.notify_all();
+                    self.installed(package, wheel)?
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    /// The folder and the chunks that were compiled; `None` if the folder is of no use.
+    pub(super) fn end(self) -> Option<(Folder, BTreeSet<ChunkName>)> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (!state.given_up).then_some((self.folder, state.compiled))
+    }
+}
+
+/// Ends the work of all threads where one panics.
+pub(super) struct Unwinding<'e, 'a>(pub(super) &'e Early<'a>);
+
+impl Drop for Unwinding<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
+    }
+}
