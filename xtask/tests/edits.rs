@@ -204,6 +204,7 @@ fn global(root: &Path) -> Global {
         root: Some(root.to_owned()),
         registry: None,
         app: Vec::new(),
+        profile: None,
         format: Format::Text,
         locked: false,
         offline: true,
