@@ -14,6 +14,7 @@ reason, on lines that begin with `passed over: `:
 - private modules (`_x`) that no public one has loaded, unless the distribution has nothing else;
 - a distribution without a module: stubs, data;
 - a module that needs an extra which is not installed; the module that the distribution is called like, only if an extra names what it needs;
+- a module that needs one which only the distribution's own program has, as uWSGI's decorators do;
 - a single module in a namespace that cannot be imported, where other modules of the distribution can.
 
 The imports run in a child, so that one which ends or kills the process is named.
@@ -123,6 +124,12 @@ class Offered:
             return "it stands next to the package in its project"
         return "it is private" if module.split(".")[-1].startswith("_") else None
 
+    def programs(self) -> set[str]:
+        """Names of its programs that do not begin in one of its modules."""
+        files = self.distribution.files or []
+        programs = {file.name for file in files if file.parts[0] == ".." and file.parts[-2:-1] == ("bin",)}
+        return programs - {point.name for point in self.distribution.entry_points}
+
     def extras(self) -> set[str]:
         """The normalised names of optional requirements that are not installed."""
         found = set()
@@ -164,6 +171,8 @@ def tried(offered: Offered, module: str) -> tuple[bool, str] | None:
         named = "." not in module and install.normalised(module) == offered.own
         if extras and (not named or install.normalised(missing) in extras):
             return True, f"it needs `{missing}`, and an extra is not installed"
+        if missing and install.normalised(missing) == offered.own and missing in offered.programs():
+            return True, f"it works only inside the program `{missing}`"
         cause = str(error).strip().splitlines() or [type(error).__name__]
         # A library's advice comes first and the loader's own words last.
         return module in offered.single, cause[-1]

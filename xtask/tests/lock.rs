@@ -360,6 +360,12 @@ fn a_checkout_of_a_commit_is_locked_by_it() {
     for name in ["install", "compile", "check-imports"].map(|name| format!("dockerfiles/{name}.py")) {
         fs::copy(Path::new(ROOT).join(&name), world.path(&name)).unwrap();
     }
+    // A Dockerfile that takes no built wheels.
+    let dockerfile = fs::read_to_string(world.path("dockerfiles/Dockerfile.base")).unwrap();
+    let without = dockerfile.replace("FROM scratch AS built-wheels\n", "");
+    let without = without.replace(" --mount=type=bind,from=built-wheels,target=/opt/wheels", "");
+    assert!(!without.contains("from=built-wheels"), "{without}");
+    fs::write(world.path("dockerfiles/Dockerfile.base"), without).unwrap();
     let said = world.xtask(&["build-base", "--offline", "--engine", "docker"], &[], 2);
     assert!(said.contains("docker cannot install checkouts of git") && said.contains("--engine native"), "{said}");
 }

@@ -308,6 +308,21 @@ fn what_an_extra_is_for_is_listed() {
 }
 
 #[test]
+fn what_works_inside_a_program_of_its_own_is_listed() {
+    let module = ("owndecorators.py", "import own\n");
+    let program = ("../../../bin/own", "a program");
+    let passed = ["own 1: owndecorators: it works only inside the program `own`"];
+    imports(&[("own", &[module, program])], 0, &passed, &[]);
+    let failed = ["own 1: cannot import owndecorators: No module named 'own'"];
+    imports(&[("own", &[module])], 1, &[], &failed);
+    // A program that begins in a module.
+    let points = ("own-1.dist-info/entry_points.txt", "[console_scripts]\nown = own:main\n");
+    imports(&[("own", &[module, program, points])], 1, &[], &failed);
+    let other = ("owndecorators.py", "import others\n");
+    imports(&[("own", &[other, program])], 1, &[], &["own 1: cannot import owndecorators: No module named 'others'"]);
+}
+
+#[test]
 fn an_import_that_ends_python_is_named() {
     let ends = |how: &str| format!("import os, signal\n{how}\n");
     let table = BTreeMap::from([

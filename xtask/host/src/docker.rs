@@ -66,8 +66,14 @@ pub struct Build {
     /// True if its steps use the host's network: they need one, and the engine has none of its own.
     pub host_network: bool,
     pub no_cache: bool,
-    /// A build cache in a registry, which is read and written.
-    pub cache: Option<String>,
+    pub cache: Option<BuildCache>,
+}
+
+/// A build cache in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildCache {
+    pub from: String,
+    pub to: String,
 }
 
 #[derive(Clone, Debug)]
@@ -306,8 +312,8 @@ impl Docker {
             call = call.arg("--no-cache");
         }
         if let Some(cache) = &build.cache {
-            call = call.arg(format!("--cache-from=type=registry,ref={cache}"));
-            call = call.arg(format!("--cache-to=type=registry,ref={cache},mode=max"));
+            call = call.arg(format!("--cache-from=type=registry,ref={}", cache.from));
+            call = call.arg(format!("--cache-to=type=registry,ref={},mode=max", cache.to));
         }
         for (name, value) in &build.args {
             call = call.arg("--build-arg").arg(format!("{name}={value}"));
@@ -747,12 +753,13 @@ mod tests {
 
     #[test]
     fn a_cache_in_the_registry_is_read_and_written() {
-        let cached = Build { cache: Some("r/cache:app".to_owned()), ..build() };
+        let cache = BuildCache { from: "r/cache:main".to_owned(), to: "r/cache:change".to_owned() };
+        let cached = Build { cache: Some(cache), ..build() };
         let argv = docker().build_command(&cached, Path::new("/m")).argv();
         let flags: Vec<&str> = argv.iter().map(String::as_str).filter(|arg| arg.starts_with("--cache")).collect();
         assert_eq!(
             flags,
-            ["--cache-from=type=registry,ref=r/cache:app", "--cache-to=type=registry,ref=r/cache:app,mode=max"]
+            ["--cache-from=type=registry,ref=r/cache:main", "--cache-to=type=registry,ref=r/cache:change,mode=max"]
         );
     }
 

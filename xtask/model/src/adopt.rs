@@ -53,6 +53,8 @@ pub struct Request<'a> {
     pub requirements: &'a [String],
     /// Debian packages of the root, besides the Dockerfile's.
     pub system_packages: &'a [String],
+    /// Packages without a wheel are compiled, with the compilers that the Dockerfile installs.
+    pub compiles: bool,
     /// The service that runs workflows, if any are written.
     pub workflows: Option<Provider>,
     /// Where this program's source is, for the repository's own `xtask`.

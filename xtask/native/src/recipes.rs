@@ -18,13 +18,10 @@ use std::path::{Path, PathBuf};
 use xtask_host::docker::debian;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::{Base, Policy, Recipe};
+use xtask_model::image::policy::{BUILD_PACKAGES, Base, Policy, Recipe};
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
-
-/// The argument with Debian's names of compilers and headers.
-pub const BUILD_PACKAGES: &str = "BUILD_PACKAGES";
 
 /// What realised stages are made of, besides the tree.
 pub struct Surroundings<'a, 'w> {

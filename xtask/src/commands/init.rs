@@ -36,28 +36,30 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     let paths: Vec<String> = sources.iter().map(|source| source.parsed.path().to_owned()).collect();
     let names = if paths.len() > 1 { adopt::app_names(&paths) } else { Vec::new() };
     let name = |at: usize| names.get(at).map(String::as_str);
-    let requests: Vec<Request<'_>> =
+    let mut requests: Vec<Request<'_>> =
         sources.iter().enumerate().map(|(at, source)| repository.request(source, name(at))).collect();
-    let adoptions = adopt::adopt_all(&requests)?;
+    let mut adoptions = adopt::adopt_all(&requests)?;
     for (path, adoption) in paths.iter().zip(&adoptions) {
         report(&survey, path, adoption);
     }
-    let files: Vec<NewFile> = adoptions.iter().flat_map(|adoption| adoption.files.clone()).collect();
+    let is_kept = flags.prove && survey.files.contains(policy::FILE);
     let needs_docker = adoptions.iter().any(Adoption::needs_docker);
     let complete = adoptions.iter().all(|adoption| adoption.missing().next().is_none());
     if complete {
-        let staged = Staged::new(&survey, &files)?;
+        let staged = Staged::new(&survey, &files_of(&adoptions))?;
         staged.engines(needs_docker)?;
-        if !flags.prove {
-            staged.wheels(global.offline);
+        if !is_kept && staged.wheels(global.offline) {
+            requests.iter_mut().for_each(|request| request.compiles = true);
+            adoptions = adopt::adopt_all(&requests)?;
         }
     }
+    let files = files_of(&adoptions);
     if flags.dry_run {
         for file in &files {
             super::print(&format!("==> {} <==\n{}\n", file.path, file.text))?;
         }
     }
-    if flags.prove && survey.files.contains(policy::FILE) {
+    if is_kept {
         terminal::step(
             "kept",
             &format!("`{}` and the files of an earlier `init`: they are what is proved", policy::FILE),
@@ -76,6 +78,10 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
         next(needs_docker);
     }
     Ok(())
+}
+
+fn files_of(adoptions: &[Adoption]) -> Vec<NewFile> {
+    adoptions.iter().flat_map(|adoption| adoption.files.clone()).collect()
 }
 
 /// What all Dockerfiles of a repository share.
@@ -129,6 +135,7 @@ impl<'a> Repository<'a> {
             python: self.flags.python.as_deref(),
             requirements: &self.flags.requirements,
             system_packages: &self.flags.system_package,
+            compiles: false,
             workflows: (!self.flags.no_workflows).then(|| provider(self.flags, self.survey)),
             program: &self.program,
         }
@@ -442,21 +449,25 @@ impl Staged {
         Ok(())
     }
 
-    /// Reports packages without a wheel, by resolving the requirements. Nothing is built, and nothing is written to the repository.
-    fn wheels(&self, offline: bool) {
+    /// Reports packages without a wheel, by resolving the requirements; true if there are some. Nothing is built, and nothing is written to the
+    /// repository.
+    fn wheels(&self, offline: bool) -> bool {
         let unknown = |why: &str| terminal::step("wheels", &format!("unknown: {why}; `cargo xtask lock` checks them"));
         if offline {
-            return unknown("`--offline`");
+            unknown("`--offline`");
+            return false;
         }
+        let mut lacks = false;
         for (index, tree) in self.trees.iter().enumerate() {
             let base = &tree.policy.base.name;
             if !self.trees[..index].iter().any(|other| other.policy.base.name == *base) {
-                self.wheels_of(tree, &unknown);
+                lacks |= self.wheels_of(tree, &unknown);
             }
         }
+        lacks
     }
 
-    fn wheels_of(&self, tree: &Tree, unknown: &dyn Fn(&str)) {
+    fn wheels_of(&self, tree: &Tree, unknown: &dyn Fn(&str)) -> bool {
         match self.without_wheel(tree) {
             Ok((packages, missing)) if missing.is_empty() => {
                 terminal::step("wheels", &format!("all {packages} packages have one for every target"));
@@ -468,17 +479,24 @@ impl Staged {
                 terminal::warn(
                     "packages without a wheel are built once from source: `cargo xtask lock` pins how, and says which need compilers",
                 );
+                return true;
             }
             Err(fault) if fault.exit == Exit::Network || fault.exit == Exit::Missing => unknown(&fault.what),
             Err(fault) => terminal::warn(&format!("the packages cannot be locked: {fault}")),
         }
+        false
     }
 
     fn without_wheel(&self, tree: &Tree) -> Result<(usize, Vec<String>), Fault> {
         let base = &tree.policy.base;
+        // An earlier lock may say how they are built, with the compilers of an earlier policy.
+        let missing = |lock: &Lock| {
+            let shown = facts::without_wheel(tree, lock)?.into_iter().map(|(_, shown)| shown);
+            Ok((lock.packages.len(), shown.collect()))
+        };
         if base.format() != Format::Pip {
             let lock = facts::lock(tree)?;
-            return Ok((lock.packages.len(), facts::unbuildable(tree, &lock)?));
+            return missing(&lock);
         }
         let uv = uv::find(&tree.root, &[]).or_else(|_| {
             terminal::step("installing", "uv, which is not on `PATH`, for this check");
@@ -495,7 +513,7 @@ impl Staged {
         let lock = Lock::parse(base.lock.as_ref(), &uv.resolve(&resolution)?)?;
         let records = uv.describe(&lock, &facts::indexes(tree)?, &facts::targets(tree)?)?;
         let lock = Lock { records, ..lock };
-        Ok((lock.packages.len(), facts::unbuildable(tree, &lock)?))
+        missing(&lock)
     }
 }
 

@@ -16,13 +16,13 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
 use xtask_model::image::order::{Compiler, FromPlace, ImageOrder};
 use xtask_model::image::plan::ImagePlan;
-use xtask_model::image::policy::{ImageKind, RelPath, TRANSLATED};
+use xtask_model::image::policy::{BUILD_PACKAGES, ImageKind, RelPath, TRANSLATED};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::lock::formats::{self, Format};
 use xtask_model::spec::lock::sources;
 use xtask_model::spec::reference::{Digest, Tag};
 use xtask_model::spec::wheel::WheelName;
-use xtask_native::recipes::{BUILD_PACKAGES, source};
+use xtask_native::recipes::source;
 
 /// Builds an order.
 pub(super) fn build(

@@ -53,6 +53,6 @@ fn realise(harness: &Harness, peer: Peer, to: &Registry) -> Result<Built, Fault>
     let secrets = plain::secrets(workspace, root)?;
     let name = format!("{}:bench", to.repository("app"));
     let build = plain::in_one_file(workspace, root, from, dockerfile, (&secrets, name))?;
-    let cache = if cached { Some(peers::cache_name(harness, "one-file")?) } else { None };
+    let cache = if cached { Some(peers::cache_of(harness, "one-file", !harness.one_file_cached)?) } else { None };
     workspace.docker()?.build(&xtask_host::docker::Build { cache, ..build }, "one Dockerfile with plain docker")
 }

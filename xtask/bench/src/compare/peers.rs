@@ -8,7 +8,7 @@ use crate::plain;
 use crate::scenarios::{Sample, call};
 use crate::workspace::Workspace;
 use std::fs;
-use xtask_host::docker::{Build, Built, Output};
+use xtask_host::docker::{Build, BuildCache, Built, Output};
 use xtask_host::terminal;
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{binary, facts};
@@ -187,13 +187,16 @@ fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Resu
     Ok((Build { cache, ..order }, ignore))
 }
 
-/// The build cache in the registry: one for all runs, as a branch has one.
-fn cache(harness: &Harness, peer: Peer, image: &str) -> Result<Option<String>, Fault> {
-    if peer == Peer::DockerCached { cache_name(harness, image).map(Some) } else { Ok(None) }
+fn cache(harness: &Harness, peer: Peer, image: &str) -> Result<Option<BuildCache>, Fault> {
+    if peer == Peer::DockerCached { cache_of(harness, image, harness.before.is_none()).map(Some) } else { Ok(None) }
 }
 
-pub(super) fn cache_name(harness: &Harness, image: &str) -> Result<String, Fault> {
-    Ok(format!("{}:{image}", harness.prefix("cache")?.repository("cache")))
+/// The build cache in the registry. Each run reads the one from before the change: releases of a package alternate, and the result of
+/// an earlier run would be this one's.
+pub(super) fn cache_of(harness: &Harness, image: &str, is_before: bool) -> Result<BuildCache, Fault> {
+    let from = format!("{}:{image}", harness.prefix("cache")?.repository("cache"));
+    let to = if is_before { from.clone() } else { format!("{from}-{}", harness.number) };
+    Ok(BuildCache { from, to })
 }
 
 fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {

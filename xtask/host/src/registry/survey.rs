@@ -10,6 +10,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::bases::{AppSurvey, PublishedApp, PublishedBase, Stray, Survey, staged};
 use xtask_model::image::dependencies::Stored;
 use xtask_model::image::key::BaseKey;
+use xtask_model::image::policy::BUILD_PACKAGES;
 use xtask_model::image::presence::{CREATED, Published};
 use xtask_model::spec::lock::sources::{SourceKey, build_packages};
 use xtask_model::spec::oci::Manifest;
@@ -228,7 +229,7 @@ fn wheels_of(found: &Published) -> BTreeSet<Tag> {
     let Some(key) = found.key().and_then(|key| serde_json::from_str::<BaseKey>(key).ok()) else {
         return BTreeSet::new();
     };
-    let build_packages = build_packages(key.args.get("BUILD_PACKAGES").map_or("", String::as_str));
+    let build_packages = build_packages(key.args.get(BUILD_PACKAGES).map_or("", String::as_str));
     let roots = key.root.digests.iter();
     let of_root = |(platform, root): (&Platform, &Digest)| {
         let tag = |source: &SourceKey| wheels::tag(&source.wheel(root, platform, &build_packages));

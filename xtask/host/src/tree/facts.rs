@@ -20,7 +20,7 @@ use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::plugin::Description;
-use xtask_model::image::policy::{self, ImageKind, Policy, Recipe, Registry, RelPath, SYSTEM_PACKAGES};
+use xtask_model::image::policy::{self, BUILD_PACKAGES, ImageKind, Policy, Recipe, Registry, RelPath, SYSTEM_PACKAGES};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
 use xtask_model::spec::ignore::Ignore;
@@ -386,7 +386,7 @@ pub fn environments(tree: &Tree) -> Vec<Environment> {
 /// True if the base's Dockerfile can compile packages that have no wheel.
 pub fn compiles(tree: &Tree) -> Result<bool, Fault> {
     let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
-    let given = argument(tree, &text, "BUILD_PACKAGES");
+    let given = argument(tree, &text, BUILD_PACKAGES);
     Ok(given.is_some_and(|packages| !packages.trim().is_empty()) || !text.contains("--no-build"))
 }
 

@@ -1079,9 +1079,11 @@ impl Translator<'_> {
             let (mut unknown, apk) = (Vec::new(), manager == "apk");
             for name in &names {
                 match system::purpose(name) {
-                    Purpose::Runtime if apk && name.ends_with("-dev") => push(&mut self.done.build, name),
+                    Purpose::Runtime if apk && name.ends_with("-dev") => {}
                     Purpose::Build(libraries) => {
-                        push(&mut self.done.build, name);
+                        if !apk {
+                            push(&mut self.done.build, name);
+                        }
                         push(&mut self.done.dropped, name);
                         let reason = "it is needed to compile packages, which the app does not do";
                         let mut replacement =
@@ -1119,7 +1121,7 @@ impl Translator<'_> {
             }
         }
         self.done.system.retain(|name| name != "none");
-        for (_, _, names) in build {
+        for (_, _, names) in build.iter().filter(|(_, manager, _)| *manager != "apk") {
             for name in names.iter().filter(|name| !matches!(system::purpose(name), Purpose::Present)) {
                 push(&mut self.done.build, name);
             }

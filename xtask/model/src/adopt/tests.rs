@@ -8,10 +8,11 @@ struct Case {
     files: &'static [(&'static str, &'static str)],
     root_image: Option<&'static str>,
     system_packages: Vec<String>,
+    compiles: bool,
 }
 
 fn case(dockerfile: &'static str, files: &'static [(&'static str, &'static str)]) -> Case {
-    Case { dockerfile, context: "", files, root_image: None, system_packages: Vec::new() }
+    Case { dockerfile, context: "", files, root_image: None, system_packages: Vec::new(), compiles: false }
 }
 
 impl Case {
@@ -46,6 +47,7 @@ impl Case {
             python: None,
             requirements: &[],
             system_packages: &self.system_packages,
+            compiles: self.compiles,
             workflows: None,
             program: &program,
         };
@@ -529,6 +531,32 @@ fn code_that_only_an_installation_brings_is_copied_or_missing() {
                 FROM python:3.12-slim\nCOPY --from=b /app/.venv /app/.venv\n";
     let made = case(text, files).adopt();
     assert!(made.missing().any(|note| note.reason.contains("no line copies it")), "{:#?}", made.notes);
+}
+
+#[test]
+fn compilers_are_named_where_a_package_has_no_wheel() {
+    let text = "\
+FROM python:3.13-slim AS builder
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libpq-dev=15.* python3-dev
+RUN python -m venv /opt/venv && /opt/venv/bin/pip install -r requirements.txt
+FROM python:3.13-slim
+RUN apt-get update && apt-get install -y libpq5 g++
+COPY --from=builder /opt/venv /opt/venv
+COPY a.py /
+USER 1000
+";
+    let wheels = case(text, &[("requirements.txt", "psycopg2"), ("a.py", "")]);
+    wheels.gives(
+        &[(
+            "images.toml",
+            &["SYSTEM_PACKAGES = \"libpq5\"", "!BUILD_PACKAGES = \"g++ gcc libc6-dev libpq-dev python3-dev\""],
+        )],
+        &["changed 5 install g++", "changed 5 install libpq5"],
+    );
+    Case { compiles: true, ..wheels }.gives(
+        &[("images.toml", &["BUILD_PACKAGES = \"g++ gcc libc6-dev libpq-dev python3-dev\""])],
+        &["changed 5 install g++", "changed 5 install libpq5"],
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::stages::{ENVIRONMENT, Folder, From, Kept, Placed, Step, Translation, below, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
-use crate::image::policy::{self, Policy, Provider, RelPath, SYSTEM_PACKAGES};
+use crate::image::policy::{self, BUILD_PACKAGES, Policy, Provider, RelPath, SYSTEM_PACKAGES};
 use crate::record::workflows::{self, PolicyLocation};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
@@ -178,6 +178,16 @@ struct Writer<'a> {
 }
 
 /// A text as TOML and as JSON quote it.
+/// Compilers, with the headers that `apt-get` adds to them unless it is called without recommended packages.
+fn build_packages(names: &[String]) -> Vec<String> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let names = names.iter().map(|name| name.split('=').next().unwrap_or(name));
+    let all: BTreeSet<String> = names.chain(["libc6-dev", "python3-dev"]).map(str::to_owned).collect();
+    all.into_iter().collect()
+}
+
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -727,8 +737,14 @@ impl<'a> Writer<'a> {
             let _ = writeln!(text, "installer = \"{}/installer.lock\"", self.folder);
         }
         text += &source.keys;
-        if !done.system.is_empty() {
-            let _ = writeln!(text, "\n[{table}.args]\n{SYSTEM_PACKAGES} = {}", quoted(&done.system.join(" ")));
+        let build = if self.request.compiles { build_packages(&done.build) } else { Vec::new() };
+        if !done.system.is_empty() || !build.is_empty() {
+            let _ = writeln!(text, "\n[{table}.args]");
+        }
+        for (name, packages) in [(SYSTEM_PACKAGES, &done.system), (BUILD_PACKAGES, &build)] {
+            if !packages.is_empty() {
+                let _ = writeln!(text, "{name} = {}", quoted(&packages.join(" ")));
+            }
         }
         if self.base_is_native() {
             let _ = write!(

@@ -242,6 +242,9 @@ impl Base {
 /// The build argument that names Debian packages.
 pub const SYSTEM_PACKAGES: &str = "SYSTEM_PACKAGES";
 
+/// The build argument that names Debian packages of compilers and headers.
+pub const BUILD_PACKAGES: &str = "BUILD_PACKAGES";
+
 /// The files that say what is wanted, in order; none where another tool's lock has no such file next to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequirementFiles(Vec<RelPath>);

@@ -95,6 +95,15 @@ pub fn is_telling(path: &str) -> bool {
         || [".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".pyx", ".pxd"].iter().any(|end| path.ends_with(end))
 }
 
+/// True for a source of C outside of tests and examples. A header may be data of a package.
+fn is_native_source(path: &str) -> bool {
+    let aside = |folder: &str| {
+        ["test", "tests", "testing", "example", "examples", "doc", "docs", "benchmark", "benchmarks"].contains(&folder)
+    };
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+    [".c", ".cc", ".cpp", ".cxx", ".pyx"].iter().any(|end| name.ends_with(end)) && !folders.split('/').any(aside)
+}
+
 impl Compilers {
     /// Looks at the paths of all files, and at the texts of those that [`is_telling`].
     pub fn of(system: &BuildSystem, files: &BTreeSet<String>, texts: &BTreeMap<String, String>) -> Self {
@@ -127,6 +136,11 @@ impl Compilers {
             if system.asks_for(name) {
                 found.add(&c, format!("it is built with {name}"));
             }
+        }
+        if found.because.is_empty()
+            && let Some(file) = files.iter().find(|file| is_native_source(file))
+        {
+            found.add(&c, format!("it has sources like `{file}`"));
         }
         if found.because.is_empty() {
             return found;
@@ -218,6 +232,13 @@ mod tests {
             pure,
         );
         needs(&[("setup.py", "setup(ext_modules=[])")], pure);
+        needs(
+            &[
+                ("setup.py", "import own\nsetup(cmdclass={'install': own.Install})"),
+                ("core/uwsgi.c", "#include <zlib.h>"),
+            ],
+            "probably needs `gcc libc6-dev python3-dev zlib1g-dev` (it has sources like `core/uwsgi.c`)",
+        );
         needs(
             &[(
                 "pyproject.toml",

@@ -26,7 +26,6 @@ mod unpack;
 mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::BUILD_PACKAGES;
 use crate::recipes::source::{self, Needed, Sources};
 use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
@@ -52,7 +51,7 @@ use xtask_host::tree::inputs::{self, Inputs};
 use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
-use xtask_model::image::policy::Policy;
+use xtask_model::image::policy::{BUILD_PACKAGES, Policy};
 use xtask_model::quantity;
 use xtask_model::record::report::Imports;
 use xtask_model::spec::lock::{Lock, LockedPackage, Pin, sources};
