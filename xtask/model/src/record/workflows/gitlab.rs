@@ -325,7 +325,8 @@ impl Writer<'_> {
     /// same server. Without `source`, every project is taken for the policy's own.
     fn own_repository(&self) -> Option<String> {
         let source = super::own_repository(self.policy)?;
-        Some(format!("case '{source}' in \"$CI_PROJECT_URL\") ;; \"$CI_SERVER_URL\"/*) false ;; esac"))
+        let is_own = "case \"$own\" in \"$CI_PROJECT_URL\") ;; \"$CI_SERVER_URL\"/*) false ;; esac";
+        Some(format!("{{ own='{source}'; {is_own}; }}"))
     }
 
     /// A request to merge from a fork has another project's changes. One of a branch that is not protected has no protected variable:
@@ -342,7 +343,7 @@ impl Writer<'_> {
         let secret = secret.map(|name| format!(" || [ -z \"${{{name}:-}}\" ]")).unwrap_or_default();
         let own = self.own_repository().map_or_else(String::new, |own| {
             format!(
-                "if ! {{ {own}; }}; then
+                "if ! {own}; then
   echo \"nothing is published: '[project] source' of {} names another project than $CI_PROJECT_URL\"
   XTASK_PUBLISH=false
 fi

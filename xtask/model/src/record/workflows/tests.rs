@@ -275,8 +275,8 @@ fn a_fork_is_known_by_the_source_that_the_policy_names() {
     }
     let gitlab = |source: &str| with(source, "provider = \"gitlab\"\n").remove(0).text;
     let text = gitlab("source = \"https://gitlab.example/team/sub/app\"\n");
-    let asked =
-        "case 'https://gitlab.example/team/sub/app' in \"$CI_PROJECT_URL\") ;; \"$CI_SERVER_URL\"/*) false ;; esac";
+    let asked = "{ own='https://gitlab.example/team/sub/app'; \
+                 case \"$own\" in \"$CI_PROJECT_URL\") ;; \"$CI_SERVER_URL\"/*) false ;; esac; }";
     assert_eq!(text.matches(asked).count(), 2, "the first job, and the job of a version: {text}");
     assert!(!gitlab("").contains("$CI_PROJECT_URL"));
 }
