@@ -239,6 +239,16 @@ impl Example {
         }
     }
 
+    /// Builds and publishes by an engine as CI does, where the policy's smoke test comes first.
+    #[track_caller]
+    fn publishes(&self, engine: &str) {
+        let registry = self.registry();
+        let mut call = self.command(&["build", "--engine", engine, "--push", "--registry", &registry]);
+        let done = call.env("CI", "true").output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.contains("smoke"), "{}: {said}", self.name);
+    }
+
     /// The same files in another folder, where nothing was built.
     fn again(&self) -> Self {
         let example = Self { folder: tempfile::tempdir().unwrap(), ..*self };
@@ -269,6 +279,7 @@ fn agree(engine: &'static real_engine::Engine, name: &'static str) -> Result<usi
     let example = Example::adopted(engine, name)?;
     let trees = Tree::all(None, Box::new(WorkTree::new(&example.path())), &[]).unwrap();
     if let Some(why) = trees.iter().find_map(refused_natively) {
+        example.publishes("docker");
         return Err(why);
     }
     let client = Client::new(ClientOptions::default());
@@ -295,6 +306,7 @@ fn agree(engine: &'static real_engine::Engine, name: &'static str) -> Result<usi
             .collect();
         assert_eq!(differ, [""; 0], "{name}");
     }
+    other.publishes("native");
     Ok(trees.len())
 }
 

@@ -5,6 +5,7 @@
 //! docker executes, or it is [`NoteKind::Missing`].
 
 mod accounts;
+pub mod compose;
 pub mod diff;
 pub mod proof;
 mod roots;

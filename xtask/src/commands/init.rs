@@ -14,6 +14,7 @@ use xtask_host::terminal;
 use xtask_host::tree::adoption::{self, State, Survey};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request as Resolution, Upgrade};
+use xtask_model::adopt::compose::{self, Build};
 use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::{self, ImageKind, Provider, Registry};
@@ -29,7 +30,9 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     let survey = Survey::read(&named)?;
     let questions = Questions { asks: !flags.yes && !flags.dry_run && std::io::stdin().is_terminal() };
     let paths = dockerfiles(&survey, flags, &questions)?;
-    let sources = paths.iter().map(|path| Source::read(&survey, path, flags)).collect::<Result<Vec<_>, _>>()?;
+    let builds = builds(&survey);
+    let source = |path: &String| Source::read(&survey, path, flags, &builds);
+    let sources = paths.iter().map(source).collect::<Result<Vec<_>, _>>()?;
     let read = |path: &str| survey.text(path);
     let repository = Repository::new(global, flags, &survey, &read, &questions)?;
     let sources = repository.with_python(sources)?;
@@ -192,7 +195,7 @@ struct Source {
 }
 
 impl Source {
-    fn read(survey: &Survey, path: &str, flags: &InitFlags) -> Result<Self, Fault> {
+    fn read(survey: &Survey, path: &str, flags: &InitFlags, builds: &[Build]) -> Result<Self, Fault> {
         let text = survey.text(path).ok_or_else(|| {
             Fault::usage(format!("cannot read the Dockerfile `{path}`"))
                 .cause("it is missing, or not a text file of less than 1 MB")
@@ -201,11 +204,36 @@ impl Source {
         if let Some(target) = &flags.target {
             parsed = parsed.with_target(target)?;
         }
-        let context = context(survey, &parsed, flags)?;
+        let composed = builds.iter().find(|build| build.dockerfile == path);
+        let context = match composed.filter(|_| flags.context.is_none()) {
+            Some(build) if survey.root.join(&build.context).is_dir() => build.context.clone(),
+            _ => context(survey, &parsed, flags)?,
+        };
+        let target = composed.filter(|_| flags.target.is_none()).and_then(|build| build.target.as_deref());
+        if let Some(target) = target.filter(|target| parsed.target().name.as_deref() != Some(*target)) {
+            terminal::step(
+                "compose",
+                &format!("`{path}` builds the stage `{target}` there: `--target {target}` translates it"),
+            );
+        }
         let ignore = [format!("{path}.dockerignore"), joined(&context, ".dockerignore")];
         let ignore = ignore.iter().find_map(|path| survey.text(path));
         Ok(Self { parsed, context, ignore })
     }
+}
+
+/// What the compose files build, those without a word in their name first.
+fn builds(survey: &Survey) -> Vec<Build> {
+    let mut files: Vec<&String> = survey.files.iter().filter(|path| compose::is_compose(path)).collect();
+    files.sort_by_key(|path| (path.matches('/').count(), path.matches('.').count(), path.len()));
+    let mut all = Vec::new();
+    for path in files {
+        match compose::builds(path, &survey.text(path).unwrap_or_default()) {
+            Ok(found) => all.extend(found),
+            Err(why) => terminal::warn(&format!("`{path}` cannot be read: {why}")),
+        }
+    }
+    all
 }
 
 /// Questions on a terminal; elsewhere the defaults.
