@@ -334,3 +334,32 @@ fn an_import_that_ends_python_is_named() {
         imports(&[("odd", &[("odd.py", &ends(how))])], 1, &[], &[said]);
     }
 }
+
+/// The enhanced image compiles the program in a workspace whose other members are manifests and empty sources: cargo has to read it.
+#[test]
+fn cargo_reads_the_workspace_of_the_enhanced_image() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("dockerfiles/Dockerfile.enhanced")).unwrap();
+    let (_, stage) = text.split_once(" AS rust\n").unwrap();
+    let (stage, _) = stage.split_once("\nFROM ").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for copied in stage.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        let words: Vec<&str> = copied.split_whitespace().collect();
+        for path in words[..words.len() - 1].iter().filter(|path| path.contains("Cargo.")) {
+            let to = folder.path().join(path);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(root.join(path), to).unwrap();
+        }
+    }
+    let sources = folder.path().join("autoscaler/src");
+    std::fs::create_dir_all(&sources).unwrap();
+    ["lib.rs", "main.rs"].iter().for_each(|name| std::fs::write(sources.join(name), "").unwrap());
+    let begin = stage.find("for member in ").unwrap();
+    let end = begin + stage[begin..].find("done").unwrap() + "done".len();
+    let made = Command::new("sh").arg("-ec").arg(&stage[begin..end]).current_dir(folder.path()).status().unwrap();
+    assert!(made.success());
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version=1", "--locked", "--offline", "--no-deps"]);
+    let read = cargo.current_dir(folder.path()).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+}
