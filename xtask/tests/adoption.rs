@@ -8,17 +8,20 @@
 mod busybox;
 #[path = "support/debian_root.rs"]
 mod debian_root;
+#[path = "support/example.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+mod example;
 #[path = "support/python_root.rs"]
 mod python_root;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
 
+use example::{REVISION, ROOT};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use tempfile::TempDir;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::tree::context::WorkTree;
@@ -29,44 +32,28 @@ use xtask_model::spec::reference::Platform;
 use xtask_native::image::{Image, Place};
 use xtask_native::{listing, preflight};
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// A copy of folders of an example, in a folder of its own.
+/// A copy of an example, for an engine.
 struct Example {
-    folder: TempDir,
-    name: &'static str,
+    copy: example::Example,
     engine: &'static real_engine::Engine,
+}
+
+impl std::ops::Deref for Example {
+    type Target = example::Example;
+
+    fn deref(&self) -> &example::Example {
+        &self.copy
+    }
 }
 
 impl Example {
     fn new(engine: &'static real_engine::Engine, name: &'static str, parts: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let example = Self { folder, name, engine };
-        for part in parts {
-            copy(&Path::new(ROOT).join("examples").join(name).join(part), &example.path());
-        }
-        example
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join(self.name)
-    }
-
-    fn edit(&self, path: &str, old: &str, new: &str) {
-        let path = self.path().join(path);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(old), "{text}");
-        std::fs::write(path, text.replace(old, new)).unwrap();
+        Self { copy: example::Example::new(name, parts), engine }
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        call.args(args).arg("--root").arg(self.path()).env_remove("XTASK_REGISTRY").env_remove("CI");
-        for (name, value) in self.engine.state.docker_env() {
-            call.env(name, value);
-        }
-        call.stdin(std::process::Stdio::null());
+        let mut call = self.xtask(args);
+        call.envs(self.engine.state.docker_env());
         call
     }
 
@@ -91,17 +78,6 @@ impl Example {
             }
         }
         found
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let place = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &place),
-            false => drop(std::fs::copy(entry.path(), place).unwrap()),
-        }
     }
 }
 
@@ -251,7 +227,8 @@ impl Example {
 
     /// The same files in another folder, where nothing was built.
     fn again(&self) -> Self {
-        let example = Self { folder: tempfile::tempdir().unwrap(), ..*self };
+        let copy = example::Example::new(self.name, &[]);
+        let example = Self { copy, engine: self.engine };
         let copied = Command::new("cp").args(["-a", "--"]).arg(self.path()).arg(example.folder.path()).status();
         assert!(copied.unwrap().success());
         example

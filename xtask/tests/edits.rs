@@ -3,10 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
 
+#[path = "support/example.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+mod example;
 #[path = "history/mod.rs"]
 #[allow(unreachable_pub, dead_code, reason = "another test's module")]
 mod history;
 
+use example::copy;
 use history::Repo;
 use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -186,18 +190,6 @@ const OWN: &[(&str, &str, &str, How, Builds)] = &[
     ("django", "a static file", "notes/static/notes/style.css", Append("p {}\n"), App),
     ("torch", "options of the requirements", "requirements-image.txt", Append("# why\n"), Nothing),
 ];
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let place = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir_all(&place).unwrap();
-            copy(&entry.path(), &place);
-        } else {
-            std::fs::copy(entry.path(), &place).unwrap();
-        }
-    }
-}
 
 fn global(root: &Path) -> Global {
     Global {

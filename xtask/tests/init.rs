@@ -8,43 +8,22 @@
 mod busybox;
 #[path = "support/debian_root.rs"]
 mod debian_root;
+#[path = "support/example.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+mod example;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
 
+use example::{Example, REVISION, ROOT, files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use tempfile::TempDir;
-
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// A copy of an example's `before`, in a folder of its own.
-struct Example {
-    folder: TempDir,
-    name: &'static str,
-}
 
 impl Example {
-    fn new(name: &'static str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        copy(&Path::new(ROOT).join("examples").join(name).join("before"), &folder.path().join(name));
-        Self { folder, name }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join(self.name)
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn read(&self, path: &str) -> String {
-        std::fs::read_to_string(self.path().join(path)).unwrap()
+    /// What `init` reads.
+    fn before(name: &'static str) -> Self {
+        Self::new(name, &["before"])
     }
 
     fn files(&self) -> BTreeMap<String, String> {
@@ -53,38 +32,12 @@ impl Example {
 
     /// `init` with what does not depend on this machine.
     fn init(&self, more: &[&str]) -> Output {
-        self.xtask(&[&["init", "--registry", "ghcr.io/acme", "--offline", "--xtask-rev", REVISION][..], more].concat())
+        self.ended(&[&["init", "--registry", "ghcr.io/acme", "--offline", "--xtask-rev", REVISION][..], more].concat())
     }
 
-    fn xtask(&self, args: &[&str]) -> Output {
-        let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        let call = call.args(args).arg("--root").arg(self.path()).env_remove("XTASK_REGISTRY").env_remove("CI");
-        call.stdin(std::process::Stdio::null()).output().unwrap()
+    fn ended(&self, args: &[&str]) -> Output {
+        self.xtask(args).output().unwrap()
     }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for (path, text) in files(from) {
-        let path = to.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-}
-
-fn files(folder: &Path) -> BTreeMap<String, String> {
-    let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
-    while let Some(next) = open.pop() {
-        for entry in std::fs::read_dir(&next).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
-                found.insert(name, std::fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
-    found
 }
 
 fn said(output: &Output) -> String {
@@ -101,7 +54,7 @@ fn ends(output: &Output, code: i32) -> String {
 /// Compares what `init` wrote with an example's folder. Scripts and workflows are those of this repository, and are left out there.
 #[track_caller]
 fn writes(name: &'static str, after: &str, flags: &[&str]) {
-    let example = Example::new(name);
+    let example = Example::before(name);
     let before = example.files();
     ends(&example.init(&[&["--name", name], flags].concat()), 0);
     let mut wrote = example.files();
@@ -154,7 +107,7 @@ fn torch_from_an_index_of_its_own() {
 fn several_dockerfiles_are_apps_of_one_policy() {
     writes("services", "after", &[]);
     // Those for development are left out, and one can be chosen.
-    let example = Example::new("services");
+    let example = Example::before("services");
     example.write("Dockerfile.dev", "FROM scratch\n");
     let said = ends(&example.init(&["--context", "."]), 2);
     assert!(said.contains("`--context` is for one Dockerfile") && said.contains("`web/Dockerfile`"), "{said}");
@@ -172,7 +125,7 @@ fn several_dockerfiles_are_apps_of_one_policy() {
 
 #[test]
 fn apps_with_different_packages_get_a_base_each_and_different_roots_are_refused() {
-    let example = Example::new("services");
+    let example = Example::before("services");
     example.write("worker/requirements.txt", "requests==2.32.5\n");
     let text = example.read("worker/Dockerfile").replace("requirements.txt .", "worker/requirements.txt .");
     example.write("worker/Dockerfile", &text.replace("-r requirements.txt", "-r requirements.txt\nWORKDIR /srv"));
@@ -182,7 +135,7 @@ fn apps_with_different_packages_get_a_base_each_and_different_roots_are_refused(
         assert!(policy.lines().any(|found| found == line), "{line}:\n{policy}");
     }
     assert!(example.read("dockerfiles/Dockerfile.base-worker.dockerignore").contains("!worker/requirements.lock\n"));
-    let example = Example::new("services");
+    let example = Example::before("services");
     example.write("worker/Dockerfile", &text.replace("3.12", "3.13"));
     let before = example.files();
     let said = ends(&example.init(&[]), 6);
@@ -193,7 +146,7 @@ fn apps_with_different_packages_get_a_base_each_and_different_roots_are_refused(
 
 #[test]
 fn a_dry_run_prints_every_file_and_writes_none() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     let before = example.files();
     let output = example.init(&["--dry-run"]);
     ends(&output, 0);
@@ -208,7 +161,7 @@ fn a_dry_run_prints_every_file_and_writes_none() {
 
 #[test]
 fn files_that_exist_are_replaced_only_by_force_and_with_their_difference() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     example.write("images.toml", "# mine\n");
     example.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
     let before = example.files();
@@ -225,14 +178,14 @@ fn files_that_exist_are_replaced_only_by_force_and_with_their_difference() {
 
 #[test]
 fn gitlabs_file_is_written_and_somebody_elses_is_kept() {
-    let fresh = Example::new("flask");
+    let fresh = Example::before("flask");
     ends(&fresh.init(&["--ci", "gitlab"]), 0);
     assert!(fresh.read("images.toml").contains("[ci]\nprovider = \"gitlab\"\n"));
     assert!(fresh.read(".gitlab-ci.yml").contains("cargo xtask plan --locked --format gitlab"));
     assert!(!fresh.path().join(".github").exists());
-    ends(&fresh.xtask(&["workflows", "--check"]), 0);
+    ends(&fresh.ended(&["workflows", "--check"]), 0);
 
-    let used = Example::new("flask");
+    let used = Example::before("flask");
     let theirs = "test:\n  script: make test\n";
     used.write(".gitlab-ci.yml", theirs);
     let report = ends(&used.init(&[]), 0);
@@ -242,12 +195,12 @@ fn gitlabs_file_is_written_and_somebody_elses_is_kept() {
     let again = ends(&used.init(&[]), 0);
     assert!(!again.contains("wrote"), "{again}");
     used.write(".gitlab-ci.yml", &format!("include: [{{local: .gitlab/images.yml}}]\n{theirs}"));
-    ends(&used.xtask(&["workflows", "--check"]), 0);
+    ends(&used.ended(&["workflows", "--check"]), 0);
 }
 
 #[test]
 fn other_peoples_dockerfiles_and_workflows_stay() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     example.write("dockerfiles/Dockerfile.base", "FROM scratch\n");
     example.write(".github/workflows/ci.yml", "name: mine\n");
     let said = ends(&example.init(&["--dockerfile", "Dockerfile"]), 0);
@@ -259,7 +212,7 @@ fn other_peoples_dockerfiles_and_workflows_stay() {
 
 #[test]
 fn a_place_that_cannot_be_written_leaves_everything_as_it_was() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     example.write("xtask", "a file\n");
     let before = example.files();
     let said = ends(&example.init(&[]), 2);
@@ -269,7 +222,7 @@ fn a_place_that_cannot_be_written_leaves_everything_as_it_was() {
 
 #[test]
 fn git_gives_the_registry_and_ignored_files_stay_out_of_the_app() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     let git = |args: &[&str]| {
         let status = Command::new("git").arg("-C").arg(example.path()).args(args).status().unwrap();
         assert!(status.success(), "{args:?}");
@@ -279,7 +232,7 @@ fn git_gives_the_registry_and_ignored_files_stay_out_of_the_app() {
     example.write(".gitignore", "secrets/\n");
     example.write("secrets/key.pem", "secret\n");
     // Nothing is committed: the tree is dirty.
-    let output = example.xtask(&["init", "--offline", "--xtask-rev", REVISION]);
+    let output = example.ended(&["init", "--offline", "--xtask-rev", REVISION]);
     ends(&output, 0);
     let policy = example.read("images.toml");
     assert!(policy.contains("registry = \"ghcr.io/acme\"\nsource = \"https://github.com/Acme/shop\""), "{policy}");
@@ -289,7 +242,7 @@ fn git_gives_the_registry_and_ignored_files_stay_out_of_the_app() {
 
 #[test]
 fn what_cannot_be_translated_is_listed_and_nothing_is_written() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     example.write("Dockerfile", "FROM jupyterhub/jupyterhub:5\nRUN conda install numpy\nCOPY shop /shop\n");
     let before = example.files();
     let said = ends(&example.init(&[]), 6);
@@ -303,7 +256,7 @@ fn what_cannot_be_translated_is_listed_and_nothing_is_written() {
     }
     assert_eq!(example.files(), before);
     // The registry is a question too.
-    let said = ends(&example.xtask(&["init", "--offline"]), 2);
+    let said = ends(&example.ended(&["init", "--offline"]), 2);
     assert!(said.contains("--registry"), "{said}");
 }
 
@@ -311,15 +264,15 @@ fn what_cannot_be_translated_is_listed_and_nothing_is_written() {
 #[test]
 fn the_flask_example_builds_and_answers() {
     let Some(_engine) = real_engine::engine() else { return };
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     ends(&example.init(&["--name", "flask"]), 0);
     // A root from Debian packages is made once for all.
     let (_, shared, _) = debian_root::shared();
     std::fs::create_dir_all(example.path().join("target/images")).unwrap();
     std::os::unix::fs::symlink(shared, example.path().join("target/images/root")).unwrap();
-    ends(&example.xtask(&["lock"]), 0);
-    ends(&example.xtask(&["build", "--engine", "native"]), 0);
-    let said = ends(&example.xtask(&["smoke"]), 0);
+    ends(&example.ended(&["lock"]), 0);
+    ends(&example.ended(&["build", "--engine", "native"]), 0);
+    let said = ends(&example.ended(&["smoke"]), 0);
     assert!(said.contains("runs as user 1000") && said.contains("serves http://127.0.0.1:8000/health"), "{said}");
 }
 
@@ -358,7 +311,7 @@ fn init_within(example: &Example, program: &[&str], more: &[&str]) -> Output {
 
 #[test]
 fn links_are_never_written_through() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     let outside = example.folder.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("policy"), "theirs\n").unwrap();
@@ -391,7 +344,7 @@ fn a_read_only_file_system_is_a_fault_and_stays_as_it_is() {
         println!("skipped: no user namespaces");
         return;
     }
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     let before = state(&example.path());
     let said = ends(&init_within(&example, &program, &[]), 2);
     assert!(said.contains("cannot write") && said.contains("Read-only file system"), "{said}");
@@ -404,7 +357,7 @@ fn a_read_only_file_system_is_a_fault_and_stays_as_it_is() {
 #[test]
 fn a_folder_without_rights_is_a_fault_and_stays_as_it_is() {
     use std::os::unix::fs::PermissionsExt as _;
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     let set = |path: PathBuf, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -442,7 +395,7 @@ fn a_folder_without_rights_is_a_fault_and_stays_as_it_is() {
 /// A signal at any time: what existed is as it was, and a file is new and whole, or missing. The next call finishes the work.
 #[test]
 fn an_interrupted_call_loses_nothing_and_the_next_one_finishes() {
-    let whole = Example::new("services");
+    let whole = Example::before("services");
     whole.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
     let before = whole.files();
     let began = std::time::Instant::now();
@@ -450,7 +403,7 @@ fn an_interrupted_call_loses_nothing_and_the_next_one_finishes() {
     let (needed, after) = (began.elapsed(), whole.files());
     let (mut cut, mut partly) = (0, 0);
     for step in 0..30_u32 {
-        let example = Example::new("services");
+        let example = Example::before("services");
         example.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
         let signal = ["KILL", "INT", "TERM"][step as usize % 3];
         let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -482,7 +435,7 @@ fn an_interrupted_call_loses_nothing_and_the_next_one_finishes() {
 
 #[test]
 fn a_tree_with_changes_that_are_not_committed_keeps_them() {
-    let example = Example::new("flask");
+    let example = Example::before("flask");
     let git = |args: &[&str]| {
         let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
         let output = Command::new("git").arg("-C").arg(example.path()).args(identity).args(args).output().unwrap();
