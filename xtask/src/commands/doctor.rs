@@ -136,9 +136,9 @@ fn lock(tree: &Tree) -> Finding {
         Ok(lock) => lock,
         Err(fault) => return bad("lock", fault),
     };
-    match facts::unbuildable(tree, &lock) {
+    match facts::wheels::unbuildable(tree, &lock) {
         Ok(missing) if missing.is_empty() => {}
-        Ok(missing) => return bad("lock", facts::no_wheel(&missing)),
+        Ok(missing) => return bad("lock", facts::wheels::no_wheel(&missing)),
         Err(fault) => return bad("lock", fault),
     }
     match facts::unchecked_targets(tree, &lock) {

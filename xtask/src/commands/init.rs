@@ -519,7 +519,7 @@ impl Staged {
         let base = &tree.policy.base;
         // An earlier lock may say how they are built, with the compilers of an earlier policy.
         let missing = |lock: &Lock| {
-            let shown = facts::without_wheel(tree, lock)?.into_iter().map(|(_, shown)| shown);
+            let shown = facts::wheels::without_wheel(tree, lock)?.into_iter().map(|(_, shown)| shown);
             Ok((lock.packages.len(), shown.collect()))
         };
         if base.format() != Format::Pip {

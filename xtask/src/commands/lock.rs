@@ -279,9 +279,9 @@ fn check_base(global: &Global, tree: &Tree) -> Result<(), Fault> {
 
 /// Fails if the lock does not record the requirements of its packages, and so cannot be checked without them.
 fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
-    let missing = facts::unbuildable(tree, lock)?;
+    let missing = facts::wheels::unbuildable(tree, lock)?;
     if !missing.is_empty() {
-        return Err(Fault { exit: Exit::Drift, ..facts::no_wheel(&missing) });
+        return Err(Fault { exit: Exit::Drift, ..facts::wheels::no_wheel(&missing) });
     }
     if tree.policy.base.format() != Format::Pip {
         return Ok(());

@@ -3,6 +3,8 @@
 
 use super::Context;
 use super::engine::BuildEngine;
+use xtask_host::terminal;
+use xtask_host::tree::facts::wheels::{self, ByDocker};
 use xtask_host::tree::{facts, secrets};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
@@ -18,7 +20,7 @@ pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault>
         (BuildEngine::Native, _) => preflight::check(context.tree, kind, &context.request.wanted.platforms),
         (BuildEngine::Docker, ImageKind::Base | ImageKind::Enhanced) => {
             if kind == ImageKind::Base {
-                facts::check_docker(context.tree, &facts::unchecked_lock(context.tree)?)?;
+                packages(context)?;
             }
             let wanted = facts::secrets(context.tree, kind)?;
             let checked = secrets::check_folders(&wanted, &|| facts::indexes(context.tree));
@@ -29,4 +31,17 @@ pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault>
         }
         (BuildEngine::Docker, ImageKind::App) => Ok(()),
     }
+}
+
+/// Refuses packages without a wheel that docker can neither take nor compile.
+fn packages(context: &Context<'_>) -> Result<(), Fault> {
+    match wheels::by_docker(context.tree, &facts::unchecked_lock(context.tree)?)? {
+        ByDocker::Nothing | ByDocker::Wheels { .. } => {}
+        ByDocker::Compiles(names) => terminal::warn(&format!(
+            "docker compiles {} with the newest build requirements of the index; `images.lock` pins those of the native engine",
+            names.join(", ")
+        )),
+        ByDocker::Refused(fault) => return Err(fault),
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::{Build, Built};
+use xtask_host::tree::facts::wheels::{self, ByDocker};
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{context, inputs, toolchain};
@@ -56,6 +57,8 @@ struct Wheels {
     folder: PathBuf,
     /// The lock with them in the place of the packages' sources.
     lock: PathBuf,
+    /// Docker can compile the packages too.
+    compiles: bool,
     /// No other build changes them while the value lives.
     _held: Option<File>,
 }
@@ -64,12 +67,15 @@ impl Wheels {
     /// Where they are put for an order; none for an image that takes none.
     fn of(context: &Context<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
         let tree = context.tree;
-        if order.kind != ImageKind::Base || facts::wheels_for_docker(tree, &facts::unchecked_lock(tree)?)?.is_empty() {
+        if order.kind != ImageKind::Base {
             return Ok(None);
         }
+        let ByDocker::Wheels { compiles } = wheels::by_docker(tree, &facts::unchecked_lock(tree)?)? else {
+            return Ok(None);
+        };
         let place = tree.root.join("target/docker");
         let name = |end: &str| place.join(format!("{}-{}.{end}", order.kind, order.platform.dashed()));
-        Ok(Some(Self { folder: name("wheels"), lock: name("packages"), _held: None }))
+        Ok(Some(Self { folder: name("wheels"), lock: name("packages"), compiles, _held: None }))
     }
 
     /// Puts them there: those of earlier builds, and others, which are built. `None` where they cannot be built on this machine, and
@@ -80,7 +86,7 @@ impl Wheels {
         let built = match native::built_wheels(context, image, order) {
             Ok(built) => built,
             Err(fault) => {
-                if source::builder(&order.platform).is_ok() || !facts::docker_compiles(tree, &lock)? {
+                if source::builder(&order.platform).is_ok() || !self.compiles {
                     return Err(fault);
                 }
                 terminal::warn(&format!(

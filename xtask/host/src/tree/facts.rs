@@ -2,10 +2,11 @@
 //!
 //! Reads files, git, the registry and docker's store, and changes nothing.
 
+pub mod wheels;
+
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
-use crate::terminal;
 use crate::tree::context::{self, Below, Files, Open};
 use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
@@ -20,14 +21,14 @@ use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::plugin::Description;
-use xtask_model::image::policy::{self, BUILD_PACKAGES, ImageKind, Policy, Recipe, Registry, RelPath, SYSTEM_PACKAGES};
+use xtask_model::image::policy::{self, BUILD_PACKAGES, ImageKind, Policy, Registry, RelPath, SYSTEM_PACKAGES};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::lock::images::{DebianPin, SystemPackages, SystemPin};
 use xtask_model::spec::lock::sources::{self, SourcePin};
-use xtask_model::spec::lock::{self, ImagesLock, Lock, LockedPackage};
+use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_model::spec::requirements::Environment;
@@ -405,95 +406,6 @@ fn argument(tree: &Tree, text: &str, name: &str) -> Option<String> {
     tree.policy.base.args.get(name).cloned().or_else(default)
 }
 
-/// Packages of the lock that have no wheel where they are used, each with the places.
-pub fn without_wheel<'l>(tree: &Tree, lock: &'l Lock) -> Result<Vec<(&'l LockedPackage, String)>, Fault> {
-    if lock.packages.iter().all(|package| lock.records.without_wheel(package).next().is_none()) {
-        return Ok(Vec::new());
-    }
-    let targets = targets(tree)?;
-    let missing = |package: &'l LockedPackage| {
-        let here = |place: &&str| targets.iter().any(|target| target.name == **place);
-        let places: Vec<&str> = lock.records.without_wheel(package).filter(here).collect();
-        (!places.is_empty())
-            .then(|| (package, format!("{} has no wheel for {}", sources::shown(package), places.join(", "))))
-    };
-    Ok(lock.packages.iter().filter_map(missing).collect())
-}
-
-/// Those of them that nothing says how to build: `images.lock` does not, and the Dockerfile has no compilers.
-pub fn unbuildable(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
-    let missing = without_wheel(tree, lock)?;
-    if missing.is_empty() || compiles(tree)? {
-        return Ok(Vec::new());
-    }
-    let pins = images_lock(tree)?.sources;
-    let open = missing.into_iter().filter(|(package, _)| !pins.iter().any(|pin| pin.is_of(package)));
-    Ok(open.map(|(_, shown)| shown).collect())
-}
-
-/// True if the step of the base's Dockerfile that installs packages takes wheels that were built before.
-fn takes_wheels(tree: &Tree) -> Result<bool, Fault> {
-    let path = &tree.policy.base.dockerfile;
-    let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
-    Ok(tree.policy.base.stages.values().any(|recipe| *recipe == Recipe::PythonPackages)
-        && dockerfile.takes_context(sources::CONTEXT, sources::PLACE))
-}
-
-/// The packages whose wheels docker gets, as `name 1.2 has no wheel for …`: all that have none, where `images.lock` says how each is
-/// built and the Dockerfile takes them.
-pub fn wheels_for_docker(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
-    let missing = without_wheel(tree, lock)?;
-    if missing.is_empty() || !takes_wheels(tree)? {
-        return Ok(Vec::new());
-    }
-    let pins = images_lock(tree)?.sources;
-    let pinned = missing.iter().all(|(package, _)| pins.iter().any(|pin| pin.is_of(package)));
-    Ok(if pinned { missing.into_iter().map(|(_, shown)| shown).collect() } else { Vec::new() })
-}
-
-/// True if docker can compile the packages that have no wheel: it installs nothing without a hash, and checkouts of git have none.
-pub fn docker_compiles(tree: &Tree, lock: &Lock) -> Result<bool, Fault> {
-    let missing = without_wheel(tree, lock)?;
-    Ok(missing.iter().all(|(package, _)| sources::checkout(package).is_none()) && compiles(tree)?)
-}
-
-/// Fails where docker can neither take built wheels of the base's packages nor build them: without compilers its Dockerfile takes
-/// wheels alone.
-pub fn check_docker(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
-    if !wheels_for_docker(tree, lock)?.is_empty() {
-        return Ok(());
-    }
-    let missing = without_wheel(tree, lock)?;
-    let checkouts: Vec<&str> = missing.iter().filter_map(|(package, _)| sources::checkout(package)).collect();
-    if !checkouts.is_empty() {
-        let fault = Fault::usage("docker cannot install checkouts of git, which have no hash");
-        let fault = checkouts.iter().fold(fault, Fault::cause);
-        return Err(fault.hint("build with the native engine, which builds their wheels once: `--engine native`"));
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if compiles(tree)? {
-        let names: Vec<&str> = missing.iter().map(|(package, _)| package.name.as_str()).collect();
-        terminal::warn(&format!(
-            "docker compiles {} with the newest build requirements of the index; `images.lock` pins those of the native engine",
-            names.join(", ")
-        ));
-        return Ok(());
-    }
-    let fault = Fault::usage("packages have no wheel, and the base's Dockerfile does not compile packages");
-    let fault = missing.iter().map(|(_, shown)| shown).fold(fault, Fault::cause);
-    Err(fault
-        .hint("build with the native engine, which builds their wheels once: `--engine native`")
-        .hint("or compile them by docker: `BUILD_PACKAGES = \"gcc libc6-dev python3-dev\"` in `[base.args]`")
-        .hint(format!(
-            "or let docker take those wheels: an empty stage `FROM scratch AS {name}`, and `--mount=type=bind,from={name},target={}` in the \
-             step that installs packages",
-            sources::PLACE,
-            name = sources::CONTEXT
-        )))
-}
-
 /// Targets of packages for which uv knows wheels.
 pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
     let glibc = glibc(tree)?;
@@ -511,12 +423,6 @@ pub fn unchecked_targets(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault>
     let looked = lock.records.targets();
     let names = targets(tree)?.into_iter().map(|target| target.name);
     Ok(names.filter(|name| !lock.records.is_empty() && !looked.contains(name)).collect())
-}
-
-/// Packages without a wheel of which nothing says how they are built.
-pub fn no_wheel(missing: &[String]) -> Fault {
-    let fault = Fault::usage("packages have no wheel, and `images.lock` does not say how they are built");
-    missing.iter().fold(fault, Fault::cause).hint("pin their build requirements: `cargo xtask lock`")
 }
 
 pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {

@@ -21,7 +21,7 @@ pub(super) fn pin(
     lock: &Lock,
     (renewed, cooldown): (bool, Option<&Cooldown>),
 ) -> Result<Vec<SourcePin>, Fault> {
-    let missing = facts::without_wheel(tree, lock)?;
+    let missing = facts::wheels::without_wheel(tree, lock)?;
     if missing.is_empty() {
         return Ok(Vec::new());
     }
