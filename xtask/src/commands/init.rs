@@ -3,34 +3,30 @@
 //! Decides nothing about the translation, which is `xtask_model::adopt`. Writes after everything was read, checked and reported.
 
 mod prove;
+mod sources;
+mod staged;
 
+use self::sources::Source;
+use self::staged::Staged;
 use crate::flags::{Global, InitFlags};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use xtask_host::process::{self, Command};
-use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_host::tree::adoption::{self, State, Survey};
-use xtask_host::tree::facts::{self, Tree};
-use xtask_host::tree::uv::{self, Request as Resolution, Upgrade};
-use xtask_model::adopt::compose::{self, Build};
 use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
-use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::policy::{self, ImageKind, Provider, Registry};
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::{self, Provider, Registry};
 use xtask_model::record::workflows::GITLAB_TOP;
-use xtask_model::spec::dockerfile::{Dockerfile, Kind};
-use xtask_model::spec::lock::Lock;
-use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::reference::Platform;
-use xtask_native::preflight;
 
 pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     let named = global.root.clone().unwrap_or_else(|| PathBuf::from("."));
     let survey = Survey::read(&named)?;
     let questions = Questions { asks: !flags.yes && !flags.dry_run && std::io::stdin().is_terminal() };
-    let paths = dockerfiles(&survey, flags, &questions)?;
-    let builds = builds(&survey);
+    let paths = sources::dockerfiles(&survey, flags, &questions)?;
+    let builds = sources::builds(&survey);
     let source = |path: &String| Source::read(&survey, path, flags, &builds);
     let sources = paths.iter().map(source).collect::<Result<Vec<_>, _>>()?;
     let read = |path: &str| survey.text(path);
@@ -187,55 +183,6 @@ fn incomplete(paths: &[String], adoptions: &[Adoption]) -> Fault {
     }
 }
 
-/// A Dockerfile to translate.
-struct Source {
-    parsed: Dockerfile,
-    context: String,
-    ignore: Option<String>,
-}
-
-impl Source {
-    fn read(survey: &Survey, path: &str, flags: &InitFlags, builds: &[Build]) -> Result<Self, Fault> {
-        let text = survey.text(path).ok_or_else(|| {
-            Fault::usage(format!("cannot read the Dockerfile `{path}`"))
-                .cause("it is missing, or not a text file of less than 1 MB")
-        })?;
-        let mut parsed = Dockerfile::parse(path, &text)?;
-        if let Some(target) = &flags.target {
-            parsed = parsed.with_target(target)?;
-        }
-        let composed = builds.iter().find(|build| build.dockerfile == path);
-        let context = match composed.filter(|_| flags.context.is_none()) {
-            Some(build) if survey.root.join(&build.context).is_dir() => build.context.clone(),
-            _ => context(survey, &parsed, flags)?,
-        };
-        let target = composed.filter(|_| flags.target.is_none()).and_then(|build| build.target.as_deref());
-        if let Some(target) = target.filter(|target| parsed.target().name.as_deref() != Some(*target)) {
-            terminal::step(
-                "compose",
-                &format!("`{path}` builds the stage `{target}` there: `--target {target}` translates it"),
-            );
-        }
-        let ignore = [format!("{path}.dockerignore"), joined(&context, ".dockerignore")];
-        let ignore = ignore.iter().find_map(|path| survey.text(path));
-        Ok(Self { parsed, context, ignore })
-    }
-}
-
-/// What the compose files build, those without a word in their name first.
-fn builds(survey: &Survey) -> Vec<Build> {
-    let mut files: Vec<&String> = survey.files.iter().filter(|path| compose::is_compose(path)).collect();
-    files.sort_by_key(|path| (path.matches('/').count(), path.matches('.').count(), path.len()));
-    let mut all = Vec::new();
-    for path in files {
-        match compose::builds(path, &survey.text(path).unwrap_or_default()) {
-            Ok(found) => all.extend(found),
-            Err(why) => terminal::warn(&format!("`{path}` cannot be read: {why}")),
-        }
-    }
-    all
-}
-
 /// Questions on a terminal; elsewhere the defaults.
 struct Questions {
     asks: bool,
@@ -253,83 +200,6 @@ impl Questions {
         process::interrupted()?;
         Ok(Some(answer.trim()).filter(|answer| !answer.is_empty()).unwrap_or(default).to_owned())
     }
-}
-
-/// The Dockerfiles to translate: those that are named, or all but those for development and tests.
-fn dockerfiles(survey: &Survey, flags: &InitFlags, questions: &Questions) -> Result<Vec<String>, Fault> {
-    let named: Vec<String> = flags.dockerfile.iter().map(|path| path.trim_start_matches("./").to_owned()).collect();
-    let found = if named.is_empty() { survey.dockerfiles() } else { named };
-    let names = |paths: &[String]| paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
-    let (development, mut chosen): (Vec<String>, Vec<String>) = match flags.dockerfile.as_slice() {
-        [] => found.into_iter().partition(|path| adopt::is_for_development(path)),
-        _ => (Vec::new(), found),
-    };
-    if chosen.is_empty() {
-        let fault = Fault::usage(format!("`{}` has no Dockerfile", survey.root.display()));
-        return Err(match development.as_slice() {
-            [] => fault.hint("name it: `--dockerfile FILE`"),
-            _ => fault
-                .cause(format!("these are for development or tests: {}", names(&development)))
-                .hint("name one all the same: `--dockerfile FILE`"),
-        });
-    }
-    if !development.is_empty() {
-        terminal::step("left out", &format!("{}: for development or tests", names(&development)));
-    }
-    if questions.asks && chosen.len() > 1 && flags.dockerfile.is_empty() {
-        let all = chosen.join(" ");
-        let answer = questions.ask("Which Dockerfiles?", &all)?;
-        chosen = answer.split_whitespace().map(str::to_owned).collect();
-    }
-    for (flag, given) in [("--context", flags.context.is_some()), ("--target", flags.target.is_some())] {
-        if given && chosen.len() > 1 {
-            return Err(Fault::usage(format!("`{flag}` is for one Dockerfile, and there are several"))
-                .cause(names(&chosen))
-                .hint("name the one to translate: `--dockerfile FILE`"));
-        }
-    }
-    Ok(chosen)
-}
-
-fn joined(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
-}
-
-/// The folder that has the most of what the Dockerfile copies: its own or one above.
-fn context(survey: &Survey, dockerfile: &Dockerfile, flags: &InitFlags) -> Result<String, Fault> {
-    if let Some(named) = &flags.context {
-        let plain = named.trim_start_matches("./").trim_matches('/');
-        let folder = if plain == "." { "" } else { plain };
-        if !survey.root.join(folder).is_dir() {
-            return Err(Fault::usage(format!("`--context {named}` is not a folder of the repository")));
-        }
-        return Ok(folder.to_owned());
-    }
-    let mut sources = BTreeSet::new();
-    for instruction in dockerfile.stages().iter().flat_map(|stage| &stage.instructions) {
-        if let Kind::Copy(transfer) | Kind::Add(transfer) = &instruction.kind
-            && transfer.from.is_none()
-        {
-            let plain = transfer.sources.iter().filter(|source| !source.contains(['*', '$', '?', ':']));
-            sources.extend(plain.map(|source| source.trim_start_matches("./").trim_matches('/').to_owned()));
-        }
-    }
-    let own = dockerfile.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mut folders: Vec<String> =
-        Path::new(own).ancestors().map(|folder| folder.to_string_lossy().into_owned()).collect();
-    let manifest = ["requirements.txt", "pyproject.toml", "Pipfile", "setup.py"]
-        .iter()
-        .any(|name| survey.files.contains(&joined(own, name)));
-    if !manifest {
-        // A folder of Dockerfiles alone: `docker/Dockerfile` for the repository around it.
-        folders.reverse();
-    }
-    let has = |folder: &String| {
-        let exists = |source: &&String| *source != "." && survey.root.join(joined(folder, source)).exists();
-        sources.iter().filter(exists).count()
-    };
-    let most = folders.iter().map(has).max().unwrap_or_default();
-    Ok(folders.iter().find(|folder| has(folder) == most).cloned().unwrap_or_default())
 }
 
 fn project_name(root: &Path) -> String {
@@ -420,128 +290,6 @@ fn report(survey: &Survey, path: &str, adoption: &Adoption) {
             "left out",
             &format!("{} (the app's ignore file lets in what is listed there)", adoption.left_out.join(", ")),
         );
-    }
-}
-
-/// The repository's new files in a folder of their own, to ask the same questions as a build does.
-struct Staged {
-    folder: Scratch,
-    /// One for each app.
-    trees: Vec<Tree>,
-}
-
-impl Staged {
-    fn new(survey: &Survey, files: &[NewFile]) -> Result<Self, Fault> {
-        let cannot = |error: std::io::Error| Fault::build("cannot make a temporary folder").cause(error);
-        let folder = Scratch::new().map_err(cannot)?;
-        let put = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
-            let path = folder.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
-            std::fs::write(path, bytes)
-        };
-        // What a resolution reads.
-        let inputs = survey
-            .files
-            .iter()
-            .filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg", "setup.py"].iter().any(|end| path.ends_with(end)));
-        for path in inputs.take(500) {
-            // As it is: pip reads other encodings too.
-            let from = survey.root.join(path);
-            let is_text = std::fs::symlink_metadata(&from).is_ok_and(|meta| meta.is_file() && meta.len() < 16_000_000);
-            if let (true, Ok(bytes)) = (is_text, std::fs::read(from)) {
-                put(path, &bytes).map_err(cannot)?;
-            }
-        }
-        for file in files {
-            put(&file.path, file.text.as_bytes()).map_err(cannot)?;
-        }
-        let trees = Tree::all(None, Box::new(folder.path().to_owned()), &[])?;
-        Ok(Self { folder, trees })
-    }
-
-    /// Checks that the engine of the policy can build what was written.
-    fn engines(&self, needs_docker: bool) -> Result<(), Fault> {
-        let check = |tree: &Tree| {
-            let platforms = &tree.policy.project.platforms;
-            preflight::check(tree, ImageKind::Base, platforms)
-                .and_then(|()| preflight::check(tree, ImageKind::App, platforms))
-        };
-        match self.trees.iter().try_for_each(check) {
-            Ok(()) if self.trees.len() == 1 => terminal::step("engines", "docker and native can build both images"),
-            Ok(()) => terminal::step("engines", "docker and native can build all images"),
-            Err(_) if needs_docker => {
-                terminal::step("engines", "only docker can build the images, because of the lines above");
-            }
-            Err(fault) => return Err(fault.needed_by("the native engine, which the new policy names")),
-        }
-        Ok(())
-    }
-
-    /// Reports packages without a wheel, by resolving the requirements; true if there are some. Nothing is built, and nothing is written to the
-    /// repository.
-    fn wheels(&self, offline: bool) -> bool {
-        let unknown = |why: &str| terminal::step("wheels", &format!("unknown: {why}; `cargo xtask lock` checks them"));
-        if offline {
-            unknown("`--offline`");
-            return false;
-        }
-        let mut lacks = false;
-        for (index, tree) in self.trees.iter().enumerate() {
-            let base = &tree.policy.base.name;
-            if !self.trees[..index].iter().any(|other| other.policy.base.name == *base) {
-                lacks |= self.wheels_of(tree, &unknown);
-            }
-        }
-        lacks
-    }
-
-    fn wheels_of(&self, tree: &Tree, unknown: &dyn Fn(&str)) -> bool {
-        match self.without_wheel(tree) {
-            Ok((packages, missing)) if missing.is_empty() => {
-                terminal::step("wheels", &format!("all {packages} packages have one for every target"));
-            }
-            Ok((_, missing)) => {
-                for package in &missing {
-                    terminal::step("no wheel", package);
-                }
-                terminal::warn(
-                    "packages without a wheel are built once from source: `cargo xtask lock` pins how, and says which need compilers",
-                );
-                return true;
-            }
-            Err(fault) if fault.exit == Exit::Network || fault.exit == Exit::Missing => unknown(&fault.what),
-            Err(fault) => terminal::warn(&format!("the packages cannot be locked: {fault}")),
-        }
-        false
-    }
-
-    fn without_wheel(&self, tree: &Tree) -> Result<(usize, Vec<String>), Fault> {
-        let base = &tree.policy.base;
-        // An earlier lock may say how they are built, with the compilers of an earlier policy.
-        let missing = |lock: &Lock| {
-            let shown = facts::wheels::without_wheel(tree, lock)?.into_iter().map(|(_, shown)| shown);
-            Ok((lock.packages.len(), shown.collect()))
-        };
-        if base.format() != Format::Pip {
-            let lock = facts::lock(tree)?;
-            return missing(&lock);
-        }
-        let uv = uv::find(&tree.root, &[]).or_else(|_| {
-            terminal::step("installing", "uv, which is not on `PATH`, for this check");
-            uv::install(self.folder.path())
-        })?;
-        let resolution = Resolution {
-            root: self.folder.path(),
-            requirements: &base.requirements,
-            selection: &base.selection,
-            lock: base.lock.as_ref(),
-            python: &tree.policy.root.python,
-            upgrade: &Upgrade::Keep,
-        };
-        let lock = Lock::parse(base.lock.as_ref(), &uv.resolve(&resolution)?)?;
-        let records = uv.describe(&lock, &facts::indexes(tree)?, &facts::targets(tree)?)?;
-        let lock = Lock { records, ..lock };
-        missing(&lock)
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod stated;
 
-use super::Source;
+use super::sources::Source;
 use crate::flags::{Format, Global, InitFlags};
 use crate::pipeline::{self, Contained};
 use crate::{commands, documents};
