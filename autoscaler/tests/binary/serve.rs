@@ -193,7 +193,7 @@ fn the_page_does_not_wait_for_the_first_worker() {
     let Some(python) = bare_python("the_page_does_not_wait_for_the_first_worker") else {
         return;
     };
-    let home = hostile_home("hello_when_told");
+    let home = hostile_home("hello_later");
     let templates = crate_folder().join("templates");
     let sample = crate_folder().join("samples/requests.csv");
     let server = Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates, &"--history", &sample]);
@@ -203,7 +203,7 @@ fn the_page_does_not_wait_for_the_first_worker() {
         assert!(page.contains(part), "`{part}` is not on the page: {page}");
     }
     assert_eq!(server.get("/readyz").0, 503);
-    std::fs::write(home.path().join("forecaster/told"), "").unwrap();
+    std::fs::write(home.path().join("forecaster/go"), "").unwrap();
     server.ready();
     let (status, page) = server.get("/");
     assert_eq!(status, 200, "{page}");
