@@ -349,6 +349,10 @@ fn clean_lists_what_no_build_needs_and_deletes_it_when_asked() {
         .set_modified(std::time::UNIX_EPOCH)
         .unwrap();
     write("release/incremental/tool-1new/x", 1);
+    for (name, days) in [("0old", 8), ("1new", 6)] {
+        write(&format!("native/images/{name}/app/page"), days);
+        write(&format!("native/images/{name}.lock"), days);
+    }
     check(
         &root,
         &["clean"],
@@ -356,10 +360,11 @@ fn clean_lists_what_no_build_needs_and_deletes_it_when_asked() {
             exit: 0
             --- stdout
                   12 B  target/images/app-6-linux-amd64: not one of the 5 newest images of this kind
+                  12 B  target/native/images/0old: unpacked for a container, unused for 7 days
                   12 B  target/images/app-7-linux-amd64.partial: left by a build that did not finish
                   12 B  target/release/incremental/tool-0old: incremental compilation, unused for 7 days
             --- stderr
-                 nothing was deleted; to delete 36 B, add `--yes`
+                 nothing was deleted; to delete 48 B, add `--yes`
         "#]],
     );
     assert!(root.join("target/images/app-6-linux-amd64").exists());
@@ -369,6 +374,7 @@ fn clean_lists_what_no_build_needs_and_deletes_it_when_asked() {
     assert!(!exists("images/app-6-linux-amd64") && !exists("images/app-7-linux-amd64.partial"));
     assert!(!exists("release/incremental/tool-0old") && exists("release/incremental/tool-1new"));
     assert!(exists("images/app-5-linux-amd64") && exists("images/base-1-linux-amd64"));
+    assert!(!exists("native/images/0old") && !exists("native/images/0old.lock") && exists("native/images/1new/app"));
     check(
         &root,
         &["clean"],

@@ -192,10 +192,10 @@ impl Supervisor {
         }
     }
 
-    /// Ends the worker.
+    /// Ends the worker at once: it keeps nothing, and unloading its libraries takes time.
     pub async fn stop(&self) {
         if let Some(worker) = self.slot.lock().await.worker.take() {
-            worker.stop().await;
+            worker.kill().await;
         }
     }
 

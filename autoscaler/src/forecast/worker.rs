@@ -414,6 +414,12 @@ impl Worker {
         }
     }
 
+    /// Kills the worker, and waits for its end.
+    pub async fn kill(mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill().await;
+    }
+
     async fn send(&mut self, line: &[u8]) -> Result<(), Trouble> {
         let sent = async {
             self.stdin.write_all(line).await?;

@@ -189,6 +189,29 @@ fn the_page_shows_the_forecast_of_the_sample() {
 }
 
 #[test]
+fn the_page_does_not_wait_for_the_first_worker() {
+    let Some(python) = bare_python("the_page_does_not_wait_for_the_first_worker") else {
+        return;
+    };
+    let home = hostile_home("hello_later");
+    let templates = crate_folder().join("templates");
+    let sample = crate_folder().join("samples/requests.csv");
+    let server = Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates, &"--history", &sample]);
+    let (status, page) = server.get("/");
+    assert_eq!(status, 200, "{page}");
+    for part in ["<svg", "weekly-naive", "5844 samples every 5m", "the forecaster is starting"] {
+        assert!(page.contains(part), "`{part}` is not on the page: {page}");
+    }
+    assert_eq!(server.get("/readyz").0, 503);
+    std::fs::write(home.path().join("forecaster/go"), "").unwrap();
+    server.ready();
+    let (status, page) = server.get("/");
+    assert_eq!(status, 200, "{page}");
+    assert!(!page.contains("the forecaster is starting"), "{page}");
+    assert!(server.get("/metrics").1.contains("autoscaler_forecasts_total{outcome=\"done\"} 1"));
+}
+
+#[test]
 fn a_killed_worker_comes_back() {
     let Some(python) = real_python("a_killed_worker_comes_back") else {
         return;

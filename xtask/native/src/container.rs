@@ -17,6 +17,7 @@ pub use linux::{bare, dispatch, subprocess};
 
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 use unpacked::{ImageStore, Unpacked};
@@ -52,6 +53,29 @@ impl Launch {
 
     pub fn confined(args: &[String]) -> Self {
         Self { entrypoint: None, args: args.to_vec(), manner: Manner::Confined }
+    }
+}
+
+/// Folders that a container's files come from, laid over each other; the first is the uppermost.
+#[derive(Clone, Debug)]
+pub struct Files(Vec<PathBuf>);
+
+impl From<&Path> for Files {
+    fn from(folder: &Path) -> Self {
+        Self(vec![folder.to_owned()])
+    }
+}
+
+impl<'a> FromIterator<&'a Path> for Files {
+    fn from_iter<I: IntoIterator<Item = &'a Path>>(folders: I) -> Self {
+        Self(folders.into_iter().map(Path::to_owned).collect())
+    }
+}
+
+impl Files {
+    /// The folders, the uppermost first.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.0
     }
 }
 
@@ -134,7 +158,7 @@ impl<'r> RunnableImage<'r> {
     pub fn run(&self, launch: &Launch) -> Result<Output, Fault> {
         match &self.way {
             Way::Docker(docker) => docker::run(docker, &self.name, launch),
-            Way::Bare(bare, image) => bare.run(&image.folder, &image.config.config, launch),
+            Way::Bare(bare, image) => bare.run(&image.files, &image.config.config, launch),
         }
     }
 
@@ -142,7 +166,7 @@ impl<'r> RunnableImage<'r> {
         Ok(Running(match &self.way {
             Way::Docker(docker) => Started::Docker(docker::start(docker, &self.name, launch)?),
             Way::Bare(bare, image) => {
-                Started::Bare(Box::new(bare.start(&image.folder, &image.config.config, launch)?))
+                Started::Bare(Box::new(bare.start(&image.files, &image.config.config, launch)?))
             }
         }))
     }
@@ -152,7 +176,7 @@ impl<'r> RunnableImage<'r> {
         Ok(Running(match &self.way {
             Way::Docker(docker) => Started::Docker(docker::serve(docker, &self.name, launch)?),
             Way::Bare(bare, image) => {
-                Started::Bare(Box::new(bare.serve(&image.folder, &image.config.config, launch)?))
+                Started::Bare(Box::new(bare.serve(&image.files, &image.config.config, launch)?))
             }
         }))
     }
@@ -163,7 +187,7 @@ impl<'r> RunnableImage<'r> {
         match &self.way {
             Way::Docker(docker) => Err(docker::attach(docker, &self.name, launch)),
             Way::Bare(bare, image) => {
-                let status = bare.attach(&image.folder, &image.config.config, launch)?;
+                let status = bare.attach(&image.files, &image.config.config, launch)?;
                 // An end by signal N was already converted to 128 + N.
                 Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
             }

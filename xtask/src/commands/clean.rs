@@ -13,11 +13,12 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::quantity;
+use xtask_native::container::unpacked;
 
 /// Number of bases on this machine to keep.
 const BASES: usize = 2;
 
-/// Age from which a crate's incremental compilation is deleted.
+/// Age from which a crate's incremental compilation and an unpacked image are deleted.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A file or folder to delete.
@@ -68,6 +69,8 @@ fn find(trees: &[Tree], now: SystemTime) -> Vec<Item> {
         let old = pipeline::local_layouts(&tree.images(), &prefix).into_iter().skip(kept);
         found.extend(old.map(|path| item(path, format!("not one of the {kept} newest images of this kind"))));
     }
+    let unused = unpacked::unused(tree, UNUSED, now);
+    found.extend(unused.into_iter().map(|path| item(path, "unpacked for a container, unused for 7 days".to_owned())));
     let unfinished = children(&tree.images()).filter(|path| path.extension().is_some_and(|end| end == "partial"));
     found.extend(unfinished.map(|path| item(path, "left by a build that did not finish".to_owned())));
     for profile in children(&target) {
@@ -99,6 +102,11 @@ fn size(path: &Path) -> u64 {
 fn delete(item: &Item) -> Result<(), Fault> {
     process::interrupted()?;
     let Item { path, .. } = item;
+    if path.parent().is_some_and(|parent| parent.ends_with("native/images")) {
+        // A container may have begun to use it.
+        unpacked::remove(path);
+        return Ok(());
+    }
     if path.join("index.json").is_file() && path.extension().is_none() {
         return pipeline::remove_layout(path);
     }

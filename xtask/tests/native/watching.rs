@@ -62,6 +62,15 @@ fn an_app_without_an_engine_follows_what_is_saved() {
     let Some(world) = World::new("watchbare") else { return };
     let number = runs_on(&world.repo, 1);
     follows(&world.repo, &world.repo.xtask(&["watch"]).without_engine(), &number);
+    // Three pages, of which each differs in one layer.
+    let folders = fs::read_dir(world.repo.path.join("target/native/images")).unwrap().flatten();
+    let pages = folders.map(|entry| entry.path().join("app/templates/page.html")).filter(|path| path.is_file());
+    let pages: Vec<_> = pages.map(|path| path.parent().unwrap().to_owned()).collect();
+    assert_eq!(pages.len(), 3, "{pages:?}");
+    for page in pages {
+        let lower = page.join("../../bin/sh");
+        assert!(!lower.exists(), "`{}` was unpacked with the page", lower.display());
+    }
 }
 
 #[test]

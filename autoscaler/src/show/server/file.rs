@@ -1,4 +1,5 @@
-//! The page of one history file, forecast again when the file changes.
+//! The page of one history file, forecast again when the file changes. While the first worker starts, which takes seconds of imports, the
+//! page shows the seasonal naive and says so.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use tracing::Instrument;
 use super::{Content, Server, ServerContext};
 use crate::failure::{Failure, Kind};
 use crate::forecast::history::History;
-use crate::forecast::source;
 use crate::forecast::span::Span;
-use crate::forecast::{Forecast, ForecastOptions};
+use crate::forecast::supervisor::Status;
+use crate::forecast::{Forecast, ForecastOptions, naive, source};
 use crate::show::metrics::Outcome;
 use crate::show::page::workload::{TEMPLATE, WorkloadPage};
 
@@ -53,6 +54,9 @@ impl Watched {
         if let Some(known) = latest.as_ref().filter(|known| known.version == version) {
             return Ok(Arc::clone(&known.shown));
         }
+        if let Some(meanwhile) = self.meanwhile(context)? {
+            return Ok(Arc::new(meanwhile));
+        }
         let started = Instant::now();
         let made = self.forecast(context).await;
         context.metrics.forecast(Outcome::of(&made), started.elapsed());
@@ -66,6 +70,22 @@ impl Watched {
         );
         *latest = Some(Latest { version, shown: Arc::clone(&shown) });
         Ok(shown)
+    }
+
+    /// The history with a forecast that needs no worker, while the first one starts. It is not kept: the next reader may get the worker's.
+    fn meanwhile(&self, context: &ServerContext) -> Result<Option<(History, Forecast)>, Failure> {
+        if context.supervisor.status() != Status::Starting {
+            return Ok(None);
+        }
+        let history = source::read(&self.history, self.step)?;
+        let question = self.options.question(&history)?;
+        // A model that was asked for by name, and a history that is too short for the naive, are left to the worker.
+        let answer = (question.model == "auto").then(|| naive::answer(&question).ok()).flatten();
+        Ok(answer.map(|mut answer| {
+            answer.notes.push("the forecaster is starting: reload the page for its forecast".to_owned());
+            let forecast = Forecast::new(&history, &self.options, answer);
+            (history, forecast)
+        }))
     }
 
     async fn forecast(&self, context: &ServerContext) -> Result<(History, Forecast), Failure> {

@@ -9,8 +9,8 @@ pub fn dispatch() -> Option<ExitCode> {
 
 /// Containers without an engine: these types have no values.
 pub mod bare {
-    use crate::container::Launch;
-    use std::path::{Path, PathBuf};
+    use crate::container::{Files, Launch};
+    use std::path::PathBuf;
     use std::process::{ExitStatus, Output};
     use std::time::Duration;
     use xtask_host::linux;
@@ -36,39 +36,19 @@ pub mod bare {
             match *self {}
         }
 
-        pub fn run(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<Output, Fault> {
+        pub fn run(&self, _files: &Files, _image: &Execution, _launch: &Launch) -> Result<Output, Fault> {
             match *self {}
         }
 
-        pub(crate) fn run_with(
-            &self,
-            _folder: &Path,
-            _added: &Path,
-            _image: &Execution,
-            _launch: &Launch,
-        ) -> Result<Output, Fault> {
+        pub fn start(&self, _files: &Files, _image: &Execution, _launch: &Launch) -> Result<Contained, Fault> {
             match *self {}
         }
 
-        pub(crate) fn start_with(
-            &self,
-            _folder: &Path,
-            _added: &Path,
-            _image: &Execution,
-            _launch: &Launch,
-        ) -> Result<Contained, Fault> {
+        pub fn serve(&self, _files: &Files, _image: &Execution, _launch: &Launch) -> Result<Contained, Fault> {
             match *self {}
         }
 
-        pub fn start(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<Contained, Fault> {
-            match *self {}
-        }
-
-        pub fn serve(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<Contained, Fault> {
-            match *self {}
-        }
-
-        pub fn attach(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<ExitStatus, Fault> {
+        pub fn attach(&self, _files: &Files, _image: &Execution, _launch: &Launch) -> Result<ExitStatus, Fault> {
             match *self {}
         }
     }

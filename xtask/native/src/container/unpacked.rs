@@ -1,16 +1,22 @@
 //! Unpacked images for containers without an engine: from an OCI layout on this machine, else from the registry.
 //!
-//! Each image is unpacked once, to `target/native/images`, and read by any number of containers; the least recently
-//! used ones are removed when new ones come. A folder gets its final name when it is complete, and is read-only after
-//! that.
+//! Layers of an image on this machine are unpacked to folders of their own, which a container mounts over each other: an image that
+//! differs in one layer costs the unpacking of that layer. A layer that takes something away from those below it, or needs something
+//! of theirs, is unpacked over them, to one folder. Each folder is made once, in `target/native/images`, and read by any number of
+//! containers, which cannot write to it; the least recently used ones are removed when new ones come.
 
+mod kept;
+
+use super::Files;
 use crate::image::Place;
 use crate::layer::{Limits, Reader, unpack};
-use std::fs::{self, DirBuilder, File, TryLockError};
+use kept::{Kept, Used};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::tree::facts::Tree;
@@ -23,6 +29,9 @@ use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 /// Number of unpacked images to keep: two of an app in development, and one of another.
 const KEPT: usize = 3;
 
+/// Number of layers of an image with a folder of their own: mounts of more are slow, and the kernel limits them.
+const APART: usize = 30;
+
 pub struct ImageStore {
     layouts: PathBuf,
     store: PathBuf,
@@ -31,9 +40,9 @@ pub struct ImageStore {
 
 /// Files and configuration of an image; kept while this value lives.
 pub struct Unpacked {
-    pub folder: PathBuf,
+    pub files: Files,
     pub config: Config,
-    _used: File,
+    _used: Vec<Used>,
 }
 
 /// An image for this machine's platform in a layout.
@@ -95,19 +104,43 @@ impl ImageStore {
         Ok(None)
     }
 
-    /// Unpacks an image unless it is unpacked. Only root can set file `owners`.
+    /// Unpacks what is not unpacked of an image. Only root can set file `owners`.
     pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
-        let (digest, manifest, source) = match self.find(name)? {
-            Some(LayoutImage { layout, manifest }) => {
-                (manifest.digest, layout.read_json(&manifest)?, Place::Layout(layout))
-            }
+        let (manifest, place) = match self.find(name)? {
+            Some(LayoutImage { layout, manifest }) => (layout.read_json::<Manifest>(&manifest)?, Place::Layout(layout)),
             None => self.published(name)?,
         };
-        let folder = self.store.join(format!("{}{}", digest.hex(), if owners { "-owned" } else { "" }));
-        self.folder_of(&folder, || self.make(name, &folder, (&manifest, &source), owners))
+        let config = place.blob(&self.client, &manifest.config)?;
+        let config: Config = serde_json::from_slice(&config)
+            .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
+        if config.architecture != Platform::host().architecture {
+            return Err(not_for_us(name));
+        }
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(Fault::build(format!("cannot unpack `{name}`"))
+                .cause("its configuration and its manifest have different numbers of layers"));
+        }
+        let kept = Kept::open(&self.store)?;
+        let image = Image {
+            name,
+            layers: &manifest.layers,
+            diff_ids: &config.rootfs.diff_ids,
+            place: &place,
+            client: &self.client,
+            owners,
+            progress: RefCell::default(),
+        };
+        let used = image.folders(&kept)?;
+        if let Some(progress) = image.progress.take() {
+            progress.end();
+        }
+        let now = SystemTime::now();
+        used.iter().for_each(|folder| folder.touch(now));
+        let files = used.iter().map(|folder| folder.path.as_path()).collect();
+        Ok(Unpacked { files, config, _used: used })
     }
 
-    fn published(&self, name: &str) -> Result<(Digest, Manifest, Place), Fault> {
+    fn published(&self, name: &str) -> Result<(Manifest, Place), Fault> {
         let Reference { repository, tag, digest } = parse(name)?;
         let published = match (digest, tag) {
             (Some(digest), _) => publish::read(&self.client, &repository, digest)?,
@@ -120,145 +153,168 @@ impl ImageStore {
         };
         let platform = published.platforms.get(&Platform::host()).ok_or_else(|| not_for_us(name))?;
         let manifest = publish::read_manifest(&self.client, &repository, platform.digest)?;
-        Ok((platform.digest, manifest, Place::Registry(repository)))
+        Ok((manifest, Place::Registry(repository)))
     }
+}
 
-    fn folder_of(&self, folder: &Path, make: impl Fn() -> Result<(), Fault>) -> Result<Unpacked, Fault> {
-        // Root's folder may hold files of any owner: no one else may read it.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.store);
-        made.map_err(|error| cannot_write(&self.store, &error))?;
-        let lock_path = folder.with_extension("lock");
-        let lock = File::options().create(true).append(true).open(&lock_path);
-        let lock = lock.map_err(|error| cannot_write(&lock_path, &error))?;
-        loop {
-            lock.lock_shared().map_err(|error| cannot_write(&lock_path, &error))?;
-            if let Some(config) = read_config(folder) {
-                // Time of last use. If it cannot be set, the image is removed a little earlier.
-                let _ = lock.set_modified(SystemTime::now());
-                return Ok(Unpacked { folder: folder.join("root"), config, _used: lock });
-            }
-            // Changing a lock's mode releases it in between: another process may have done the work.
-            wait_for(&lock, &lock_path)?;
-            if read_config(folder).is_none() {
-                self.make_room(folder);
-                make()?;
-            }
+/// Layers to unpack.
+struct Image<'a> {
+    name: &'a str,
+    /// Lowest first.
+    layers: &'a [Descriptor],
+    diff_ids: &'a [Digest],
+    place: &'a Place,
+    client: &'a Client,
+    owners: bool,
+    /// From the first folder that has to be made.
+    progress: RefCell<Option<terminal::Progress>>,
+}
+
+impl Image<'_> {
+    /// Folders to be mounted over each other, the uppermost first; made where they are missing.
+    fn folders(&self, kept: &Kept) -> Result<Vec<Used>, Fault> {
+        let (found, missing) = self.stacked(kept, &|layer| kept.find(&self.apart(layer)))?;
+        if missing.is_none() {
+            return Ok(found);
         }
+        // Two processes with the same image would both find out which layers can be apart.
+        let _held = kept.hold(&format!("{}-making", self.together(self.layers.len())))?;
+        let apart = |layer: usize| kept.get(&self.apart(layer), |folder| self.unpack_apart(layer, kept, folder));
+        let (mut folders, missing) = self.stacked(kept, &apart)?;
+        if let Some(below) = missing {
+            let make = |folder: &Path| self.unpack_together(below, kept, folder).map(|()| true);
+            folders.extend(kept.get(&self.together(below), make)?);
+        }
+        Ok(folders)
     }
 
-    /// Unpacks an image under a temporary name, and renames it when it is complete. The caller holds its lock.
-    fn make(
+    /// Folders from the uppermost layer on, and the number of lowest layers that have none.
+    fn stacked(
         &self,
-        name: &str,
-        folder: &Path,
-        (manifest, place): (&Manifest, &Place),
-        owners: bool,
-    ) -> Result<(), Fault> {
-        let partial = folder.with_extension("partial");
-        remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
-        let config = place.blob(&self.client, &manifest.config)?;
-        let parsed: Config = serde_json::from_slice(&config)
-            .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
-        if parsed.architecture != Platform::host().architecture {
-            return Err(not_for_us(name));
+        kept: &Kept,
+        apart: &dyn Fn(usize) -> Result<Option<Used>, Fault>,
+    ) -> Result<(Vec<Used>, Option<usize>), Fault> {
+        let (mut folders, mut below) = (Vec::new(), self.layers.len());
+        loop {
+            // Of several layers because one of them cannot be apart, or because there are too many.
+            if let Some(together) = kept.find(&self.together(below))? {
+                folders.push(together);
+                return Ok((folders, None));
+            }
+            // An image that is edited is on this machine. Others are unpacked while they are downloaded.
+            let may_be_apart = matches!(self.place, Place::Layout(_)) && below > 1 && folders.len() < APART;
+            match if may_be_apart { apart(below - 1)? } else { None } {
+                Some(folder) => folders.push(folder),
+                None => return Ok((folders, Some(below))),
+            }
+            below -= 1;
         }
-        if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-            return Err(Fault::build(format!("cannot unpack `{name}`"))
-                .cause("its configuration and its manifest have different numbers of layers"));
+    }
+
+    /// Name of the folder of one layer.
+    fn apart(&self, layer: usize) -> String {
+        format!("{}{}", self.diff_ids[layer].hex(), self.suffix())
+    }
+
+    /// Name of the folder of the lowest layers.
+    fn together(&self, layers: usize) -> String {
+        let ids: Vec<String> = self.diff_ids[..layers].iter().map(Digest::to_string).collect();
+        format!("{}{}", Digest::of(ids.join("\n").as_bytes()).hex(), self.suffix())
+    }
+
+    fn suffix(&self) -> &'static str {
+        if self.owners { "-owned" } else { "" }
+    }
+
+    /// Says that something has to be unpacked, and makes room for it.
+    fn begin(&self, kept: &Kept) {
+        if self.progress.borrow().is_some() {
+            return;
         }
-        let began = Instant::now();
-        let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
-        let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
-        let root = partial.join("root");
-        let mut unpacked = unpack::Unpacker::open(&root)?;
-        if owners {
-            unpacked = unpacked.with_owners();
-        }
+        let bytes = quantity::bytes(self.layers.iter().map(|layer| layer.size).sum());
+        let what = format!("`{}` ({bytes} of layers)", self.name);
+        self.progress.replace(Some(terminal::Progress::begin("unpacking", &what)));
+        let layers = 0..self.layers.len();
+        let coming = layers.flat_map(|layer| [self.apart(layer), self.together(layer + 1)]).collect::<BTreeSet<_>>();
+        kept.make_room(KEPT - 1, &coming);
+    }
+
+    fn unpacker(&self, folder: &Path) -> Result<unpack::Unpacker, Fault> {
+        let unpacker = unpack::Unpacker::open(folder)?;
+        Ok(if self.owners { unpacker.with_owners() } else { unpacker })
+    }
+
+    /// Unpacks one layer; false if it needs those below it.
+    fn unpack_apart(&self, layer: usize, kept: &Kept, folder: &Path) -> Result<bool, Fault> {
+        self.begin(kept);
+        self.say(layer)?;
+        let file = fetch(self.place, self.client, &self.layers[layer], folder)?;
+        let mut reader = Reader::open(file, Some(&self.diff_ids[layer]), Limits::default())?;
+        self.unpacker(folder)?.apply_apart(&mut reader)
+    }
+
+    /// Unpacks the lowest layers over each other.
+    fn unpack_together(&self, layers: usize, kept: &Kept, folder: &Path) -> Result<(), Fault> {
+        self.begin(kept);
+        let mut unpacked = self.unpacker(folder)?;
+        let (place, client) = (self.place, self.client);
         std::thread::scope(|scope| {
             // One layer is fetched while the previous one is unpacked.
             let (sender, fetched) = std::sync::mpsc::sync_channel(0);
-            let partial = &partial;
+            let descriptors = &self.layers[..layers];
             scope.spawn(move || {
                 // The receiver is gone if unpacking failed.
-                manifest
-                    .layers
-                    .iter()
-                    .map(|layer| self.layer(place, layer, partial))
-                    .try_for_each(|file| sender.send(file))
+                let files = descriptors.iter().map(|layer| fetch(place, client, layer, folder));
+                files.map(|file| sender.send(file)).all(|sent| sent.is_ok())
             });
-            for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
-                process::interrupted()?;
-                progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
+            for (layer, (diff_id, file)) in self.diff_ids.iter().zip(fetched).enumerate() {
+                self.say(layer)?;
                 unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
             }
             Ok(())
-        })?;
-        progress.end();
-        drop(unpacked);
-        terminal::detail(&format!("unpacked in {}", quantity::seconds(began.elapsed())));
-        let settle = || {
-            fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
-            fs::write(partial.join("config.json"), &config)?;
-            fs::rename(&partial, folder)
-        };
-        settle().map_err(|error| cannot_write(folder, &error))
+        })
     }
 
-    /// Compressed bytes of a layer; the reader checks the digest.
-    fn layer(&self, place: &Place, descriptor: &Descriptor, near: &Path) -> Result<File, Fault> {
-        if let Place::Layout(layout) = place {
-            return layout.open_blob(&descriptor.digest);
+    fn say(&self, layer: usize) -> Result<(), Fault> {
+        process::interrupted()?;
+        if let Some(progress) = self.progress.borrow_mut().as_mut() {
+            progress.line(&format!("layer {} of {}", layer + 1, self.layers.len()));
         }
-        let cannot = |error: std::io::Error| cannot_write(near, &error);
-        let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
-        place.copy_layer(&self.client, descriptor, &mut file)?;
-        file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
-        Ok(file)
+        Ok(())
     }
+}
 
-    /// Removes the least recently used images and incomplete ones, unless they are in use.
-    fn make_room(&self, coming: &Path) {
-        let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut locks: Vec<(SystemTime, PathBuf)> = entries
-            .filter(|path| path.extension().is_some_and(|extension| extension == "lock"))
-            .filter(|path| path.with_extension("") != coming)
-            .filter_map(|path| Some((fs::metadata(&path).and_then(|meta| meta.modified()).ok()?, path)))
-            .filter(|(_, path)| path.with_extension("").exists() || path.with_extension("partial").exists())
-            .collect();
-        locks.sort();
-        let whole = |path: &Path| read_config(&path.with_extension("")).is_some();
-        let mut too_many = (locks.iter().filter(|(_, path)| whole(path)).count() + 1).saturating_sub(KEPT);
-        for (_, path) in locks {
-            let is_whole = whole(&path);
-            if is_whole && too_many == 0 {
-                continue;
-            }
-            let Ok(lock) = File::open(&path) else { continue };
-            if lock.try_lock().is_err() {
-                continue;
-            }
-            let (folder, partial) = (path.with_extension(""), path.with_extension("partial"));
-            // An error here only costs disk space.
-            let _ = remove(&partial);
-            if is_whole && fs::rename(&folder, &partial).is_ok() {
-                let _ = remove(&partial);
-                too_many -= 1;
-            }
-        }
+/// Compressed bytes of a layer; the reader checks the digest.
+fn fetch(place: &Place, client: &Client, layer: &Descriptor, near: &Path) -> Result<File, Fault> {
+    if let Place::Layout(layout) = place {
+        return layout.open_blob(&layer.digest);
     }
+    let cannot = |error: std::io::Error| cannot_write(near, &error);
+    let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
+    place.copy_layer(client, layer, &mut file)?;
+    file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
+    Ok(file)
 }
 
 /// Removes incomplete images of this repository, unless a process is unpacking them.
 pub fn sweep(tree: &Tree) {
-    let entries = fs::read_dir(store(tree)).into_iter().flatten().flatten().map(|entry| entry.path());
-    let partial = entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial"));
-    for path in partial {
-        let Ok(lock) = File::open(path.with_extension("lock")) else { continue };
-        if lock.try_lock().is_ok() {
-            // An error here only costs disk space.
-            let _ = remove(&path);
-        }
+    // Creates nothing.
+    if let Some(kept) = Kept::existing(&store(tree)) {
+        kept.sweep();
     }
+}
+
+/// Folders of unpacked images that were not used for this time.
+pub fn unused(tree: &Tree, age: Duration, now: SystemTime) -> Vec<PathBuf> {
+    let store = store(tree);
+    let names = Kept::existing(&store).map(|kept| kept.unused(age, now)).unwrap_or_default();
+    names.iter().map(|name| store.join(name)).collect()
+}
+
+/// Removes one of them, unless it is in use.
+pub fn remove(folder: &Path) {
+    let (Some(store), Some(name)) = (folder.parent().and_then(Kept::existing), folder.file_name()) else { return };
+    store.remove(&name.to_string_lossy(), true);
 }
 
 fn store(tree: &Tree) -> PathBuf {
@@ -275,50 +331,6 @@ fn parse(name: &str) -> Result<Reference, Fault> {
 
 fn is_layout(folder: &Path) -> bool {
     folder.join("oci-layout").is_file()
-}
-
-fn read_config(folder: &Path) -> Option<Config> {
-    serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()
-}
-
-fn wait_for(lock: &File, path: &Path) -> Result<(), Fault> {
-    let mut said = false;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(cannot_write(path, &error)),
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if !said {
-            terminal::step("waiting", "another xtask is unpacking this image");
-            said = true;
-        }
-        process::interrupted()?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Removes a folder, with folders that their owner may not change.
-fn remove(folder: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            open_up(folder)?;
-            fs::remove_dir_all(folder)
-        }
-        other => other,
-    }
-}
-
-fn open_up(folder: &Path) -> std::io::Result<()> {
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn not_for_us(name: &str) -> Fault {

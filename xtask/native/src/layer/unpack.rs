@@ -62,6 +62,21 @@ impl Unpacker {
         Ok(())
     }
 
+    /// Unpacks a layer alone into an empty folder, to be mounted over folders of the layers below it. Returns false if that could differ from
+    /// unpacking it over them: it takes something away, or has a folder or a link that only they describe.
+    pub(crate) fn apply_apart(&mut self, reader: &mut Reader<'_>) -> Result<bool, Fault> {
+        let mut own = Own::default();
+        while let Some(entry) = reader.next()? {
+            match entry.whiteout() {
+                Some(Whiteout::Path(_) | Whiteout::Below(_)) => return Ok(false),
+                Some(Whiteout::Nothing) => {}
+                None if !own.suffices_for(&entry) => return Ok(false),
+                None => self.put(&entry, reader, &mut own)?,
+            }
+        }
+        Ok(true)
+    }
+
     fn leaves_out(&self, entry: &Entry) -> bool {
         !matches!(entry.kind, EntryKind::Symlink(_)) && !(self.only)(&entry.path)
     }
@@ -212,6 +227,21 @@ impl Own {
         let below = path.join(b"");
         let next = self.paths.range(&below..).next();
         self.paths.contains(path) || next.is_some_and(|next| next.as_bytes().starts_with(below.as_bytes()))
+    }
+}
+
+impl Own {
+    /// Whether lower layers make no difference to an entry. Its folder has its mode and owner from this layer.
+    fn suffices_for(&self, entry: &Entry) -> bool {
+        let parent = entry.path.parent().unwrap_or_default();
+        let has_parent = parent.as_bytes().is_empty() || self.paths.contains(&parent) && !self.leaves.contains(&parent);
+        has_parent
+            && match &entry.kind {
+                EntryKind::HardLink(target) => self.leaves.contains(target),
+                // It is left out, with what it replaces.
+                EntryKind::Special => false,
+                EntryKind::Dir | EntryKind::File(_) | EntryKind::Symlink(_) => true,
+            }
     }
 }
 

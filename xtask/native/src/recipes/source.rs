@@ -277,14 +277,15 @@ impl Sources<'_> {
         let env = place.root_files.config().config.env.clone();
         let image = Execution { working_dir: "/".to_owned(), env, ..Execution::default() };
         let argv = ["python3", "-I", &format!("/{INPUTS}/build.py")].map(str::to_owned).to_vec();
+        let files = [inputs, root].into_iter().collect();
         if !is_compiled {
-            return bare.run_with(root, inputs, &image, &Launch::offline(&argv));
+            return bare.run(&files, &image, &Launch::offline(&argv));
         }
         let wanted = ["ca", "apt-sources"].map(str::to_owned).into();
         apt(inputs, &Secrets::collect(&wanted, self.suite.as_deref())?)?;
         let sleep = ["sh", "-c", "while sleep 3600; do :; done"].map(str::to_owned).to_vec();
         let launch = Launch { entrypoint: None, args: sleep, manner: Manner::Open };
-        let mut container = bare.start_with(root, inputs, &image, &launch)?;
+        let mut container = bare.start(&files, &image, &launch)?;
         let list: Vec<String> = place.build_packages.iter().cloned().collect();
         terminal::step("installing", &format!("build packages in the container: {}", list.join(" ")));
         let install = ["sh".to_owned(), format!("/{INPUTS}/apt.sh")];

@@ -9,7 +9,7 @@ use super::output::{OutputFile, StdStreams};
 use super::reexec::{self, Join, Privileges, Progress, Start, Task};
 use super::subprocess;
 use crate::container::program::{Accounts, Program};
-use crate::container::{Launch, Manner};
+use crate::container::{Files, Launch, Manner};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -23,19 +23,6 @@ use xtask_model::spec::oci::Execution;
 
 /// Time that a program gets to end after Ctrl-C, as with `docker stop`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Folders that a container's files come from.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    folder: &'a Path,
-    added: Option<&'a Path>,
-}
-
-impl<'a> Place<'a> {
-    fn new(folder: &'a Path) -> Self {
-        Self { folder, added: None }
-    }
-}
 
 #[derive(Clone, Debug)]
 pub struct Bare {
@@ -53,7 +40,7 @@ impl Bare {
         let rights = if reexec::may_mount() { Privileges::Root } else { Privileges::Ordinary };
         let bare = Self { program: program.into(), rights };
         let empty = Scratch::new().map_err(cannot("create a temporary folder"))?;
-        bare.begin(Place::new(empty.path()), Manner::Confined, None, &StdStreams::captured()?)?.wait()?;
+        bare.begin(&empty.path().into(), Manner::Confined, None, &StdStreams::captured()?)?.wait()?;
         Ok(bare)
     }
 
@@ -62,65 +49,43 @@ impl Bare {
         self.rights == Privileges::Root
     }
 
-    /// Runs a program of the image in `folder` to its end.
-    pub fn run(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
-        self.run_at(Place::new(folder), image, launch)
-    }
-
-    /// The same with the files of another folder added to the image's.
-    pub(crate) fn run_with(
-        &self,
-        folder: &Path,
-        added: &Path,
-        image: &Execution,
-        launch: &Launch,
-    ) -> Result<Output, Fault> {
-        self.run_at(Place { folder, added: Some(added) }, image, launch)
-    }
-
-    fn run_at(&self, place: Place<'_>, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
+    /// Runs a program of the image with these files to its end.
+    pub fn run(&self, files: &Files, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
         let streams = StdStreams::captured()?;
-        let program = program(place.folder, image, launch)?;
-        let status = self.begin(place, launch.manner, Some(program), &streams)?.wait()?;
+        let program = program(files, image, launch)?;
+        let status = self.begin(files, launch.manner, Some(program), &streams)?.wait()?;
         streams.output(status)
     }
 
-    /// Starts a program of the image in `folder` in the background; both output streams go to its log.
-    pub fn start(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
-        self.start_at(Place::new(folder), image, launch)
+    /// Starts a program of the image in the background; both output streams go to its log.
+    pub fn start(&self, files: &Files, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
+        let log = OutputFile::new()?;
+        let streams = StdStreams::joined(&log)?;
+        self.start_with(files, image, launch, (log, &streams))
     }
 
-    /// The same with the files of another folder added to the image's.
-    pub(crate) fn start_with(
+    /// Starts a program of the image in the background, with this process's streams.
+    pub fn serve(&self, files: &Files, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
+        self.start_with(files, image, launch, (OutputFile::new()?, &StdStreams::inherited()))
+    }
+
+    fn start_with(
         &self,
-        folder: &Path,
-        added: &Path,
+        files: &Files,
         image: &Execution,
         launch: &Launch,
+        (log, streams): (OutputFile, &StdStreams),
     ) -> Result<Contained, Fault> {
-        self.start_at(Place { folder, added: Some(added) }, image, launch)
-    }
-
-    fn start_at(&self, place: Place<'_>, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
-        let (log, folder) = (OutputFile::new()?, place.folder);
-        let program = program(folder, image, launch)?;
-        let processes = self.begin(place, launch.manner, Some(program), &StdStreams::joined(&log)?)?;
-        let (folder, image) = (folder.to_owned(), image.clone());
-        Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
-    }
-
-    /// Starts a program of the image in `folder` in the background, with this process's streams.
-    pub fn serve(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
-        let program = program(folder, image, launch)?;
-        let processes = self.begin(Place::new(folder), launch.manner, Some(program), &StdStreams::inherited())?;
-        let (folder, image, log) = (folder.to_owned(), image.clone(), OutputFile::new()?);
-        Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
+        let program = program(files, image, launch)?;
+        let processes = self.begin(files, launch.manner, Some(program), streams)?;
+        let (files, image) = (files.clone(), image.clone());
+        Ok(Contained { processes, bare: self.clone(), files, image, manner: launch.manner, log })
     }
 
     /// Runs a program on this terminal and returns its exit status. Ctrl-C is passed on.
-    pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
-        let program = program(folder, image, launch)?;
-        let mut processes = self.begin(Place::new(folder), launch.manner, Some(program), &StdStreams::inherited())?;
+    pub fn attach(&self, files: &Files, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
+        let program = program(files, image, launch)?;
+        let mut processes = self.begin(files, launch.manner, Some(program), &StdStreams::inherited())?;
         let mut asked = None;
         loop {
             if let Some(status) = processes.ended()? {
@@ -142,17 +107,16 @@ impl Bare {
 
     fn begin(
         &self,
-        place: Place<'_>,
+        files: &Files,
         manner: Manner,
         program: Option<Program>,
         streams: &StdStreams,
     ) -> Result<Processes, Fault> {
         process::interrupted()?;
-        let canonical = |folder: &Path| fs::canonicalize(folder).map_err(cannot("run a container"));
-        let (folder, added) = (canonical(place.folder)?, place.added.map(canonical).transpose()?);
+        let folders = files.folders().iter().map(fs::canonicalize).collect::<Result<Vec<_>, _>>();
+        let folders = folders.map_err(cannot("run a container"))?;
         let (report, parent) = (OutputFile::new()?, std::process::id());
-        let task =
-            Task::First(Start { folder, report: report.path(), parent, rights: self.rights, manner, added, program });
+        let task = Task::First(Start { folders, report: report.path(), parent, rights: self.rights, manner, program });
         let call = Command::new(&self.program).args(task.args()?);
         let first = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;
         let mut processes = Processes { first, init: None, init_id: None };
@@ -202,27 +166,36 @@ impl Bare {
     }
 }
 
-fn program(folder: &Path, image: &Execution, launch: &Launch) -> Result<Program, Fault> {
-    let [passwd, group] = account_files(folder);
+fn program(files: &Files, image: &Execution, launch: &Launch) -> Result<Program, Fault> {
+    let [passwd, group] = account_files(files);
     let accounts = Accounts { passwd: &passwd, group: &group };
     Program::of(image, launch.entrypoint.as_deref(), &launch.args, accounts)
 }
 
-fn account_files(folder: &Path) -> [String; 2] {
-    ["passwd", "group"].map(|name| account_file(folder, name))
+fn account_files(files: &Files) -> [String; 2] {
+    ["passwd", "group"].map(|name| account_file(files, name))
 }
 
 /// An account file of an image; empty if it is missing, or if it is a link, which could lead out of the image.
-fn account_file(folder: &Path, name: &str) -> String {
-    let etc = folder.join("etc");
-    let path = etc.join(name);
-    let is = |path: &Path, test: fn(&fs::FileType) -> bool| {
-        fs::symlink_metadata(path).is_ok_and(|meta| test(&meta.file_type()))
-    };
-    if !is(&etc, fs::FileType::is_dir) || !is(&path, fs::FileType::is_file) {
-        return String::new();
+fn account_file(files: &Files, name: &str) -> String {
+    let kind = |path: &Path| fs::symlink_metadata(path).ok().map(|metadata| metadata.file_type());
+    for folder in files.folders() {
+        let etc = folder.join("etc");
+        let path = etc.join(name);
+        match kind(&etc) {
+            None => continue,
+            Some(kind) if !kind.is_dir() => return String::new(),
+            Some(_) => {}
+        }
+        match kind(&path) {
+            None => {}
+            Some(kind) if kind.is_file() => {
+                return fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+            }
+            Some(_) => return String::new(),
+        }
     }
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    String::new()
 }
 
 /// A running container. It ends when it is dropped, and with the thread that started it.
@@ -230,7 +203,7 @@ fn account_file(folder: &Path, name: &str) -> String {
 pub struct Contained {
     processes: Processes,
     bare: Bare,
-    folder: PathBuf,
+    files: Files,
     image: Execution,
     manner: Manner,
     log: OutputFile,
@@ -253,7 +226,7 @@ impl Contained {
 
     fn exec_in(&mut self, argv: &[String], manner: Manner) -> Result<Output, Fault> {
         process::interrupted()?;
-        let [passwd, group] = account_files(&self.folder);
+        let [passwd, group] = account_files(&self.files);
         let accounts = Accounts { passwd: &passwd, group: &group };
         let program = Program::new(argv.to_vec(), &self.image, accounts)?;
         let (Some(init), first) = (self.processes.init_id, self.processes.first.id()) else {

@@ -45,15 +45,13 @@ pub(super) enum Privileges {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Start {
-    /// Folder of the unpacked image.
-    pub folder: PathBuf,
+    /// Folders of the unpacked image, the uppermost first; at least one.
+    pub folders: Vec<PathBuf>,
     pub report: PathBuf,
     /// The processes end with this one.
     pub parent: u32,
     pub rights: Privileges,
     pub manner: Manner,
-    /// A folder whose files are added to the image's.
-    pub added: Option<PathBuf>,
     /// `None` prepares everything and runs nothing.
     pub program: Option<Program>,
 }

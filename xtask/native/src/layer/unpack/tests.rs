@@ -159,6 +159,50 @@ fn layers_are_unpacked_over_each_other() {
     assert_eq!(tree, ["a d", "d d", "d/n f 5", "l f 6", "s f 7", "t f 4"]);
 }
 
+/// A folder for each layer where that is possible; `None` where a layer has to be unpacked over those below it.
+fn apart(layers: &[Vec<u8>]) -> Option<Vec<Place>> {
+    let unpack = |layer: &Vec<u8>| {
+        let place = Place::new();
+        let mut unpacked = Unpacker::open(&place.root()).unwrap();
+        let mut reader = Reader::open(&**layer, None, Limits::default()).unwrap();
+        unpacked.apply_apart(&mut reader).unwrap().then_some(place)
+    };
+    layers.iter().map(unpack).collect()
+}
+
+/// The paths of folders that are mounted over each other, as overlayfs shows them: what is not a folder hides all below its path.
+fn mounted(folders: &[Place]) -> BTreeMap<String, String> {
+    let mut shown: BTreeMap<String, String> = BTreeMap::new();
+    for folder in folders {
+        let upper = folder.tree();
+        let hides = |path: &str| {
+            let above = path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
+            above.filter_map(|above| upper.get(above)).any(|what| what != "d")
+        };
+        shown.retain(|path, _| !hides(path));
+        shown.extend(upper.clone());
+    }
+    shown
+}
+
+#[test]
+fn a_layer_that_needs_lower_ones_is_not_unpacked_apart() {
+    let check = |lines: &[&str], expected: bool| assert_eq!(apart(&[tar(lines)]).is_some(), expected, "{lines:?}");
+    check(&[], true);
+    check(&["f a 1", "l b a", "h c a", "d d", "f d/e 2", "d d/f", "h d/f/g d/e"], true);
+    check(&["f .wh..wh.plnk 1"], true);
+    // It takes something away.
+    check(&["f a 1", "f .wh.b"], false);
+    check(&["d a", "f a/.wh..wh..opq"], false);
+    check(&["c a"], false);
+    // Lower layers may have the folder's mode and owner, and the file.
+    check(&["f a/b 1"], false);
+    check(&["d a", "d a/b/c"], false);
+    check(&["f a/b 1", "d a"], false);
+    check(&["h a b"], false);
+    check(&["h a b", "f b 1"], false);
+}
+
 #[test]
 fn modes_are_kept_but_the_owner_keeps_access() {
     let place = Place::new();
@@ -282,8 +326,40 @@ fn deep_trees_are_created_and_removed() {
     assert_eq!(place.tree(), BTreeMap::new());
 }
 
+/// Paths with every folder above them as entries of their own, as builders write layers.
+fn with_folders(lines: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    for line in lines {
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        for (at, _) in path.match_indices('/') {
+            let folder = format!("d {}", &path[..at]);
+            if !all.contains(&folder) {
+                all.push(folder);
+            }
+        }
+        all.push(line.clone());
+    }
+    all
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn folders_of_layers_over_each_other_equal_one_folder(
+        layers in prop::collection::vec(toc::tests::random_layer(), 1..4)
+    ) {
+        let removes = |line: &String| line.contains("/.wh.") || line.contains(" .wh.");
+        let tars: Vec<Vec<u8>> = layers
+            .iter()
+            .map(|lines| with_folders(&lines.iter().filter(|line| !removes(line)).cloned().collect::<Vec<_>>()))
+            .map(|lines| tar(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
+            .collect();
+        let folders = apart(&tars).expect("no layer removes anything, and each lists its folders");
+        let place = Place::new();
+        place.apply(&tars).unwrap();
+        prop_assert_eq!(mounted(&folders), place.tree(), "{:?}", layers);
+    }
 
     #[test]
     fn unpacked_files_match_the_table_of_contents(

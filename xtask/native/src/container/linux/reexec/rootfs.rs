@@ -1,6 +1,6 @@
-//! Root file system of a container: the image's folder under a writable layer, with own devices and `/proc`.
+//! Root file system of a container: the image's folders under a writable layer, with own devices and `/proc`.
 //!
-//! Everything is in a mount namespace and in memory: the image's folder is not written to, and nothing remains after
+//! Everything is in a mount namespace and in memory: the image's folders are not written to, and nothing remains after
 //! the last process. While the host's files are reachable, no path of the image is written to: a link in it could lead
 //! there.
 
@@ -59,10 +59,11 @@ pub(super) fn enter(start: &Start) -> Result<(), Fault> {
 
 /// Mounts a writable in-memory layer over the image, and makes that the root.
 fn stack(start: &Start) -> Result<(), Fault> {
-    let folder = &start.folder;
-    let image = File::open(folder).map_err(cannot_at("open", folder))?;
-    let mode = image.metadata().map_err(cannot_at("read", folder))?.permissions().mode();
-    // The image stays reachable by its descriptor; the writable layer is mounted over its path, so it needs no folder
+    let open = |folder| File::open(folder).map_err(cannot_at("open", folder));
+    let lower = start.folders.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let folder = &start.folders[0];
+    let mode = lower[0].metadata().map_err(cannot_at("read", folder))?.permissions().mode();
+    // The image stays reachable by its descriptors; the writable layer is mounted over a path of it, so it needs no folder
     // of its own.
     let options = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", folder, "tmpfs", options, c"mode=0755").map_err(cannot("mount a tmpfs"))?;
@@ -73,9 +74,7 @@ fn stack(start: &Start) -> Result<(), Fault> {
     fs::set_permissions("upper", Permissions::from_mode(mode & 0o7777)).map_err(cannot("write to a tmpfs"))?;
     // An ordinary user needs the `user.` attributes of overlayfs.
     let own = if start.rights == Privileges::Ordinary { ",userxattr" } else { "" };
-    let added = start.added.as_ref().map(|added| File::open(added).map_err(cannot_at("open", added))).transpose()?;
-    let lower: Vec<String> =
-        added.iter().chain([&image]).map(|folder| format!("/proc/self/fd/{}", folder.as_raw_fd())).collect();
+    let lower: Vec<String> = lower.iter().map(|folder| format!("/proc/self/fd/{}", folder.as_raw_fd())).collect();
     let layers = format!("lowerdir={},upperdir=upper,workdir=work{own}", lower.join(":"));
     let layers = CString::new(layers).expect("the paths have no zero byte");
     mount("overlay", "root", "overlay", options, layers.as_c_str())
