@@ -3,6 +3,7 @@
 use super::Context;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use xtask_host::registry::Client;
 use xtask_host::registry::publish::{self, records};
 use xtask_host::tree::facts::Tree;
@@ -21,7 +22,6 @@ use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// An image to tag.
 pub(super) struct Named {
-    /// Its digest.
     pub digest: Digest,
     /// The commit that it was built from.
     pub revision: Option<String>,
@@ -53,11 +53,13 @@ pub(super) struct Tagger<'a> {
     remote: OnceCell<RemoteHead>,
     /// Commits that were compared. Several tags mostly name one commit.
     compared: RefCell<BTreeMap<(String, String), Ancestry>>,
+    /// The image that gets tags. Several records mostly list one image.
+    image: RefCell<Option<Rc<Published>>>,
 }
 
 impl<'a> Tagger<'a> {
     pub(super) fn new(context: &'a Context<'a>) -> Self {
-        Self { context, remote: OnceCell::new(), compared: RefCell::default() }
+        Self { context, remote: OnceCell::new(), compared: RefCell::default(), image: RefCell::default() }
     }
 
     /// Puts the tags other than the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
@@ -158,8 +160,18 @@ impl<'a> Tagger<'a> {
     ) -> Result<Option<String>, Fault> {
         let Some(commit) = &self.context.tree.commit else { return Ok(None) };
         let own = image.revision.as_ref() == Some(&commit.id);
-        let register = RegistryTag { tagger: self, repository, tag, known: RefCell::new(known) };
+        let register =
+            RegistryTag { tagger: self, repository, tag, known: RefCell::new(known), seen: RefCell::default() };
         moving::move_to(&register, image.digest, &commit.id, own)
+    }
+
+    fn image(&self, repository: &Repository, digest: Digest) -> Result<Rc<Published>, Fault> {
+        if let Some(known) = self.image.borrow().as_ref().filter(|known| known.digest == digest) {
+            return Ok(Rc::clone(known));
+        }
+        let image = Rc::new(publish::read_as_known(self.context.client, repository, digest)?);
+        self.image.replace(Some(Rc::clone(&image)));
+        Ok(image)
     }
 
     fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
@@ -207,6 +219,8 @@ struct RegistryTag<'a> {
     tag: &'a Tag,
     /// Its image, for the first look: what counts for a move is read again.
     known: RefCell<Option<Published>>,
+    /// What it named at the last look.
+    seen: RefCell<Option<Tagged>>,
 }
 
 impl RegistryTag<'_> {
@@ -218,14 +232,25 @@ impl RegistryTag<'_> {
 impl Register for RegistryTag<'_> {
     fn tag(&self) -> Result<Option<Tagged>, Fault> {
         process::interrupted()?;
+        let seen = self.seen.take();
+        // Mostly it still names what it did.
+        if let Some(seen) = &seen
+            && let Some(head) = self.client().head(self.repository, self.tag)?.present()
+            && head.digest == seen.digest
+        {
+            self.seen.replace(Some(seen.clone()));
+            return Ok(Some(seen.clone()));
+        }
         let published = match self.known.take() {
             Some(known) => Some(known),
             None => publish::read(self.client(), self.repository, self.tag.clone())?.present(),
         };
-        Ok(published.map(|published| Tagged {
+        let tagged = published.map(|published| Tagged {
             digest: published.digest,
             revision: published.revision().map(|revision| revision.trim_end_matches("-dirty").to_owned()),
-        }))
+        });
+        self.seen.replace(tagged.clone());
+        Ok(tagged)
     }
 
     fn record(&self) -> Result<Option<TagRecord>, Fault> {
@@ -234,7 +259,7 @@ impl Register for RegistryTag<'_> {
 
     fn announce(&self, record: &TagRecord) -> Result<(), Fault> {
         process::interrupted()?;
-        let image = publish::read_as_known(self.client(), self.repository, record.digest)?;
+        let image = self.tagger.image(self.repository, record.digest)?;
         match records::announce(self.client(), self.repository, self.tag, &image, record) {
             // An immutable record belongs to a tag that does not move either.
             Err(fault) if publish::is_immutable(&fault) => {
