@@ -10,6 +10,9 @@ use xtask_model::record::report::{ImageReport, Report};
 /// Limit of reasons on the terminal.
 const REASONS: usize = 20;
 
+/// Phases that took less, in seconds, are left out: they would be shown as 0.00 s.
+const SHORTEST: f64 = 0.005;
+
 /// The plan as a person reads it, on stderr: what happens to an image, and why.
 pub fn announce(plan: &ImagePlan, policy: &Policy) {
     let (image, reference) = (policy.shown(plan.kind), plan.shown());
@@ -62,6 +65,7 @@ pub fn conclude(report: &Report) {
         let phases: Vec<String> = image
             .seconds
             .iter()
+            .filter(|(_, seconds)| *seconds >= SHORTEST)
             .map(|(phase, seconds)| format!("{phase} {}", quantity::seconds(Duration::from_secs_f64(*seconds))))
             .collect();
         if !phases.is_empty() {

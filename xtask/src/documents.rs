@@ -7,7 +7,6 @@ use crate::commands;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
 
-/// A document.
 #[derive(Debug)]
 pub struct Document {
     /// The commands that print it, in Markdown.

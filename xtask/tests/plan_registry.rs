@@ -106,7 +106,6 @@ impl Here {
         self.put(&self.base.0, &labels(&self.base.1), tags)
     }
 
-    /// The app on this base.
     fn publish_app(&self, base: Digest, tags: &[Tag]) {
         self.publish_app_of("", base, tags);
     }

@@ -338,10 +338,15 @@ fn nobody_there() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let options = ClientOptions { tries: 2, connect_timeout: Duration::from_secs(2), ..quick() };
     let client = Client::new(options);
-    for (host, says) in [(closed.to_string(), "refused"), ("registry.invalid".to_owned(), "registry.invalid")] {
+    let cases = [
+        (closed.to_string(), "refused", "engine up --registry-only"),
+        ("registry.invalid".to_owned(), "registry.invalid", "check the name of the registry"),
+    ];
+    for (host, says, hint) in cases {
         let repository: Repository = format!("{host}/a/b").parse().unwrap();
         let fault = client.manifest(&repository, Tag::latest()).unwrap_err();
         assert!(fault.exit == Exit::Network && fault.to_string().contains(says), "{fault}");
+        assert!(fault.hints.iter().any(|found| found.contains(hint)), "{fault}");
         assert!(client.ping(&host).is_err());
     }
 }

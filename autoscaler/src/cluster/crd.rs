@@ -388,6 +388,15 @@ fn seconds(text: &str) -> Option<u32> {
     rest.is_empty().then_some(total)
 }
 
+impl From<Mode> for decide::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Recommend => Self::Recommend,
+            Mode::Enforce => Self::Enforce,
+        }
+    }
+}
+
 impl PredictiveScalerSpec {
     /// Reads the spec, or says everything that is wrong with it. The cluster's own rules come first: this is for what
     /// was stored before them, or past them.
@@ -467,13 +476,9 @@ impl PredictiveScalerSpec {
         else {
             return Err(problems);
         };
-        let mode = match self.mode {
-            Mode::Recommend => decide::Mode::Recommend,
-            Mode::Enforce => decide::Mode::Enforce,
-        };
         Ok(ScalerSettings {
             policy: decide::Policy {
-                mode,
+                mode: self.mode.into(),
                 capacity,
                 step,
                 lead_time,

@@ -19,8 +19,8 @@ pub(crate) struct Seen {
     pub(crate) contrast: f64,
     #[allow(dead_code, reason = "for whoever reads why a test failed")]
     pub(crate) text: String,
-    /// The colour of its ground.
-    pub(crate) ground: String,
+    /// The colour of its background.
+    pub(crate) background: String,
 }
 
 /// A browser with a profile of its own. Without one the test is skipped, loudly, unless skipping is forbidden.
@@ -124,7 +124,7 @@ addEventListener('load', () => {
   document.title = JSON.stringify([...document.querySelectorAll('iframe')].map(frame => {
     const doc = frame.contentDocument, view = frame.contentWindow, root = doc.documentElement;
     const shown = e => e.getClientRects().length > 0;
-    const ground = e => {
+    const background = e => {
       for (; e; e = e.parentElement) {
         const c = numbers(view.getComputedStyle(e).backgroundColor);
         if (c.length < 4 || c[3] > 0.99) return c.slice(0, 3);
@@ -137,7 +137,7 @@ addEventListener('load', () => {
       if (!own || !shown(e) || e.closest('details:not([open]) > :not(summary)')) continue;
       const style = view.getComputedStyle(e);
       const colour = numbers(e.namespaceURI.endsWith('svg') ? style.fill : style.color).slice(0, 3);
-      const [a, b] = [light(colour), light(ground(e))];
+      const [a, b] = [light(colour), light(background(e))];
       const here = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
       if (here < contrast) [contrast, text] = [here, own.slice(0, 60)];
     }
@@ -145,7 +145,7 @@ addEventListener('load', () => {
       page: +frame.dataset.page, width: root.clientWidth, content: root.scrollWidth, contrast, text,
       rows: [...doc.querySelectorAll('tbody tr')].filter(shown).length,
       charts: [...doc.querySelectorAll('svg')].filter(shown).length,
-      ground: view.getComputedStyle(doc.body).backgroundColor,
+      background: view.getComputedStyle(doc.body).backgroundColor,
     };
   }));
 });

@@ -222,7 +222,7 @@ fn the_pages_fit_a_phone_and_a_desk_and_can_be_read_by_day_and_night() {
             let what = format!("{} at {} pixels, dark: {dark}: {seen:?}", paths[seen.page], seen.width);
             assert!(seen.content <= seen.width, "{what}");
             assert!(seen.contrast >= 4.5, "{what}");
-            assert_eq!(seen.ground == "rgb(14, 20, 27)", dark, "{what}");
+            assert_eq!(seen.background == "rgb(14, 20, 27)", dark, "{what}");
             let (rows, charts) = match seen.page {
                 0 => (3, 0),
                 2 => (40, 3),

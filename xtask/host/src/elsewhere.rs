@@ -34,7 +34,7 @@ impl Process {
         false
     }
 
-    pub fn stop(&self, _patience: Duration) -> Result<(), Fault> {
+    pub fn stop(&self, _grace: Duration) -> Result<(), Fault> {
         Ok(())
     }
 }

@@ -56,10 +56,10 @@ impl Process {
         }
     }
 
-    /// SIGTERM, then SIGKILL after `patience`; returns once it has ended.
-    pub fn stop(&self, patience: Duration) -> Result<(), Fault> {
+    /// SIGTERM, then SIGKILL after `grace`; returns once it has ended.
+    pub fn stop(&self, grace: Duration) -> Result<(), Fault> {
         self.signal(Signal::TERM);
-        if self.ends_within(patience) {
+        if self.ends_within(grace) {
             return Ok(());
         }
         self.signal(Signal::KILL);
@@ -69,8 +69,8 @@ impl Process {
         Err(Fault::build(format!("cannot end process {}", self.pid)).cause("it is still running 10 s after SIGKILL"))
     }
 
-    fn ends_within(&self, patience: Duration) -> bool {
-        let limit = Instant::now() + patience;
+    fn ends_within(&self, grace: Duration) -> bool {
+        let limit = Instant::now() + grace;
         while self.runs() {
             if Instant::now() >= limit {
                 return false;

@@ -287,10 +287,10 @@ impl ProcessGroup {
     }
 
     /// Sends SIGINT to the group, and SIGKILL to what is left of it once the program has ended or this time has passed.
-    pub fn end(mut self, patience: Duration) {
+    pub fn end(mut self, grace: Duration) {
         self.group.signal(rustix::process::Signal::INT);
         let began = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < patience {
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < grace {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -27,7 +27,6 @@ const SPKI: [u8; 26] = [
 const MAKE: &str = "make one: `(umask 077; openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out KEY)`, \
                     and its public key: `openssl pkey -in KEY -pubout`";
 
-/// A private key.
 pub struct PrivateKey(EcdsaKeyPair);
 
 impl PrivateKey {
@@ -118,7 +117,6 @@ fn is_private(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// A public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey(Vec<u8>);
 

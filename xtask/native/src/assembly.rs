@@ -97,15 +97,15 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let mut stages =
         Stages { inputs, layers: Layers::default(), done: BTreeMap::new(), inherited: 0, selected: BTreeMap::new() };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
-    for footing in stage_bases.iter().filter(|footing| is_used(&footing.stage)) {
-        if footing.on.is_none() && footing.base != "scratch" {
-            let platform = stages.platform(footing)?;
-            let place = format!("`{}:{}`", file.path(), file.stages()[footing.stage].line);
-            let image = inputs.images.image(&footing.base, &platform).map_err(|fault| match fault.needed_by {
+    for stage_base in stage_bases.iter().filter(|stage_base| is_used(&stage_base.stage)) {
+        if stage_base.on.is_none() && stage_base.base != "scratch" {
+            let platform = stages.platform(stage_base)?;
+            let place = format!("`{}:{}`", file.path(), file.stages()[stage_base.stage].line);
+            let image = inputs.images.image(&stage_base.base, &platform).map_err(|fault| match fault.needed_by {
                 Some(_) => fault,
                 None => fault.needed_by(place),
             })?;
-            images.insert(footing.stage, stages.layers.images.len());
+            images.insert(stage_base.stage, stages.layers.images.len());
             stages.layers.images.push(image);
         }
     }
@@ -114,12 +114,12 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
     stages.read_context(&found)?;
     for stage in expanded.stages.iter().filter(|stage| is_used(&stage.index)) {
-        let footing = stage_bases.iter().find(|footing| footing.stage == stage.index);
-        let footing = footing.expect("every expanded stage has a footing");
+        let stage_base = stage_bases.iter().find(|stage_base| stage_base.stage == stage.index);
+        let stage_base = stage_base.expect("every expanded stage has a stage_base");
         let image = images.get(&stage.index).copied();
         match realise(stage.index).filter(|_| below.contains(&stage.index)) {
-            Some(realise) => stages.realised(stage, footing, image, realise)?,
-            None => stages.stage(stage, footing, image)?,
+            Some(realise) => stages.realised(stage, stage_base, image, realise)?,
+            None => stages.stage(stage, stage_base, image)?,
         }
     }
     let mut state = stages.done.remove(&file.target().index).expect("the target is always interpreted");
@@ -153,7 +153,9 @@ fn interpreted(
         if is_realised(&stage) || !found.insert(stage) {
             continue;
         }
-        let on_of = |stage| stage_bases.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
+        let on_of = |stage| {
+            stage_bases.iter().find(|stage_base| stage_base.stage == stage).and_then(|stage_base| stage_base.on)
+        };
         let mut on = on_of(stage);
         open.extend(file.copied_stages(stage, on));
         while let Some(realised) = on.filter(is_realised) {

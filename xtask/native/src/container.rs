@@ -205,10 +205,10 @@ impl Running<'_> {
     }
 
     /// Asks its program to end, and kills it after this time.
-    pub fn end(self, patience: Duration) {
+    pub fn end(self, grace: Duration) {
         match self.0 {
-            Started::Docker(container) => container.end(patience),
-            Started::Bare(container) => container.end_within(patience),
+            Started::Docker(container) => container.end(grace),
+            Started::Bare(container) => container.end_within(grace),
         }
     }
 

@@ -14,7 +14,6 @@ use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::quantity;
 use xtask_model::spec::reference::{Reference, Repository};
 
-/// Runs the command.
 pub fn run(global: &Global, command: &BundleCommand) -> anyhow::Result<()> {
     if global.offline {
         return Err(Fault::usage("`bundle` cannot be used with `--offline`: images are in a registry").into());

@@ -29,7 +29,7 @@ const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// How long an API server may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long a process may take to end.
-const PATIENCE: Duration = Duration::from_secs(15);
+const GRACE: Duration = Duration::from_secs(15);
 
 /// What was started, `state.json` in the cluster's folder.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ fn down(folder: &Path) -> Result<bool, Fault> {
     let Some(mut state) = load(folder) else { return Ok(false) };
     // The API server before etcd, which it would otherwise keep asking.
     for (_, process) in std::mem::take(&mut state.processes).into_iter().rev() {
-        process.stop(PATIENCE)?;
+        process.stop(GRACE)?;
     }
     if let Some((name, program)) = state.k3d.take() {
         let delete = Command::new(program).args(["cluster", "delete", &name]);

@@ -25,7 +25,6 @@ use xtask_model::spec::requirements::Version;
 pub struct Wanted<'a> {
     /// Everything.
     pub upgrade: bool,
-    /// These packages.
     pub packages: &'a [String],
     /// Days that a release has to be old, instead of the policy's.
     pub cooldown: Option<u32>,

@@ -89,7 +89,6 @@ struct Older {
     changed: Result<Vec<String>, String>,
 }
 
-/// Plans one app.
 fn plan_app(
     global: &Global,
     clone: &Clone,

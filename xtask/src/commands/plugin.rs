@@ -22,7 +22,6 @@ struct Shown {
     steps: Vec<String>,
 }
 
-/// Runs the command.
 pub fn run(global: &Global, command: &PluginCommand) -> anyhow::Result<()> {
     match command {
         PluginCommand::List => list(global),

@@ -37,7 +37,6 @@ struct Context<'a> {
     client: &'a Client,
 }
 
-/// The report.
 #[derive(Debug, Serialize)]
 struct Report {
     images: Vec<ImageReport>,

@@ -12,7 +12,7 @@ use crate::plugins::{BuildFacts, Subject};
 use crate::{announce, steps};
 use std::collections::BTreeMap;
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::{self, Publication};
 use xtask_host::registry::{Answer, attach};
@@ -23,7 +23,6 @@ use xtask_model::image::order::{ImageOrder, Output};
 use xtask_model::image::plan::{Decision, ImagePlan, Place};
 use xtask_model::image::policy::{After, ImageKind};
 use xtask_model::image::presence::Presence;
-use xtask_model::quantity;
 use xtask_model::record::ledger;
 use xtask_model::record::report::{self, ImageReport};
 use xtask_model::spec::oci::{Descriptor, Manifest};
@@ -141,7 +140,6 @@ impl Execution<'_> {
         report.platforms = platforms.clone();
         report.size = image.facts.local().and_then(|local| local.size);
         if !self.context.request.dry_run {
-            let began = Instant::now();
             match place {
                 Place::Registry if wanted.push => {
                     // Nothing was built since `latest` was read.
@@ -153,9 +151,6 @@ impl Execution<'_> {
                 }
                 Place::Registry => {}
                 Place::Local => report.tags.extend(docker::tag_local(self.context, plan, image.facts.local())?),
-            }
-            if began.elapsed() > Duration::from_millis(500) {
-                terminal::step("tagged", &format!("in {}", quantity::seconds(began.elapsed())));
             }
         }
         let layouts = match (image.facts.local().and_then(|local| local.layout.clone()), wanted.platforms.as_slice()) {

@@ -86,7 +86,6 @@ pub(super) struct Lookup<'a> {
     unbuilt_root: Cell<bool>,
 }
 
-/// Plans a build.
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
     let lookup = Lookup::new(context, sources, context.client, Detail::All);
     context.checks.in_parallel(context.client, || lookup.plan())

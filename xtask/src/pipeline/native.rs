@@ -21,7 +21,7 @@ use xtask_model::image::presence::Published;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::oci::media_type::MANIFEST;
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_native::builder::{self, Built, Destination, Order};
 use xtask_native::files::ImageFiles;
 use xtask_native::image::{self, Place};
@@ -248,8 +248,31 @@ fn known_layers(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) ->
                 known.add_other(context.client, repository, image);
             }
         }
+        for repository in &context.tree.policy.base.layers_from {
+            if let Some(image) = base_of_another(context, repository, order) {
+                known.add_other(context.client, repository, &image);
+            }
+        }
     }
     known
+}
+
+/// `latest` of another project's base. One that cannot be read saves no work; the build continues.
+fn base_of_another(context: &Context<'_>, repository: &Repository, order: &ImageOrder) -> Option<EarlierImage> {
+    if repository.registry() != order.repository.registry() {
+        terminal::detail(&format!("`{repository}` is in another registry: no layer can be mounted from it"));
+        return None;
+    }
+    let found = match publish::read(context.client, repository, Tag::latest()) {
+        Ok(answer) => answer.present().ok_or_else(|| "it has no `latest`".to_owned()),
+        Err(fault) => Err(fault.what),
+    };
+    let image = found.and_then(|published| {
+        let platform =
+            published.platforms.get(&order.platform).ok_or_else(|| format!("it lacks {}", order.platform))?;
+        Ok(EarlierImage { manifest: platform.digest, record: published.checked(&order.platform) })
+    });
+    image.map_err(|why| terminal::warn(&format!("no layers from `{repository}`: {why}"))).ok()
 }
 
 /// Images of the repository whose layers may be named again.

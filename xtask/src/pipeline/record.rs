@@ -179,7 +179,6 @@ pub(super) fn layers(client: &Client, repository: &Repository, digest: Digest) -
     Ok(layers_of(&publish::read_manifest(client, repository, digest)?))
 }
 
-/// The layers of a manifest.
 pub(super) fn layers_of(manifest: &oci::Manifest) -> Layers {
     manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect()
 }

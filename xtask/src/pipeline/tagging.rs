@@ -3,6 +3,8 @@
 use super::Context;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use xtask_host::registry::Client;
 use xtask_host::registry::publish::{self, records};
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::Git;
@@ -13,13 +15,13 @@ use xtask_model::image::commit::Ancestry;
 use xtask_model::image::event;
 use xtask_model::image::plan::{ImagePlan, Latest};
 use xtask_model::image::presence::Published;
+use xtask_model::image::tags::moving::{self, Register, Tagged};
 use xtask_model::image::tags::{self, BranchTag, Head, TagRecord, TaggedCommit};
 use xtask_model::record::report;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// An image to tag.
 pub(super) struct Named {
-    /// Its digest.
     pub digest: Digest,
     /// The commit that it was built from.
     pub revision: Option<String>,
@@ -51,11 +53,13 @@ pub(super) struct Tagger<'a> {
     remote: OnceCell<RemoteHead>,
     /// Commits that were compared. Several tags mostly name one commit.
     compared: RefCell<BTreeMap<(String, String), Ancestry>>,
+    /// The image that gets tags. Several records mostly list one image.
+    image: RefCell<Option<Rc<Published>>>,
 }
 
 impl<'a> Tagger<'a> {
     pub(super) fn new(context: &'a Context<'a>) -> Self {
-        Self { context, remote: OnceCell::new(), compared: RefCell::default() }
+        Self { context, remote: OnceCell::new(), compared: RefCell::default(), image: RefCell::default() }
     }
 
     /// Puts the tags other than the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
@@ -146,7 +150,7 @@ impl<'a> Tagger<'a> {
         Ok((!ours).then(|| format!("a version does not move to another commit (it is of `{revision}`)")))
     }
 
-    /// Puts a tag that moves, with the record of its commit. Returns why it stays at another image.
+    /// Puts a tag that moves, with the record of its commit. Returns why it stays at another image. `known` is what it names.
     fn put_moving(
         &self,
         repository: &Repository,
@@ -155,81 +159,19 @@ impl<'a> Tagger<'a> {
         known: Option<Published>,
     ) -> Result<Option<String>, Fault> {
         let Some(commit) = &self.context.tree.commit else { return Ok(None) };
-        let digest = image.digest;
         let own = image.revision.as_ref() == Some(&commit.id);
-        let read = || Ok::<_, Fault>(publish::read(self.context.client, repository, tag.clone())?.present());
-        // Such an answer counts for leaving a tag where it is, not for moving it.
-        let mut early = known.is_some() || self.context.client.answered_early(repository, tag);
-        let mut current = match known {
-            Some(known) => Some(known),
-            None => read()?,
-        };
-        let (current, mark) = loop {
-            process::interrupted()?;
-            let is_current = current.as_ref().is_some_and(|published| published.digest == digest);
-            if is_current && own {
-                return Ok(None);
-            }
-            let mark = records::read(self.context.client, repository, tag)?;
-            if let Some(published) = &current {
-                if is_current
-                    && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id)
-                {
-                    return Ok(None);
-                }
-                if let Some(why) = self.stays(published, mark.as_ref())? {
-                    // Nothing to say of a tag that names this very image, for whichever commit.
-                    return Ok((!is_current).then_some(why));
-                }
-            }
-            if !early {
-                break (current.filter(|_| is_current), mark);
-            }
-            // A later commit may have been published since.
-            early = false;
-            current = read()?;
-        };
-        let is_current = current.is_some();
-        // Without a record the image's own commit counts.
-        if !own || mark.is_some_and(|mark| mark.digest == digest) {
-            let since = TaggedCommit { commit: commit.id.clone(), rolled_back: false };
-            let image = match current {
-                Some(image) => image,
-                None => self.image_at(repository, digest)?,
-            };
-            match records::write(self.context.client, repository, tag, &image, &since) {
-                // An immutable record belongs to a tag that does not move either.
-                Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
-                written => written?,
-            }
-        }
-        if is_current {
-            return Ok(None);
-        }
-        match publish::move_tag(self.context.client, repository, digest, tag) {
-            Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
-            done => done.map(|()| None),
-        }
+        let register =
+            RegistryTag { tagger: self, repository, tag, known: RefCell::new(known), seen: RefCell::default() };
+        moving::move_to(&register, image.digest, &commit.id, own)
     }
 
-    fn image_at(&self, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
-        let found = publish::read(self.context.client, repository, digest)?.present();
-        found.ok_or_else(|| Fault::network(format!("`{}` is not in the registry", repository.digest(digest))))
-    }
-
-    /// Why a tag that moves stays at what it names.
-    fn stays(&self, published: &Published, mark: Option<&TagRecord>) -> Result<Option<String>, Fault> {
-        let Some(commit) = &self.context.tree.commit else { return Ok(None) };
-        let since = match mark.filter(|mark| mark.digest == published.digest) {
-            Some(mark) => Some(mark.since.clone()),
-            None => published.revision().map(|revision| TaggedCommit {
-                commit: revision.trim_end_matches("-dirty").to_owned(),
-                rolled_back: false,
-            }),
-        };
-        tags::stays(&commit.id, since.as_ref(), &|first, second| self.ancestry(first, second), &|other| {
-            self.head(other)
-        })
+    fn image(&self, repository: &Repository, digest: Digest) -> Result<Rc<Published>, Fault> {
+        if let Some(known) = self.image.borrow().as_ref().filter(|known| known.digest == digest) {
+            return Ok(Rc::clone(known));
+        }
+        let image = Rc::new(publish::read_as_known(self.context.client, repository, digest)?);
+        self.image.replace(Some(Rc::clone(&image)));
+        Ok(image)
     }
 
     fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
@@ -267,6 +209,78 @@ impl<'a> Tagger<'a> {
             RemoteHead::Unknown(_) if replaced(branch, id).is_some_and(|before| before == other) => Head::Ours,
             RemoteHead::Unknown(why) => Head::Unknown(why.clone()),
         })
+    }
+}
+
+/// A tag that moves, in the registry.
+struct RegistryTag<'a> {
+    tagger: &'a Tagger<'a>,
+    repository: &'a Repository,
+    tag: &'a Tag,
+    /// Its image, for the first look: what counts for a move is read again.
+    known: RefCell<Option<Published>>,
+    /// What it named at the last look.
+    seen: RefCell<Option<Tagged>>,
+}
+
+impl RegistryTag<'_> {
+    fn client(&self) -> &Client {
+        self.tagger.context.client
+    }
+}
+
+impl Register for RegistryTag<'_> {
+    fn tag(&self) -> Result<Option<Tagged>, Fault> {
+        process::interrupted()?;
+        let seen = self.seen.take();
+        // Mostly it still names what it did.
+        if let Some(seen) = &seen
+            && let Some(head) = self.client().head(self.repository, self.tag)?.present()
+            && head.digest == seen.digest
+        {
+            self.seen.replace(Some(seen.clone()));
+            return Ok(Some(seen.clone()));
+        }
+        let published = match self.known.take() {
+            Some(known) => Some(known),
+            None => publish::read(self.client(), self.repository, self.tag.clone())?.present(),
+        };
+        let tagged = published.map(|published| Tagged {
+            digest: published.digest,
+            revision: published.revision().map(|revision| revision.trim_end_matches("-dirty").to_owned()),
+        });
+        self.seen.replace(tagged.clone());
+        Ok(tagged)
+    }
+
+    fn record(&self) -> Result<Option<TagRecord>, Fault> {
+        records::read(self.client(), self.repository, self.tag)
+    }
+
+    fn announce(&self, record: &TagRecord) -> Result<(), Fault> {
+        process::interrupted()?;
+        let image = self.tagger.image(self.repository, record.digest)?;
+        match records::announce(self.client(), self.repository, self.tag, &image, record) {
+            // An immutable record belongs to a tag that does not move either.
+            Err(fault) if publish::is_immutable(&fault) => {
+                terminal::detail(&fault.what);
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    fn put(&self, digest: Digest) -> Result<(), Fault> {
+        match publish::move_tag(self.client(), self.repository, digest, self.tag) {
+            Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, self.tag)),
+            done => done,
+        }
+    }
+
+    fn stays(&self, since: Option<&TaggedCommit>) -> Result<Option<String>, Fault> {
+        let Some(commit) = &self.tagger.context.tree.commit else { return Ok(None) };
+        let ancestry = |first: &str, second: &str| self.tagger.ancestry(first, second);
+        tags::stays(&commit.id, since, &ancestry, &|other| self.tagger.head(other))
     }
 }
 

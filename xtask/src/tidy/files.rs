@@ -43,7 +43,6 @@ impl Files {
         &self.root
     }
 
-    /// The text of one.
     pub fn text(&self, path: &str) -> Option<&str> {
         self.texts.get(path)?.as_deref()
     }

@@ -239,6 +239,9 @@ fn prepared(example: &str) -> Option<Scene> {
 fn compared(text: &str) -> String {
     let mut compared = String::new();
     for line in text.lines() {
+        // Phases that take no time are left out.
+        let phases = line.trim_start().starts_with("image ").then(|| line.find(" (")).flatten();
+        let line = phases.map_or(line, |at| &line[..at]);
         let words: Vec<&str> = line.trim_end().split(' ').collect();
         let mut shown: Vec<String> = Vec::new();
         for (index, word) in words.iter().enumerate() {

@@ -30,10 +30,10 @@ fn runs(world: &World, report: &Report, page: &str) {
 #[track_caller]
 fn on_a_base_of_another(base: &str, app: &str) {
     let Some(world) = World::new(&format!("{app}on{base}")) else { return };
-    let beneath = build(&world, "build-base", base);
+    let below = build(&world, "build-base", base);
     let report = build(&world, "build", app);
     assert_eq!(report.actions(), actions("reused", "built"));
-    assert_eq!(report.digest("base"), beneath.digest("base"));
+    assert_eq!(report.digest("base"), below.digest("base"));
     world.is_whole();
     runs(&world, &report, "<p>one</p>");
     // Whoever comes later takes both, whichever engine made them.

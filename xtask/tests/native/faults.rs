@@ -285,7 +285,7 @@ fn a_lost_base_layer_is_mounted_again() {
 fn layers_are_uploaded_to_a_registry_without_mounts() {
     let Some(world) = World::new("nomount") else { return };
     let base = world.repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
-    let beneath = world.manifest("app-base", &base.digest("base")).layers;
+    let below = world.manifest("app-base", &base.digest("base")).layers;
     // It begins an upload instead, as one may that keeps its repositories apart.
     let host = world.proxy.host();
     let straight = world.repo.repository("app");
@@ -296,6 +296,6 @@ fn layers_are_uploaded_to_a_registry_without_mounts() {
     world.proxy.reply("POST", "mount=", begin);
     let (said, traffic) = world.traffic(|| world.repo.xtask(&["build", "--push", "--format", "json"]).run());
     assert_eq!(said.ok().report().actions(), actions("reused", "built"));
-    assert_eq!(traffic.read(&beneath), vec![1; beneath.len()]);
+    assert_eq!(traffic.read(&below), vec![1; below.len()]);
     world.is_whole();
 }

@@ -53,14 +53,14 @@ fn a_template_edit_on_a_cold_runner_makes_and_sends_one_layer() {
 fn base_layers_are_mounted_and_never_read() {
     let Some(world) = World::new("mounted") else { return };
     let base = world.repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
-    let beneath = world.manifest("app-base", &base.digest("base")).layers;
+    let below = world.manifest("app-base", &base.digest("base")).layers;
     // On another machine, which has none of them.
     let cold = world.repo.clone("runner");
     let (said, traffic) = world.traffic(|| cold.xtask(&["build", "--push", "--format", "json"]).without_engine().run());
     assert_eq!(said.ok().report().actions(), actions("reused", "built"));
-    assert_eq!(traffic.read(&beneath), vec![0; beneath.len()]);
-    assert_eq!(traffic.mounted(), beneath.len());
-    let own = world.manifest("app", "latest").layers.split_off(beneath.len());
+    assert_eq!(traffic.read(&below), vec![0; below.len()]);
+    assert_eq!(traffic.mounted(), below.len());
+    let own = world.manifest("app", "latest").layers.split_off(below.len());
     assert_eq!(own.len(), 3);
     assert_eq!(traffic.sent().0.len(), own.len() + 1, "its layers and its configuration");
     assert!(own.iter().all(|layer| layer.annotations.contains_key(RECIPE) && layer.annotations.contains_key(DIFF_ID)));
@@ -86,16 +86,16 @@ fn a_copy_without_link_reads_the_base_once() {
     world.repo.edit("dockerfiles/Dockerfile.fast", "COPY --link --chown=0:0 templates", "COPY --chown=0:0 templates");
     world.repo.commit("unlinked");
     let base = world.repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
-    let beneath = world.manifest("app-base", &base.digest("base")).layers;
+    let below = world.manifest("app-base", &base.digest("base")).layers;
     let cold = world.repo.clone("runner");
     let build = |repo: &Repo| world.traffic(|| repo.push());
     let (report, traffic) = build(&cold);
     assert_eq!(report.actions(), actions("reused", "built"));
-    assert_eq!(traffic.read(&beneath), vec![1; beneath.len()]);
+    assert_eq!(traffic.read(&below), vec![1; below.len()]);
     cold.write("templates/page.html", "<p>two</p>\n").commit("edit");
     let (report, traffic) = build(&cold);
     assert_eq!(report.actions(), actions("reused", "built"));
-    assert_eq!(traffic.read(&beneath), vec![0; beneath.len()], "its outline is kept");
+    assert_eq!(traffic.read(&below), vec![0; below.len()], "its files are remembered");
     world.is_whole();
     assert_eq!(world.repo.run(&report.text("app", "reference"), &[]), "<p>two</p>");
 }

@@ -210,6 +210,26 @@ fn variants_of_a_base_share_what_is_equal() {
     call_for_pin(&world);
 }
 
+#[test]
+fn the_base_of_another_project_gives_its_layers() {
+    let Some(world) = World::new("otherproject") else { return };
+    let base = world.repo.push().digest("base");
+    let layers = world.manifest("app-base", &base).layers.len();
+    let other = world.repo.clone("other project");
+    let named = |from: &str| format!("[base]\nrepository = \"shop-base\"\nlayers-from = [\"{from}\"]\n");
+    other.edit("images.toml", "[base]\n", &named(&world.repo.repository("app-base").to_string()));
+    other.write("dockerfiles/check.txt", "another base\n").commit("shop");
+    let call = || other.xtask(&["build-base", "--push", "--format", "json"]).without_engine().run().ok();
+    let (done, traffic) = world.traffic(call);
+    let steps = &done.report().0["images"][0]["steps"];
+    assert!(layers > 2 && traffic.mounted() >= layers - 2, "{steps}: {} of {layers} layers mounted", traffic.mounted());
+    assert_eq!(traffic.count("PUT", "/shop-base/blobs/"), 2, "the layer that differs and the configuration are sent");
+    // A base that does not exist is named, and ends nothing.
+    other.edit("images.toml", "/app-base\"]", "/misspelt-base\"]");
+    other.write("dockerfiles/check.txt", "one more\n").commit("misspelt");
+    call().says("no layers from `").says("/misspelt-base`: it has no `latest`");
+}
+
 #[track_caller]
 fn call_for_pin(world: &World) {
     let tag = world.repo.tags("app-third-base").into_iter().find(|tag| tag != "latest").unwrap();

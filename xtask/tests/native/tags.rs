@@ -2,9 +2,10 @@
 //! the error names what leaves them out.
 
 use crate::fault_proxy::{Answer, Mishap, Request};
-use crate::fixture::{Repo, actions};
+use crate::fixture::{Repo, actions, until};
 use crate::world::World;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Writes the page and commits it; returns the commit.
@@ -108,6 +109,33 @@ fn a_later_commit_of_older_contents_keeps_latest() {
     repo.git(&["checkout", "-q", "-B", "main", &c]);
     let (_, traffic) = world.traffic(|| repo.push());
     assert_eq!(traffic.writes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_job_that_is_overtaken_while_it_writes_leaves_the_tag_at_the_later_commit() {
+    for held in ["latest", "xtask-tag-latest"] {
+        let Some(world) = World::new(held) else { return };
+        let repo = &world.repo;
+        repo.push();
+        let overtaken = page(repo, "B");
+        let other = repo.clone("other job");
+        page(&other, "C");
+        let passes = Arc::new(AtomicBool::new(false));
+        world.proxy.on("PUT", &format!("/app/manifests/{held}"), 1, Mishap::Hold(Arc::clone(&passes)));
+        let running = repo.xtask(&["build", "--push", "--format", "json"]).without_engine().start();
+        until(|| !world.proxy.waiting().is_empty(), || format!("nothing writes `{held}`"));
+        let later = other.push();
+        assert_eq!(repo.digest("app", "latest"), later.digest("app"));
+        passes.store(true, Ordering::SeqCst);
+        let report = running.end().ok().report();
+        assert_eq!(repo.digest("app", "latest"), later.digest("app"), "{held}: {report:?}");
+        assert!(report.text("app", "latest_stays").starts_with("it names the image of `"), "{report:?}");
+        assert!(!report.tags("app").contains(&"latest".to_owned()), "{report:?}");
+        assert_eq!(repo.digest("app", &overtaken[..12]), report.digest("app"));
+        // The job of the earlier commit again.
+        repo.push();
+        assert_eq!(repo.digest("app", "latest"), later.digest("app"));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// No connection lasts longer without a byte.
-const PATIENCE: Duration = Duration::from_secs(20);
+const READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// A request as it came in; of its body only the length is kept, and the first 64 KiB.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub enum Mishap {
     Reply(Reply),
     /// Passes everything on, later.
     Delay(Duration),
+    /// Passes everything on once this is true.
+    Hold(Arc<AtomicBool>),
     /// Passes this many bytes of the request's body on, then cuts both connections.
     CutRequest(u64),
     /// Passes the request on and this many bytes of the answer's body back, then cuts.
@@ -230,7 +232,7 @@ impl Script {
 }
 
 fn serve(client: TcpStream, upstream: Option<SocketAddr>, script: &Script) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(READ_LIMIT))?;
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
     // Docker tries TLS first, and plain HTTP where the answer to its greeting is HTTP's: so says a plain registry.
@@ -289,12 +291,20 @@ fn relay(
     mishap: Option<Mishap>,
     script: &Script,
 ) -> io::Result<bool> {
-    if let Some(Mishap::Delay(time)) = mishap {
+    if let Some(Mishap::Delay(_) | Mishap::Hold(_)) = mishap {
         script.waiting.lock().unwrap().push(request.clone());
-        std::thread::sleep(time);
+    }
+    match &mishap {
+        Some(Mishap::Delay(time)) => std::thread::sleep(*time),
+        Some(Mishap::Hold(until)) => {
+            while !until.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        _ => {}
     }
     let server = TcpStream::connect(upstream)?;
-    server.set_read_timeout(Some(PATIENCE))?;
+    server.set_read_timeout(Some(READ_LIMIT))?;
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
     for (name, value) in request.headers.iter().filter(|(name, _)| name != "connection" && name != "expect") {
         head.push_str(&format!("{name}: {value}\r\n"));

@@ -82,6 +82,7 @@ impl Early {
     }
 
     /// True if there is an early answer.
+    #[cfg(test)]
     fn has(&self, repository: &Repository, tag: &Tag) -> bool {
         drop(lock(&self.documents_under_way));
         lock(&self.manifests).contains_key(&(repository.clone(), Name::from(tag)))
@@ -150,11 +151,6 @@ impl Client {
     /// now on.
     pub fn forget_early(&self) {
         self.early.forget_all();
-    }
-
-    /// True if the next answer about this tag is one that came early.
-    pub fn answered_early(&self, repository: &Repository, tag: &Tag) -> bool {
-        self.early.has(repository, tag)
     }
 
     /// True if the repository has just said that it has the blob.
@@ -260,10 +256,10 @@ mod tests {
             let asked = Questions { manifests: names.collect(), ..Questions::default() };
             client.ask_early(&BTreeMap::from([(repository.clone(), asked)]));
             assert_eq!(read.load(Ordering::SeqCst), 4);
-            assert!(client.answered_early(repository, &tag("main")));
+            assert!(client.early.has(repository, &tag("main")));
             assert!(client.manifest(repository, tag("main")).unwrap().present().is_some());
             assert_eq!(read.load(Ordering::SeqCst), 4, "the early answer");
-            assert!(!client.answered_early(repository, &tag("main")));
+            assert!(!client.early.has(repository, &tag("main")));
             client.manifest(repository, tag("main")).unwrap();
             assert_eq!(read.load(Ordering::SeqCst), 5, "asked again");
             for _ in 0..2 {
@@ -272,11 +268,11 @@ mod tests {
             assert_eq!(read.load(Ordering::SeqCst), 5, "what a digest names does not change");
             assert_eq!(client.head(repository, tag("latest")).unwrap().present().unwrap().digest, digest);
             client.put_manifest(repository, tag("other"), media_type::INDEX, INDEX.as_bytes()).unwrap();
-            assert!(!client.answered_early(repository, &tag("1.0")));
+            assert!(!client.early.has(repository, &tag("1.0")));
             let asked = Questions { manifests: BTreeSet::from(["1.1".to_owned()]), ..Questions::default() };
             client.ask_early(&BTreeMap::from([(repository.clone(), asked)]));
             client.forget_early();
-            assert!(!client.answered_early(repository, &tag("1.1")));
+            assert!(!client.early.has(repository, &tag("1.1")));
             read.fetch_sub(1, Ordering::SeqCst);
             client.manifest(repository, tag("1.0")).unwrap();
             assert_eq!(read.load(Ordering::SeqCst), 6, "a write ends what came early");

@@ -8,7 +8,7 @@ pub mod completeness;
 pub mod records;
 pub mod wheels;
 
-use crate::registry::{self, Answer, Client, Name};
+use crate::registry::{self, Answer, Client, Name, RawManifest};
 use crate::{process, terminal};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
@@ -30,7 +30,21 @@ pub fn checked(platform: &Platform) -> String {
 
 /// Reads the image of a name. An image that exists and cannot be read is an error, not absent.
 pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> Result<Answer<Published>, Fault> {
-    let Answer::Present(found) = client.manifest(repository, name)? else { return Ok(Answer::Absent) };
+    match client.manifest(repository, name)? {
+        Answer::Present(found) => understood(client, repository, found).map(Answer::Present),
+        Answer::Absent => Ok(Answer::Absent),
+    }
+}
+
+/// The same for an image that has to be there: as this client has read or written it before, or else as the registry has it.
+pub fn read_as_known(client: &Client, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
+    match client.manifest_as_known(repository, digest)? {
+        Answer::Present(found) => understood(client, repository, found),
+        Answer::Absent => Err(Fault::network(format!("`{}` is missing from the registry", repository.digest(digest)))),
+    }
+}
+
+fn understood(client: &Client, repository: &Repository, found: RawManifest) -> Result<Published, Fault> {
     if media_type::is_index(&found.media_type) {
         let index: Index = document(&found.bytes, &repository.digest(found.digest))?;
         let mut platforms = BTreeMap::new();
@@ -48,7 +62,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
                 }
             }
         }
-        return Ok(Answer::Present(Published::new(found.digest, platforms, notes, Some(index))));
+        return Ok(Published::new(found.digest, platforms, notes, Some(index)));
     }
     let manifest: Manifest = document(&found.bytes, &repository.digest(found.digest))?;
     let config = read_config(client, repository, &manifest)?;
@@ -58,7 +72,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
     let mut notes = config.config.labels;
     notes.extend(manifest.annotations);
     let platforms = BTreeMap::from([(platform, descriptor)]);
-    Ok(Answer::Present(Published::new(found.digest, platforms, notes, None)))
+    Ok(Published::new(found.digest, platforms, notes, None))
 }
 
 pub(super) fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
@@ -181,13 +195,13 @@ pub fn publish_with(
     const ROUNDS: usize = 5;
     for _ in 0..ROUNDS {
         process::interrupted()?;
-        let mut standing = read(client, repository, tag.clone())?.present();
-        if let Some(found) = &mut standing {
+        let mut existing = read(client, repository, tag.clone())?.present();
+        if let Some(found) = &mut existing {
             check_owner(found, fingerprint, &reference)?;
             crate::registry::publish::completeness::check(found, client, repository)?;
         }
-        let (index, adopted) = merge(standing.as_ref(), &ours, publication);
-        if let Some(found) = &standing
+        let (index, adopted) = merge(existing.as_ref(), &ours, publication);
+        if let Some(found) = &existing
             && adopted.len() == ours.len()
             && found.broken.is_empty()
         {
@@ -200,7 +214,7 @@ pub fn publish_with(
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
         before(&Descriptor::new(media_type::INDEX, Digest::of(&bytes), bytes.len() as u64))?;
         client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
-            match standing.is_some() && is_immutable(&fault) {
+            match existing.is_some() && is_immutable(&fault) {
                 true => fault.hint(WHOLE),
                 false => fault,
             }
@@ -265,14 +279,14 @@ fn descriptors(
 
 /// The merged index, and the built platforms that it already had.
 fn merge(
-    standing: Option<&Published>,
+    existing: Option<&Published>,
     ours: &BTreeMap<Platform, Vec<Descriptor>>,
     publication: &Publication<'_>,
 ) -> (Index, Vec<Platform>) {
     let mut manifests = Vec::new();
     let mut adopted = Vec::new();
     let mut notes = publication.notes.clone();
-    if let Some(found) = standing {
+    if let Some(found) = existing {
         let listed = match &found.index {
             Some(index) => index.manifests.clone(),
             None => found.platforms.values().cloned().collect(),

@@ -97,12 +97,12 @@ struct Found {
 }
 
 fn bases(ask: &SurveyRequest<'_>) -> Result<Found, Fault> {
-    let (wheels, standing): (Vec<_>, Vec<_>) =
-        standing(ask, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
+    let (wheels, tagged): (Vec<_>, Vec<_>) =
+        tagged_digests(ask, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
     let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     let (mut staging, mut subjects) = (Vec::new(), Vec::new());
-    for (tag, digest) in standing {
+    for (tag, digest) in tagged {
         match staged(&tag) {
             Some(_) => staging.push((tag, digest)),
             None if is_subject(&tag) => subjects.push((tag, digest)),
@@ -189,7 +189,7 @@ fn apps_in(ask: &SurveyRequest<'_>, apps: &Repository) -> Result<Vec<PublishedAp
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     // An app from scratch has no base.
     let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-") && !wheels::is(tag);
-    for (tag, digest) in standing(ask, apps, counts)? {
+    for (tag, digest) in tagged_digests(ask, apps, counts)? {
         tags.entry(digest).or_default().push(tag);
     }
     let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
@@ -243,7 +243,7 @@ fn created(found: &Published) -> Option<Timestamp> {
 }
 
 /// The digest of each tag of a repository. A tag that is deleted meanwhile is omitted.
-fn standing(
+fn tagged_digests(
     ask: &SurveyRequest<'_>,
     repository: &Repository,
     counts: impl Fn(&Tag) -> bool,

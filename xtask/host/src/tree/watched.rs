@@ -125,7 +125,6 @@ impl Stamps {
         Self(paths.iter().map(|path| (path.clone(), Stamp::of(&root.join(path)))).collect())
     }
 
-    /// The paths.
     pub fn paths(&self) -> Paths {
         self.0.keys().cloned().collect()
     }

@@ -313,14 +313,7 @@ impl Reader<'_> {
 
     fn run(&self, stage: &Stage, line: usize, run: &Run, image: &mut Image) {
         let whole = self.request.dockerfile.instruction_text(line).unwrap_or_default().to_owned();
-        let text = match (&run.command, run.heredocs.as_slice()) {
-            (Command::Shell(text), [heredoc]) if text.trim_start().starts_with("<<") && !text.trim().contains(' ') => {
-                heredoc.content.clone()
-            }
-            (Command::Shell(_), [_, ..]) => String::from("if # a here-document of another program"),
-            (Command::Shell(text), []) => text.clone(),
-            (Command::Exec(words), _) => words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
-        };
+        let text = shell_text(run);
         let run_of = |text: String, shown: &str, image: &Image| Item::Run {
             line,
             shown: shown.to_owned(),
@@ -358,19 +351,7 @@ impl Reader<'_> {
             image.items.push(item);
             return;
         };
-        for name in &found.decided {
-            let reason = format!(
-                "it decides which commands run; builds give no build arguments, and its value is `{}`",
-                variables[name]
-            );
-            image.notes.push(note(
-                NoteKind::Changed,
-                line,
-                &format!("${name}"),
-                &reason,
-                "for another one, change it in the Dockerfile first",
-            ));
-        }
+        image.notes.extend(found.decided.iter().map(|name| decided(line, name, &variables[name])));
         let mut others = Vec::new();
         let mut known = false;
         let workdir = image.workdir.clone();
@@ -570,6 +551,25 @@ impl Reader<'_> {
             }
         })
     }
+}
+
+/// The commands of a `RUN` as a shell reads them.
+fn shell_text(run: &Run) -> String {
+    match (&run.command, run.heredocs.as_slice()) {
+        (Command::Shell(text), [heredoc]) if text.trim_start().starts_with("<<") && !text.trim().contains(' ') => {
+            heredoc.content.clone()
+        }
+        (Command::Shell(_), [_, ..]) => String::from("if # a here-document of another program"),
+        (Command::Shell(text), []) => text.clone(),
+        (Command::Exec(words), _) => words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// The note on a variable that decides which commands run.
+fn decided(line: usize, name: &str, value: &str) -> Note {
+    let reason = format!("it decides which commands run; builds give no build arguments, and its value is `{value}`");
+    let replacement = "for another one, change it in the Dockerfile first";
+    note(NoteKind::Changed, line, &format!("${name}"), &reason, replacement)
 }
 
 /// True if a command or a copy adds a repository of packages that is not Debian's own.

@@ -221,8 +221,7 @@ pub fn after_rollback(
     ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
 ) -> Result<Option<TaggedCommit>, Fault> {
     let plain = |revision: &String| revision.trim_end_matches("-dirty").to_owned();
-    let recorded =
-        mark.filter(|mark| from.is_some_and(|from| from.digest == mark.digest)).map(|mark| mark.since.commit);
+    let recorded = mark.zip(from).and_then(|(mark, from)| Some(mark.since_of(&from.digest)?.commit.clone()));
     let before = recorded.or_else(|| from.and_then(|from| from.revision.as_ref()).map(plain));
     let own = to.revision.as_ref().map(plain);
     Ok(match (before, own) {
@@ -326,6 +325,7 @@ pub(crate) mod tests {
             Some(TagRecord {
                 digest: base.digest,
                 since: TaggedCommit { commit: commit.to_owned(), rolled_back: false },
+                before: None,
             })
         };
         assert_eq!(after(&new, mark(&new, "d"), &old), since("d", true));

@@ -164,7 +164,6 @@ pub struct ChangeFacts {
 /// The differences between two trees, ready to be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Changes {
-    /// Of the base.
     pub base: Vec<String>,
     /// Of the app alone.
     pub app: Vec<String>,

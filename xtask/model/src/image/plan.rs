@@ -199,7 +199,6 @@ impl Plan {
 pub struct ImagePlan {
     /// Which image.
     pub kind: ImageKind,
-    /// Its repository.
     pub repository: Repository,
     /// Its key's hash.
     pub fingerprint: Fingerprint,
@@ -235,7 +234,6 @@ pub enum Decision {
     },
     /// It is built.
     Build {
-        /// For these platforms.
         platforms: Vec<Platform>,
         /// Why.
         reasons: Vec<String>,
@@ -265,7 +263,6 @@ impl ImagePlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
-    /// In the registry.
     Registry,
     /// On this machine.
     Local,
@@ -275,7 +272,6 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "move", content = "because")]
 pub enum Latest {
-    /// It moves.
     Moves,
     /// It stays, for this reason.
     Stays(String),
@@ -313,11 +309,15 @@ pub fn sort(differences: &mut Vec<Difference>) {
     });
 }
 
-/// Differences in one line, the first of many.
+/// Differences in one line, the first of many. A reason that several in a row have is written once.
 pub fn listed(differences: &[Difference]) -> String {
     const SHOWN: usize = 5;
-    let mut parts: Vec<String> =
-        differences.iter().take(SHOWN).map(|found| format!("`{}` ({})", found.path, found.why)).collect();
+    let first = &differences[..SHOWN.min(differences.len())];
+    let alike = first.chunk_by(|one, next| one.why == next.why).map(|alike| {
+        let paths: Vec<String> = alike.iter().map(|found| format!("`{}`", found.path)).collect();
+        format!("{} ({})", paths.join(", "), alike[0].why)
+    });
+    let mut parts: Vec<String> = alike.collect();
     if differences.len() > SHOWN {
         parts.push(format!("{} more", differences.len() - SHOWN));
     }
@@ -613,6 +613,19 @@ mod tests {
         stays(|_, _| {}, "the image is not made of commit 0123456789ab: `templates/prod.env` (not in the commit)");
         stays(|commit, _| commit.branch = None, "no branch is checked out");
         stays(|commit, _| commit.branch = Some("x".to_owned()), "`x` is not the default branch `main`");
+    }
+
+    #[test]
+    fn a_reason_of_several_files_is_written_once() {
+        let of = |why: &[&str]| {
+            let found: Vec<Difference> =
+                why.iter().enumerate().map(|(number, why)| Difference::new(number, *why)).collect();
+            listed(&found)
+        };
+        assert_eq!(of(&["new"]), "`0` (new)");
+        assert_eq!(of(&["new", "new", "edited"]), "`0`, `1` (new), `2` (edited)");
+        assert_eq!(of(&["new", "edited", "new"]), "`0` (new), `1` (edited), `2` (new)");
+        assert_eq!(of(&["new"; 7]), "`0`, `1`, `2`, `3`, `4` (new), 2 more");
     }
 
     #[test]

@@ -317,7 +317,6 @@ fn key_problem(key: &str) -> Option<SettingProblem> {
     })
 }
 
-/// Signs.
 pub const SIGN: Description = Description {
     name: "sign",
     about: "signs the image, its index and its provenance, as cosign does",

@@ -195,7 +195,6 @@ pub struct Base {
     pub name: Option<String>,
     /// Name of its repository under the registry.
     pub repository: String,
-    /// Its Dockerfile.
     pub dockerfile: RelPath,
     /// What is wanted of Python packages: requirement files or a `pyproject.toml`.
     pub requirements: RequirementFiles,
@@ -215,6 +214,8 @@ pub struct Base {
     pub compression: Compressions,
     /// Stages of the Dockerfile that run something, and the recipe that realises each without running it.
     pub stages: BTreeMap<String, Recipe>,
+    /// Bases of other projects whose layers are taken where they are made of the same.
+    pub layers_from: Vec<Repository>,
 }
 
 impl Base {
@@ -1143,6 +1144,7 @@ fn read_base(
     let compression = read_compression(&mut section, problems);
     let stages = read_stages(&mut section, problems);
     check_system(&args, &stages, section.at(), problems);
+    let layers_from = read_layers_from(&mut section, problems);
     section.finish(problems);
     Some(Base {
         name: None,
@@ -1157,7 +1159,19 @@ fn read_base(
         epoch: u32::try_from(epoch).expect("the range was checked"),
         compression,
         stages,
+        layers_from,
     })
+}
+
+fn read_layers_from(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<Repository> {
+    let mut found = Vec::new();
+    for name in section.texts("layers-from", problems).unwrap_or_default() {
+        match name.value.parse::<Repository>() {
+            Ok(repository) => found.push(repository),
+            Err(error) => problems.add(&name.at, format!("`base.layers-from`: {error}"), None),
+        }
+    }
+    found
 }
 
 /// The files that say what is wanted. Another tool's lock is made from the file next to it, which no key names.

@@ -211,7 +211,6 @@ pub struct Local {
     pub layout: Option<PathBuf>,
     /// Compressed bytes, where they are known.
     pub size: Option<u64>,
-    /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
 

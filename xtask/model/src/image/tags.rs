@@ -3,6 +3,8 @@
 //! Pure. A repository's tags are one namespace: fingerprints, commits, versions, branches and `latest` stand side by side. A
 //! branch whose name belongs to another kind gets no tag; one whose name is not a tag gets one that ends in a hash of the name.
 
+pub mod moving;
+
 use crate::fault::Fault;
 use crate::image::commit::{Ancestry, Commit};
 use crate::spec::reference::{Digest, Tag};
@@ -219,10 +221,21 @@ pub fn stays(
     Ok(Some(format!("it names the image of `{short}`, {relation} ({clause})")))
 }
 
+/// The record of a tag that moves. It is written before the tag, so it also says what is true until then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagRecord {
     pub digest: Digest,
     pub since: TaggedCommit,
+    /// The image that the tag named before, and of which commit it was.
+    pub before: Option<(Digest, TaggedCommit)>,
+}
+
+impl TagRecord {
+    /// The commit of the tag while it names this image; `None` if the record is about other images.
+    pub fn since_of(&self, digest: &Digest) -> Option<&TaggedCommit> {
+        let before = || self.before.as_ref().filter(|(before, _)| before == digest).map(|(_, since)| since);
+        if self.digest == *digest { Some(&self.since) } else { before() }
+    }
 }
 
 #[cfg(test)]

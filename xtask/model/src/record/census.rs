@@ -85,7 +85,6 @@ pub struct Commit {
 /// Seconds of one build of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Cost {
-    /// Seconds.
     pub seconds: f64,
     /// Number of builds of which it is the median; 0 if it is assumed.
     pub builds: usize,

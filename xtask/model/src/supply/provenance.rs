@@ -60,7 +60,6 @@ pub struct Build {
     pub byproducts: Vec<Resource>,
 }
 
-/// The statement.
 pub fn statement(build: &Build) -> Vec<u8> {
     let (name, digest) = &build.subject;
     let mut metadata = json!({"startedOn": build.started, "finishedOn": build.finished});

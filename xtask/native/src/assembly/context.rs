@@ -130,7 +130,6 @@ impl Context<'_> {
     }
 }
 
-/// A node as an entry of a folder.
 fn entry(node: &SelectedNode, folder: &ContextPath) -> ContextEntry {
     let (kind, id) = match (&node.content, node.sum) {
         (Content::Dir, _) => (FileKind::Dir, None),

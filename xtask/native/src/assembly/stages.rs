@@ -101,8 +101,8 @@ impl<'a> Stages<'a> {
     }
 
     /// What a stage begins with.
-    fn base(&self, stage: &Stage, footing: &StageBase, image: Option<usize>) -> Result<State, Fault> {
-        Ok(match (footing.on, image) {
+    fn base(&self, stage: &Stage, stage_base: &StageBase, image: Option<usize>) -> Result<State, Fault> {
+        Ok(match (stage_base.on, image) {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
                     let what = format!("a stage cannot be built on `{}`, which a recipe makes", stage.base);
@@ -124,11 +124,11 @@ impl<'a> Stages<'a> {
     pub(super) fn realised(
         &mut self,
         stage: &Stage,
-        footing: &StageBase,
+        stage_base: &StageBase,
         image: Option<usize>,
         realise: &'a dyn Realise,
     ) -> Result<(), Fault> {
-        let mut state = self.base(stage, footing, image)?;
+        let mut state = self.base(stage, stage_base, image)?;
         for (number, part) in realise.parts().iter().enumerate() {
             state.description.remember(format!("RUN # {}", part.name), true);
             let recipe = self.recipe("stage").digest(&part.recipe).finish();
@@ -148,8 +148,8 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    pub(super) fn stage(&mut self, stage: &Stage, footing: &StageBase, image: Option<usize>) -> Result<(), Fault> {
-        let mut state = self.base(stage, footing, image)?;
+    pub(super) fn stage(&mut self, stage: &Stage, stage_base: &StageBase, image: Option<usize>) -> Result<(), Fault> {
+        let mut state = self.base(stage, stage_base, image)?;
         self.inherited += state.description.history_bytes;
         if self.inherited > HISTORIES {
             let what = format!("stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
@@ -166,11 +166,11 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    pub(super) fn platform(&self, footing: &StageBase) -> Result<Platform, Fault> {
-        let Some(written) = footing.platform.as_ref().filter(|text| !text.is_empty()) else {
+    pub(super) fn platform(&self, stage_base: &StageBase) -> Result<Platform, Fault> {
+        let Some(written) = stage_base.platform.as_ref().filter(|text| !text.is_empty()) else {
             return Ok(self.inputs.platform.clone());
         };
-        let line = self.inputs.dockerfile.stages()[footing.stage].line;
+        let line = self.inputs.dockerfile.stages()[stage_base.stage].line;
         written.parse().map_err(|error| self.wrong(line, error))
     }
 

@@ -29,8 +29,8 @@ pub(crate) fn check(subject: &Candidate<'_>) -> Result<(), Fault> {
     let stage_bases = dockerfile.stage_bases(args, platform)?;
     let (interpreted, below) = interpreted(dockerfile, &stage_bases, realised)?;
     let is_used = |stage: &usize| interpreted.contains(stage) || below.contains(stage);
-    let mut images = stage_bases.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
-    if let Some(other) = images.find(|footing| is_used(&footing.stage) && footing.base != *image) {
+    let mut images = stage_bases.iter().filter(|stage_base| stage_base.on.is_none() && stage_base.base != "scratch");
+    if let Some(other) = images.find(|stage_base| is_used(&stage_base.stage) && stage_base.base != *image) {
         let line = dockerfile.stages()[other.stage].line;
         return Err(wrong_base(&other.base, image).needed_by(format!("`{}:{line}`", dockerfile.path())));
     }

@@ -114,8 +114,8 @@ impl Container<'_> {
     }
 
     /// Asks its program to end, and kills it after this time.
-    pub(super) fn end(mut self, patience: Duration) {
-        let time = format!("--time={}", patience.as_secs());
+    pub(super) fn end(mut self, grace: Duration) {
+        let time = format!("--time={}", grace.as_secs());
         let stopped = self.docker.command().args(["stop", &time, &self.id]).output();
         // Docker removes what has a client itself. The drop removes a container that could not be stopped.
         if stopped.is_ok_and(|output| output.status.success())

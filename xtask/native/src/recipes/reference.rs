@@ -81,23 +81,26 @@ impl Checked<'_> {
         let mut at = found.index;
         loop {
             let stage = &self.dockerfile.stages()[at];
-            let footing =
-                stage_bases.iter().find(|footing| footing.stage == at).expect("every stage below has a footing");
-            let other = footing.platform.as_deref().filter(|text| !text.is_empty());
+            let stage_base = stage_bases
+                .iter()
+                .find(|stage_base| stage_base.stage == at)
+                .expect("every stage below has a stage_base");
+            let other = stage_base.platform.as_deref().filter(|text| !text.is_empty());
             if other.is_some_and(|text| text.parse().ok().as_ref() != Some(platform)) {
                 let why = format!("it is built for `{}`, but the image is for `{platform}`", other.unwrap_or_default());
                 return Err(self.refuse(stage.line, "this `FROM`", why));
             }
-            let Some(on) = footing.on else {
+            let Some(on) = stage_base.on else {
                 let root = args.get("ROOT_IMAGE");
-                if let Some(name) = missing.filter(|_| root == Some(&footing.base)) {
+                if let Some(name) = missing.filter(|_| root == Some(&stage_base.base)) {
                     let why = format!("it is not built on the stage `{name}`, whose packages the image has");
                     return Err(self.refuse(stage.line, "this `FROM`", why));
                 }
-                if root == Some(&footing.base) {
+                if root == Some(&stage_base.base) {
                     return Ok(());
                 }
-                let why = format!("it is built on `{}`, but the recipe reads the files of `ROOT_IMAGE`", footing.base);
+                let why =
+                    format!("it is built on `{}`, but the recipe reads the files of `ROOT_IMAGE`", stage_base.base);
                 return Err(self.refuse(stage.line, "this `FROM`", why));
             };
             let below = &self.dockerfile.stages()[on];

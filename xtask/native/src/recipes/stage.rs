@@ -82,7 +82,6 @@ pub trait Earlier: Sync {
     /// Compressed size of the layer that it has for a part, by the part's recipe; `None` if it has none.
     fn size(&self, recipe: &Digest) -> Option<u64>;
 
-    /// Reads this layer.
     fn read(&self, recipe: &Digest, take: &mut TakeLayer<'_>) -> Result<(), Fault>;
 }
 

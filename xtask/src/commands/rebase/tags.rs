@@ -137,8 +137,7 @@ fn check(client: &Client, one: &Move<'_>) -> Result<(), Fault> {
 /// Moves a tag, with the record of its commit. Returns the commit that was recorded before.
 fn move_one(client: &Client, one: &Move<'_>) -> Result<Option<TaggedCommit>, Fault> {
     let mark = records::read(client, one.repository, one.tag)?;
-    let recorded = mark.filter(|mark| mark.digest == one.from.digest || mark.digest == one.to.digest);
-    let recorded = recorded.map(|mark| mark.since);
+    let recorded = mark.and_then(|mark| mark.since_of(&one.from.digest).or(mark.since_of(&one.to.digest)).cloned());
     let commit = recorded.as_ref().map(|since| since.commit.clone());
     let commit = commit.or_else(|| Some(one.to.revision()?.trim_end_matches("-dirty").to_owned()));
     if let Some(commit) = commit {

@@ -52,6 +52,20 @@ pub(in crate::registry) fn push(repository: &Repository) -> Scopes {
     Scopes::from([format!("repository:{}:pull,push", repository.path())])
 }
 
+/// Adds what helps where nobody answers, or not in TLS.
+fn with_hint(broken: ExchangeError, url: &Url, endpoint: &Endpoint) -> ExchangeError {
+    if broken.plain {
+        return broken.hint(format!("if the registry is meant to use plain HTTP, {}", insecure(url.authority())));
+    }
+    if !broken.unreachable || !url.same_origin(&endpoint.base) {
+        return broken;
+    }
+    match url.is_loopback() {
+        true => broken.hint("start a registry on this machine: `cargo xtask engine up --registry-only`"),
+        false => broken.hint("check the name of the registry, the network, and `HTTPS_PROXY`"),
+    }
+}
+
 impl Client {
     /// Sends a request once, answering challenges and following redirects: an answer of any status, or a broken exchange.
     pub(in crate::registry) fn send_once(
@@ -76,8 +90,7 @@ impl Client {
                 Ok(reply) => reply,
                 Err(broken) => {
                     process::interrupted()?;
-                    let hint = format!("if the registry is meant to use plain HTTP, {}", insecure(url.authority()));
-                    return Ok(Err(if broken.plain { broken.hint(hint) } else { broken }));
+                    return Ok(Err(with_hint(broken, &url, endpoint)));
                 }
             };
             // One answer to learn the challenge, one because a token was spent; a third would change nothing.

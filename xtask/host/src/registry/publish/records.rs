@@ -3,7 +3,7 @@
 //! An image names the commit that it was built from first. A later commit of the same contents has the same image, so `latest`
 //! may be of a later commit than its image says, and whoever moves it has to know of which one. The record is the image's index
 //! once more, with annotations and under a tag of its own: no registry refuses that, and nothing has to be sent for it. It counts
-//! only while the tag names the digest in it.
+//! only while the tag names a digest in it. A job also announces its move there, so that jobs of other commits see it.
 
 use super::Published;
 use crate::registry::{Answer, Client};
@@ -11,11 +11,14 @@ use crate::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::image::tags::{self, TagRecord, TaggedCommit};
 use xtask_model::spec::oci::{Index, media_type};
-use xtask_model::spec::reference::{Repository, Tag};
+use xtask_model::spec::reference::{Digest, Repository, Tag};
 
 const DIGEST: &str = "dev.xtask.tag.digest";
 const COMMIT: &str = "dev.xtask.tag.commit";
 const ROLLED_BACK: &str = "dev.xtask.tag.rolled-back";
+/// The same three, of what the tag named before.
+const BEFORE: [&str; 3] =
+    ["dev.xtask.tag.before.digest", "dev.xtask.tag.before.commit", "dev.xtask.tag.before.rolled-back"];
 
 /// True if a tag is that of a record.
 pub fn is(tag: &Tag) -> bool {
@@ -35,9 +38,14 @@ pub fn read(client: &Client, repository: &Repository, tag: &Tag) -> Result<Optio
 }
 
 fn parse(index: &Index) -> Option<TagRecord> {
+    let (digest, since) = entry(index, [DIGEST, COMMIT, ROLLED_BACK])?;
+    Some(TagRecord { digest, since, before: entry(index, BEFORE) })
+}
+
+fn entry(index: &Index, [digest, commit, rolled_back]: [&str; 3]) -> Option<(Digest, TaggedCommit)> {
     let text = |name: &str| index.annotations.get(name);
-    let since = TaggedCommit { commit: text(COMMIT)?.clone(), rolled_back: text(ROLLED_BACK).is_some() };
-    Some(TagRecord { digest: text(DIGEST)?.parse().ok()?, since })
+    let since = TaggedCommit { commit: text(commit)?.clone(), rolled_back: text(rolled_back).is_some() };
+    Some((text(digest)?.parse().ok()?, since))
 }
 
 /// Writes the record of a tag that names this image, before the tag is moved there: until then it counts for nothing.
@@ -48,15 +56,32 @@ pub fn write(
     image: &Published,
     since: &TaggedCommit,
 ) -> Result<(), Fault> {
+    let record = TagRecord { digest: image.digest, since: since.clone(), before: None };
+    announce(client, repository, tag, image, &record)
+}
+
+/// The same for a tag that other jobs may move: the record also says what the tag names until then.
+pub fn announce(
+    client: &Client,
+    repository: &Repository,
+    tag: &Tag,
+    image: &Published,
+    record: &TagRecord,
+) -> Result<(), Fault> {
     let mut index = Index::new(match &image.index {
         Some(index) => index.manifests.clone(),
         None => image.platforms.values().cloned().collect(),
     });
-    let mut note = |name: &str, value: String| drop(index.annotations.insert(name.to_owned(), value));
-    note(DIGEST, image.digest.to_string());
-    note(COMMIT, since.commit.clone());
-    if since.rolled_back {
-        note(ROLLED_BACK, "true".to_owned());
+    let mut note = |[digest, commit, rolled_back]: [&str; 3], of: &Digest, since: &TaggedCommit| {
+        index.annotations.insert(digest.to_owned(), of.to_string());
+        index.annotations.insert(commit.to_owned(), since.commit.clone());
+        if since.rolled_back {
+            index.annotations.insert(rolled_back.to_owned(), "true".to_owned());
+        }
+    };
+    note([DIGEST, COMMIT, ROLLED_BACK], &record.digest, &record.since);
+    if let Some((digest, since)) = &record.before {
+        note(BEFORE, digest, since);
     }
     let bytes = serde_json::to_vec(&index).expect("an index is JSON");
     client.put_manifest(repository, tags::record_tag(tag), media_type::INDEX, &bytes).map(drop)

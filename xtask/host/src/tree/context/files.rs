@@ -174,7 +174,6 @@ pub(crate) fn failed(failure: xtask_scan::Failure) -> Fault {
     cannot_read(&failure.path).cause(failure.error)
 }
 
-/// The id of a blob with these bytes.
 pub(crate) fn blob(format: ObjectFormat, bytes: &[u8]) -> Result<ObjectId, Fault> {
     let id = xtask_scan::id::object(scan_format(format), "blob", bytes);
     id.map(|id| ObjectId::new(format, &id)).map_err(|error| Fault::usage("cannot hash a file").cause(error))

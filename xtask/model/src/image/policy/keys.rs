@@ -340,6 +340,15 @@ pub const TABLES: &[Table] = &[
                 Default::None,
                 "the recipe that builds a stage of the Dockerfile without running it, by the stage's name, for the native engine. A stage with other instructions than the recipe's is refused with its line. With `system-packages`, `images.lock` pins the Debian packages of `SYSTEM_PACKAGES` in `[base.args]` for both engines",
             ),
+            of(
+                Engine::Native,
+                key(
+                    "layers-from",
+                    Kind::Texts,
+                    Default::None,
+                    "repositories of other bases in the same registry, `ghcr.io/acme/shop-base`: a layer that `latest` of one has, made of the same wheels for the same Python, is mounted and not built. Whoever may write there decides what is in these layers",
+                ),
+            ),
         ],
     },
     Table {

@@ -20,7 +20,6 @@ pub(crate) struct Problem {
 /// A value with its place in the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Spanned<T> {
-    /// The value.
     pub value: T,
     /// Its bytes in the document.
     pub at: Range<usize>,

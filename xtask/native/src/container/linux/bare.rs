@@ -245,12 +245,12 @@ impl Contained {
     }
 
     /// Asks its program to end, and kills it after this time, or at once if it does not handle the signal.
-    pub fn end_within(mut self, patience: Duration) {
+    pub fn end_within(mut self, grace: Duration) {
         let began = Instant::now();
         if !self.processes.ask_to_end() {
             return;
         }
-        while matches!(self.processes.ended(), Ok(None)) && began.elapsed() < patience {
+        while matches!(self.processes.ended(), Ok(None)) && began.elapsed() < grace {
             std::thread::sleep(Duration::from_millis(2));
         }
     }

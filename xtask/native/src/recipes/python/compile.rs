@@ -47,7 +47,6 @@ impl SourceFile {
     }
 }
 
-/// Name of a chunk of a distribution.
 pub(super) fn name_of(distribution: &str, chunk: &Chunk) -> ChunkName {
     (distribution.to_owned(), chunk.first().map(|source| source.path.clone()).unwrap_or_default())
 }

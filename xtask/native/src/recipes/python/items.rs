@@ -22,7 +22,6 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Items of a distribution.
     pub(super) fn distribution(&self, distribution: &Distribution) -> Items {
         let mut out = Items::new();
         for folder in &distribution.folders {
