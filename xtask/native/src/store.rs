@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use xtask_host::registry::layout::{BlobWriter, Layout};
+use xtask_host::registry::layout::{Layout, PartialBlob};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Descriptor;
@@ -98,11 +98,11 @@ impl Store {
     /// Writes a layer. It is found again when [`Store::remember`] has named it.
     pub fn write_layer(
         &self,
-        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+        make: impl FnOnce(&mut PartialBlob<'_>) -> Result<Written, Fault>,
     ) -> Result<Written, Fault> {
-        let mut writer = self.layout.writer()?;
-        let written = make(&mut writer)?;
-        writer.finish(Some(&written.descriptor.digest))?;
+        let mut blob = self.layout.partial()?;
+        let written = make(&mut blob)?;
+        blob.finish(&written.descriptor.digest)?;
         Ok(written)
     }
 
@@ -110,7 +110,7 @@ impl Store {
     pub(crate) fn put(
         &self,
         recipe: &Digest,
-        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+        make: impl FnOnce(&mut PartialBlob<'_>) -> Result<Written, Fault>,
     ) -> Result<StoredLayer, Fault> {
         let written = self.write_layer(make)?;
         self.remember(recipe, (written.descriptor, written.diff_id), None)

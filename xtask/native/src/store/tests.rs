@@ -54,7 +54,7 @@ fn a_layer_is_found_by_its_recipe() {
 #[test]
 fn a_failed_layer_leaves_nothing() {
     let (_folder, store) = store(LIMIT);
-    let fail = |sink: &mut BlobWriter<'_>| {
+    let fail = |sink: &mut PartialBlob<'_>| {
         sink.write_all(b"half").unwrap();
         Err(Fault::build("cannot make it"))
     };
