@@ -330,11 +330,11 @@ impl Earlier for Before<'_> {
     }
 
     fn read(&self, recipe: &Digest, take: &mut TakeLayer<'_>) -> Result<(), Fault> {
-        let (layer, diff_id) = self
+        let (layer, _) = self
             .layers
             .get(recipe)
             .ok_or_else(|| Fault::build(format!("no layer with the recipe `{recipe}` in `{}`", self.name())))?;
-        read_layer(self.client, &self.place, (layer, *diff_id), take)
+        read_layer(self.client, &self.place, (layer, None), take)
     }
 }
 
