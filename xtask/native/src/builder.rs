@@ -107,7 +107,12 @@ fn put_together(
     let base: Vec<ImageLayer> = base_layers(order, destination, distrust).collect();
     let (manifest, checks, sent) = match destination {
         Destination::Repository(repository) => {
-            let delivery = Delivery::new(client, repository, (order.base, order.published.others()), distrust);
+            let delivery = Delivery::new(
+                client,
+                repository,
+                (order.base, order.published.others()),
+                (Some(order.store), distrust),
+            );
             // Blobs are harmless until a manifest names them: they are sent while other layers are made and checked.
             let (all, manifest) = delivery.during(|deliver| {
                 base.iter().chain(found.iter().flatten()).cloned().for_each(deliver);
