@@ -33,7 +33,7 @@ TIME = 1_767_225_600
 
 # What was compiled before in a process shows in byte code: a text that Python has interned is another object than one that it has not.
 # So a few sources of one distribution, always the same, share a process that has seen nothing else. One for each would cost as much again.
-TOGETHER = 24
+TOGETHER = 48
 
 
 def byte_code(source: bytes, path: str) -> bytes | None:

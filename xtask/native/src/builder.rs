@@ -107,7 +107,12 @@ fn put_together(
     let base: Vec<ImageLayer> = base_layers(order, destination, distrust).collect();
     let (manifest, checks, sent) = match destination {
         Destination::Repository(repository) => {
-            let delivery = Delivery::new(client, repository, (order.base, order.published.others()), distrust);
+            let delivery = Delivery::new(
+                client,
+                repository,
+                (order.base, order.published.others()),
+                (Some(order.store), distrust),
+            );
             // Blobs are harmless until a manifest names them: they are sent while other layers are made and checked.
             let (all, manifest) = delivery.during(|deliver| {
                 base.iter().chain(found.iter().flatten()).cloned().for_each(deliver);
@@ -330,11 +335,11 @@ impl Earlier for Before<'_> {
     }
 
     fn read(&self, recipe: &Digest, take: &mut TakeLayer<'_>) -> Result<(), Fault> {
-        let (layer, diff_id) = self
+        let (layer, _) = self
             .layers
             .get(recipe)
             .ok_or_else(|| Fault::build(format!("no layer with the recipe `{recipe}` in `{}`", self.name())))?;
-        read_layer(self.client, &self.place, (layer, *diff_id), take)
+        read_layer(self.client, &self.place, (layer, None), take)
     }
 }
 

@@ -142,7 +142,7 @@ impl<'a> ImageFiles<'a> {
         diff_id: Digest,
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        read_layer(self.client, &self.image.place, (layer, diff_id), read)
+        read_layer(self.client, &self.image.place, (layer, Some(&diff_id)), read)
     }
 
     /// Folder of the whole image.
@@ -242,15 +242,16 @@ impl<'a> ImageFiles<'a> {
     }
 }
 
-/// Reads a layer as a stream of entries. It is complete only if its digest matches at the end.
+/// Reads a layer as a stream of entries. It is complete only if its digest matches at the end. Without a `diff_id`, only the download
+/// of a registry's blob is checked: both digests are of the same image, and hashing what is unpacked costs more than that.
 pub(crate) fn read_layer<T>(
     client: &Client,
     place: &Place,
-    (layer, diff_id): (&Descriptor, Digest),
+    (layer, diff_id): (&Descriptor, Option<&Digest>),
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let from = |source: &mut dyn Read| {
-        let mut reader = Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
+        let mut reader = Reader::open(BufReader::with_capacity(256 << 10, source), diff_id, Limits::default())?;
         read(&mut reader)
     };
     match place {

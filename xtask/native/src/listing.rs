@@ -45,7 +45,7 @@ pub fn one(client: &Client, image: &Image) -> Result<Files, Fault> {
 fn lay(files: &mut Files, client: &Client, image: &Image, layers: std::ops::Range<usize>) -> Result<(), Fault> {
     for (descriptor, diff_id) in image.layers().skip(layers.start).take(layers.len()) {
         process::interrupted()?;
-        read_layer(client, &image.place, (descriptor, diff_id), |reader| apply(files, reader))?;
+        read_layer(client, &image.place, (descriptor, Some(&diff_id)), |reader| apply(files, reader))?;
     }
     Ok(())
 }

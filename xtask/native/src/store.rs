@@ -18,16 +18,18 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use xtask_host::registry::layout::{BlobWriter, Layout};
+use xtask_host::registry::layout::{Layout, PartialBlob};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Descriptor;
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::{Digest, Platform, Repository};
 use xtask_model::supply::inventory::{LayerContents, SCHEMA};
 
 const RECIPES: &str = "recipes";
 const OUTLINES: &str = "outlines";
 const CONTENTS: &str = "contents";
+/// The repository that each layer was sent to.
+const PLACES: &str = "places";
 /// Processes hold a shared lock on this file while they use the store.
 const IN_USE: &str = ".in-use";
 
@@ -62,7 +64,7 @@ impl Store {
     pub fn open(folder: &Path, limit: u64) -> Result<Self, Fault> {
         let layout = Layout::open_or_create(folder)?;
         let prepare = || {
-            for part in [RECIPES, OUTLINES, CONTENTS] {
+            for part in [RECIPES, OUTLINES, CONTENTS, PLACES] {
                 fs::create_dir_all(folder.join(part))?;
             }
             let in_use = File::create(folder.join(IN_USE))?;
@@ -98,11 +100,11 @@ impl Store {
     /// Writes a layer. It is found again when [`Store::remember`] has named it.
     pub fn write_layer(
         &self,
-        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+        make: impl FnOnce(&mut PartialBlob<'_>) -> Result<Written, Fault>,
     ) -> Result<Written, Fault> {
-        let mut writer = self.layout.writer()?;
-        let written = make(&mut writer)?;
-        writer.finish(Some(&written.descriptor.digest))?;
+        let mut blob = self.layout.partial()?;
+        let written = make(&mut blob)?;
+        blob.finish(&written.descriptor.digest)?;
         Ok(written)
     }
 
@@ -110,7 +112,7 @@ impl Store {
     pub(crate) fn put(
         &self,
         recipe: &Digest,
-        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+        make: impl FnOnce(&mut PartialBlob<'_>) -> Result<Written, Fault>,
     ) -> Result<StoredLayer, Fault> {
         let written = self.write_layer(make)?;
         self.remember(recipe, (written.descriptor, written.diff_id), None)
@@ -177,6 +179,16 @@ impl Store {
     ) -> Result<(), Fault> {
         let bytes = serde_json::to_vec(contents).expect("contents are valid JSON");
         self.write(&self.contents_path(diff_id, platform), &bytes)
+    }
+
+    /// A repository that a layer was sent to, by uncompressed digest. It may have lost the layer since.
+    pub(crate) fn place(&self, diff_id: &Digest) -> Option<Repository> {
+        fs::read_to_string(self.note(PLACES, diff_id)).ok()?.parse().ok()
+    }
+
+    /// Remembers a repository that a layer was sent to. On failure, the layer is sent to the next repository too.
+    pub(crate) fn put_place(&self, diff_id: &Digest, repository: &Repository) {
+        let _ = self.write(&self.note(PLACES, diff_id), repository.to_string().as_bytes());
     }
 
     fn contents_path(&self, diff_id: &Digest, platform: &Platform) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Repo, actions};
 use crate::world::{NAMES, World, listing};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use xtask_native::push::published::{DIFF_ID, RECIPE};
 
 #[test]
@@ -65,6 +65,26 @@ fn base_layers_are_mounted_and_never_read() {
     assert_eq!(traffic.sent().0.len(), own.len() + 1, "its layers and its configuration");
     assert!(own.iter().all(|layer| layer.annotations.contains_key(RECIPE) && layer.annotations.contains_key(DIFF_ID)));
     world.is_whole();
+}
+
+#[test]
+fn a_second_repository_mounts_the_layers_that_this_machine_sent() {
+    let Some(world) = World::new("secondplace") else { return };
+    world.repo.push();
+    let layers = world.manifest("app", "latest").layers;
+    let digests: BTreeSet<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+    let push = |name: &str| {
+        let to = format!("{}/{name}", world.root().registry());
+        let build = || world.repo.xtask(&["build", "--push", "--format", "json", "--registry", &to]).run();
+        let (said, traffic) = world.traffic(build);
+        assert_eq!(said.ok().report().actions(), actions("built", "built"));
+        traffic.sent().0.intersection(&digests).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(push("second"), [""; 0]);
+    // What the first repository has lost is sent.
+    let lost = layers.last().unwrap().digest;
+    world.lose("app", &lost);
+    assert_eq!(push("third"), [lost.to_string()]);
 }
 
 #[test]

@@ -116,9 +116,14 @@ impl Layout {
 
     /// A blob that is still being written; dropped unfinished, it leaves nothing.
     pub fn writer(&self) -> Result<BlobWriter<'_>, Fault> {
+        Ok(BlobWriter { partial: self.partial()?, state: Sha256::new(), size: 0 })
+    }
+
+    /// The same for a blob that is hashed elsewhere.
+    pub fn partial(&self) -> Result<PartialBlob<'_>, Fault> {
         let folder = self.folder.join("blobs/sha256");
         let file = scratch::file_in(&folder, PARTIAL).map_err(|error| cannot_write(&folder, &error))?;
-        Ok(BlobWriter { layout: self, file, state: Sha256::new(), size: 0 })
+        Ok(PartialBlob { layout: self, file })
     }
 
     pub fn sweep(folder: &Path) {
@@ -222,10 +227,35 @@ impl Layout {
     }
 }
 
-/// A blob on its way: hashed while it is written, named by its digest when it is whole.
-pub struct BlobWriter<'a> {
+/// A blob on its way, named when it is whole.
+pub struct PartialBlob<'a> {
     layout: &'a Layout,
     file: tempfile::NamedTempFile,
+}
+
+impl PartialBlob<'_> {
+    /// Gives the blob its name, the digest of all bytes that were written.
+    pub fn finish(self, digest: &Digest) -> Result<(), Fault> {
+        let path = self.layout.blob_path(digest);
+        readable(self.file.as_file()).map_err(|error| cannot_write(&path, &error))?;
+        // Over a blob that is there already: the same bytes, so whoever reads it sees no difference.
+        self.file.persist(&path).map(drop).map_err(|error| cannot_write(&path, &error.error))
+    }
+}
+
+impl Write for PartialBlob<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A blob on its way: hashed while it is written.
+pub struct BlobWriter<'a> {
+    partial: PartialBlob<'a>,
     state: Sha256,
     size: u64,
 }
@@ -238,24 +268,21 @@ impl BlobWriter<'_> {
             return Err(Fault::network(format!("cannot store blob `{expected}`"))
                 .cause(format!("the {} received bytes have the digest `{digest}`", self.size)));
         }
-        let path = self.layout.blob_path(&digest);
-        readable(self.file.as_file()).map_err(|error| cannot_write(&path, &error))?;
-        // Over a blob that is there already: the same bytes, so whoever reads it sees no difference.
-        self.file.persist(&path).map_err(|error| cannot_write(&path, &error.error))?;
+        self.partial.finish(&digest)?;
         Ok((digest, self.size))
     }
 }
 
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
+        let count = self.partial.write(bytes)?;
         self.state.update(&bytes[..count]);
         self.size += count as u64;
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.partial.flush()
     }
 }
 

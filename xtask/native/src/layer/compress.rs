@@ -28,6 +28,9 @@ const SMALL: u64 = 512;
 /// Longer files of an archive are read in pieces: what waits for its turn is held in memory.
 const WHOLE: u64 = 256 << 10;
 
+/// Bytes that are hashed and written at once, at least: a member of a small file has four parts.
+const HELD: usize = 64 << 10;
+
 /// Empty final block; the blocks before it are not final.
 const GZIP_END: [u8; 2] = [3, 0];
 
@@ -55,7 +58,7 @@ pub(super) fn stream<W: Write>(
             plain: Sha256::new(),
             bytes: 0,
             member: Member::default(),
-            out: Out { sink, state: Sha256::new(), size: 0 },
+            out: Out { sink, state: Sha256::new(), size: 0, held: Vec::with_capacity(HELD) },
         };
         produce(&mut blocks)?;
         blocks.end(note)
@@ -251,7 +254,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         }
         let note = note.map(|note| note::framed(self.codec, note)).unwrap_or_default();
         self.out.put(&note)?;
-        self.out.sink.flush().map_err(cannot_write)?;
+        self.out.flush()?;
         let digest = Digest::from_bytes(self.out.state.finalize().into());
         Ok(Written {
             diff_id: Digest::from_bytes(self.plain.finalize().into()),
@@ -351,13 +354,34 @@ struct Out<W> {
     sink: W,
     state: Sha256,
     size: u64,
+    held: Vec<u8>,
 }
 
 impl<W: Write> Out<W> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        self.state.update(bytes);
         self.size += bytes.len() as u64;
+        if self.held.len() + bytes.len() > HELD {
+            self.let_go()?;
+        }
+        if bytes.len() < HELD {
+            self.held.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.state.update(bytes);
         self.sink.write_all(bytes).map_err(cannot_write)
+    }
+
+    /// Hashes and writes what is held.
+    fn let_go(&mut self) -> Result<(), Fault> {
+        self.state.update(&self.held);
+        let written = self.sink.write_all(&self.held).map_err(cannot_write);
+        self.held.clear();
+        written
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.let_go()?;
+        self.sink.flush().map_err(cannot_write)
     }
 
     fn end_member(&mut self, crc: u32, bytes: u64) -> Result<(), Fault> {

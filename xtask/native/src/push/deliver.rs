@@ -1,9 +1,10 @@
 //! Sends an image's blobs to a repository or a layout. Writes no tags.
 //!
-//! Existing blobs are not sent; blobs of other repositories in the registry are mounted; the others are streamed,
-//! several at once.
+//! Existing blobs are not sent; blobs of other repositories in the registry are mounted, as the store remembers or their manifests say; the
+//! others are streamed, several at once.
 
 use crate::image::{Image, Place};
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -51,6 +52,8 @@ pub(crate) struct Delivery<'a> {
     base: Option<&'a Image>,
     /// Other repositories of the registry, by the layers that they have.
     others: &'a BTreeMap<Digest, Repository>,
+    /// It remembers where layers were sent to.
+    store: Option<&'a Store>,
     /// Every layer is checked, and a missing one is a fault.
     distrust: bool,
     sent: AtomicU64,
@@ -62,9 +65,10 @@ impl<'a> Delivery<'a> {
         client: &'a Client,
         repository: &'a Repository,
         (base, others): (Option<&'a Image>, &'a BTreeMap<Digest, Repository>),
-        distrust: bool,
+        (store, distrust): (Option<&'a Store>, bool),
     ) -> Self {
-        Self { client, repository, base, others, distrust, sent: AtomicU64::new(0), lost: AtomicBool::new(false) }
+        let (sent, lost) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { client, repository, base, others, store, distrust, sent, lost }
     }
 
     /// Sends the layers that `work` hands over, while it works. A fault of the work is the one that counts.
@@ -128,6 +132,7 @@ impl<'a> Delivery<'a> {
             _ => None,
         };
         let session = from.map(|from| client.mount(repository, digest, from)).transpose()?;
+        let session = session.or_else(|| self.mounted_as_before(layer));
         if let Some(Mount::Mounted) = session {
             self.sent.fetch_sub(size, Ordering::Relaxed);
             return Ok(());
@@ -151,7 +156,19 @@ impl<'a> Delivery<'a> {
         match session {
             Some(Mount::Session(session)) => client.upload_into(session, digest, size, &source),
             _ => client.upload(repository, digest, size, &source),
+        }?;
+        if let (Some(store), LayerPlace::File(_)) = (self.store, &layer.place) {
+            store.put_place(&layer.diff_id, repository);
         }
+        Ok(())
+    }
+
+    /// Mounts a layer of this machine from the repository that it was sent to before. A refusal only costs time: that repository may be
+    /// of another project.
+    fn mounted_as_before(&self, layer: &ImageLayer) -> Option<Mount> {
+        let place = self.store.filter(|_| matches!(layer.place, LayerPlace::File(_)))?.place(&layer.diff_id)?;
+        let is_other = place != *self.repository && place.registry() == self.repository.registry();
+        is_other.then(|| self.client.mount(self.repository, &layer.descriptor.digest, &place).ok())?
     }
 }
 
@@ -174,7 +191,7 @@ pub fn bring(
     };
     let layers: Vec<ImageLayer> = image.layers().filter(|(layer, _)| !has(&layer.digest)).map(layer).collect();
     let none = BTreeMap::new();
-    let delivery = Delivery::new(client, repository, (Some(image), &none), false);
+    let delivery = Delivery::new(client, repository, (Some(image), &none), (None, false));
     delivery.during(|deliver| {
         layers.into_iter().for_each(deliver);
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Only while no other process has it open: an entry might be about to be used there.
 
-use super::{CONTENTS, Note, OUTLINES, RECIPES, Store};
+use super::{CONTENTS, Note, OUTLINES, PLACES, RECIPES, Store};
 use std::collections::BTreeMap;
 use std::fs::{self, TryLockError};
 use std::io;
@@ -45,7 +45,7 @@ impl Store {
     /// Closes the store, and prunes it if it is larger than its limit or has incomplete files. Reads no file.
     pub fn prune_if_due(self) -> Result<(), Fault> {
         let mut bytes = 0;
-        for part in ["blobs/sha256", OUTLINES, CONTENTS, RECIPES] {
+        for part in ["blobs/sha256", OUTLINES, CONTENTS, PLACES, RECIPES] {
             for entry in fs::read_dir(self.layout.folder().join(part)).into_iter().flatten().flatten() {
                 if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
                     return self.prune().map(drop);
@@ -85,9 +85,9 @@ impl Store {
             blobs.insert(file.name.clone(), file);
         }
         let mut layers: BTreeMap<String, FileGroup> = BTreeMap::new();
-        // Tables of contents, and contents whose name ends with the platform.
+        // Tables of contents, contents whose name ends with the platform, and places.
         let mut tocs: BTreeMap<String, Vec<StoreFile>> = BTreeMap::new();
-        for part in [OUTLINES, CONTENTS] {
+        for part in [OUTLINES, CONTENTS, PLACES] {
             for file in list(&folder.join(part), &mut remove)? {
                 let diff_id = file.name.split('.').next().unwrap_or_default().to_owned();
                 tocs.entry(diff_id).or_default().push(file);

@@ -54,7 +54,7 @@ fn a_layer_is_found_by_its_recipe() {
 #[test]
 fn a_failed_layer_leaves_nothing() {
     let (_folder, store) = store(LIMIT);
-    let fail = |sink: &mut BlobWriter<'_>| {
+    let fail = |sink: &mut PartialBlob<'_>| {
         sink.write_all(b"half").unwrap();
         Err(Fault::build("cannot make it"))
     };
@@ -104,6 +104,22 @@ fn tables_of_contents_are_kept() {
     assert_eq!(store.get_toc(&layer.diff_id).unwrap(), Some(toc));
     fs::write(store.note(OUTLINES, &layer.diff_id), b"outline1").unwrap();
     assert_eq!(store.get_toc(&layer.diff_id).unwrap(), None);
+}
+
+#[test]
+fn a_place_stays_as_long_as_its_layer() {
+    let (folder, store) = store(LIMIT);
+    let layer = put(&store, "a", b"contents");
+    assert_eq!(store.place(&layer.diff_id), None);
+    let repository: Repository = "127.0.0.1:5000/acme/app".parse().unwrap();
+    store.put_place(&layer.diff_id, &repository);
+    assert_eq!(store.place(&layer.diff_id), Some(repository));
+    fs::write(store.note(PLACES, &layer.diff_id), b"a b").unwrap();
+    assert_eq!(store.place(&layer.diff_id), None);
+    let small = again(&store, 0);
+    drop(store);
+    assert_eq!(small.prune().unwrap().left, 0);
+    assert!(fs::read_dir(folder.path().join("a/störe").join(PLACES)).unwrap().next().is_none());
 }
 
 fn age(store: &Store, part: &str, digest: &Digest, seconds: u64) {

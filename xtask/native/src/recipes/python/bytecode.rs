@@ -12,7 +12,7 @@ use xtask_host::process;
 use xtask_model::fault::{Exit, Fault};
 
 /// Sources of one distribution that share a process: `TOGETHER` of the script.
-const TOGETHER: usize = 24;
+const TOGETHER: usize = 48;
 
 /// Folders whose sources get no byte code: `LEFT_OUT` of the script.
 const LEFT_OUT: [&str; 3] = ["__pycache__", "test", "tests"];
@@ -297,7 +297,7 @@ mod tests {
         assert!(text.contains(&format!("TOGETHER = {TOGETHER}\n")));
         let folders = LEFT_OUT.map(|folder| format!("\"{folder}\"")).join(", ");
         assert!(text.contains(&format!("LEFT_OUT = {{{folders}}}\n")));
-        assert_eq!(together((0..50).collect()).iter().map(Vec::len).collect::<Vec<_>>(), [24, 24, 2]);
+        assert_eq!(together((0..100).collect()).iter().map(Vec::len).collect::<Vec<_>>(), [48, 48, 4]);
         for (path, expected) in [
             ("a/b.py", true),
             ("test.py", true),

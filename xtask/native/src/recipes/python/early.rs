@@ -101,6 +101,11 @@ impl<'a> Early<'a> {
         self.change(|state| state.given_up = true);
     }
 
+    /// True if the folder is of no use.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state().given_up
+    }
+
     /// Unpacks and compiles until all is done. Several threads may do so.
     pub(super) fn work(&self) {
         let _guard = Unwinding(self);

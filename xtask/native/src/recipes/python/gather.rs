@@ -65,7 +65,7 @@ impl Gathering<'_> {
         &self,
         python: impl FnOnce(&Path) -> (P, Option<Interpreter>),
     ) -> Result<(Option<Gathered>, P), Fault> {
-        let Self { locked, ref wanted, known, ref place, work, script, ref whole, .. } = *self;
+        let Self { locked, ref wanted, known, ref place, work, script, .. } = *self;
         let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let room = known.map_or(0, Known::room);
         let early = Early::new(Folder::early(work, SCRATCH)?, room, (locked, wanted), (*place, script));
@@ -79,7 +79,8 @@ impl Gathering<'_> {
                 } else {
                     early.give_up()
                 }
-                fetched
+                // Layers are unpacked while the root's Python is: neither keeps all cores busy.
+                fetched.and_then(|distributions| self.compared(distributions, &early))
             });
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             (0..cores).for_each(|_| drop(scope.spawn(|| early.work())));
@@ -88,37 +89,44 @@ impl Gathering<'_> {
             (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
         process::interrupted()?;
-        let distributions = fetched?;
-        closure::check_installed(whole, &distributions)?;
-        let shared = shared::compare(&distributions)?;
-        let (folder, compiled) = match early.end() {
+        let Compared { distributions, shared, restored } = fetched?;
+        let (folder, compiled, restored) = match early.end() {
             Some((folder, compiled)) => {
                 folder.settle(&distributions, shared.owners.keys())?;
-                (folder, compiled)
+                (folder, compiled, restored)
             }
             None => {
                 terminal::detail("packages are unpacked again");
                 let folder = Folder::new(work, SCRATCH, &distributions, room)?;
                 folder.unpack(&distributions, false)?;
-                (folder, BTreeSet::new())
+                (folder, BTreeSet::new(), None)
             }
         };
-        let gathered = Gathered {
-            downloads,
-            distributions,
-            restored: Vec::new(),
-            folder,
-            shared,
-            others: Packages::new(),
-            from: known.map(Known::name),
-            described: None,
-            compiled,
+        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
+        let restored = match (restored, known) {
+            (Some(restored), _) => restored,
+            (None, Some(known)) => self.restored(&unpacked, known)?,
+            (None, None) => Restored::Nothing,
         };
-        let gathered = match known {
-            Some(known) => self.restored(gathered, known)?,
-            None => Some(gathered),
+        let (restored, others, described) = match restored {
+            Restored::Damaged => return Ok((None, own)),
+            Restored::Packages { restored, others, described } => (restored, others, Some(described)),
+            Restored::Nothing => Default::default(),
         };
-        Ok((gathered, own))
+        let from = known.map(Known::name);
+        let gathered =
+            Gathered { downloads, distributions, restored, folder, shared, others, from, described, compiled };
+        Ok((Some(gathered), own))
+    }
+
+    /// Compares the packages that are installed from wheels, and unpacks those of layers, if the folder is of use.
+    fn compared(&self, distributions: Vec<Distribution>, early: &Early<'_>) -> Result<Compared, Fault> {
+        closure::check_installed(&self.whole, &distributions)?;
+        let shared = shared::compare(&distributions)?;
+        let unpacked = Unpacked { folder: early.folder(), distributions: &distributions, owners: &shared.owners };
+        let known = self.known.filter(|_| !early.is_given_up());
+        let restored = known.map(|known| self.restored(&unpacked, known)).transpose()?;
+        Ok(Compared { distributions, shared, restored })
     }
 
     /// The packages that are installed from wheels.
@@ -143,12 +151,11 @@ impl Gathering<'_> {
         Ok(distributions)
     }
 
-    /// Adds what the fetched packages can affect, and what these import, from the layers of the earlier image.
-    fn restored(&self, gathered: Gathered, known: &Known<'_>) -> Result<Option<Gathered>, Fault> {
+    /// Unpacks what the fetched packages can affect, and what these import, from the layers of the earlier image.
+    fn restored(&self, unpacked: &Unpacked<'_>, known: &Known<'_>) -> Result<Restored, Fault> {
         let Self { locked, ref place, .. } = *self;
-        let Gathered { distributions, folder, shared, .. } = &gathered;
-        let unpacked = Unpacked { folder, distributions, owners: &shared.owners };
-        let mut packages = describe::all(&unpacked, locked, place.folder)?;
+        let Unpacked { folder, distributions, .. } = *unpacked;
+        let mut packages = describe::all(unpacked, locked, place.folder)?;
         let others: Packages =
             known.others(distributions).map(|(name, package)| (name.clone(), package.clone())).collect();
         packages.extend(others.clone());
@@ -163,15 +170,35 @@ impl Gathering<'_> {
         let began = Instant::now();
         if !known.restore(&restored, folder, place) {
             terminal::detail("the earlier base does not have what it says: everything is imported");
-            return Ok(None);
+            return Ok(Restored::Damaged);
         }
         terminal::detail(&format!(
             "{} packages of layers unpacked in {}",
             restored.len(),
             quantity::seconds(began.elapsed())
         ));
-        Ok(Some(Gathered { restored, others, described: Some(packages), ..gathered }))
+        Ok(Restored::Packages { restored, others, described: packages })
     }
+}
+
+/// Packages that are installed from wheels.
+struct Compared {
+    distributions: Vec<Distribution>,
+    shared: Shared,
+    /// `None` without an earlier image, or without a folder.
+    restored: Option<Restored>,
+}
+
+/// What came from an earlier image.
+enum Restored {
+    Nothing,
+    Packages {
+        restored: Vec<LockedPackage>,
+        others: Packages,
+        described: Packages,
+    },
+    /// It does not have what it says.
+    Damaged,
 }
 
 /// Where wheels come from: an index, or a build from source.
