@@ -97,12 +97,9 @@ impl Listing {
         match state.stopped {
             Some(Stop::Failed(failure)) => Err(failure),
             Some(Stop::Unfit) => Ok(None),
-            None => Ok(Some(Self {
-                root: root.to_owned(),
-                folders: state.folders,
-                format,
-                attributes: state.attributes,
-            })),
+            None => {
+                Ok(Some(Self { root: root.to_owned(), folders: state.folders, format, attributes: state.attributes }))
+            }
         }
     }
 

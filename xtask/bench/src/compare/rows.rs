@@ -3,6 +3,7 @@
 use super::goal::Goal;
 use super::growth::{self, Among};
 use super::harness::{Edit, Harness, copy_file};
+use super::large::{self, Large};
 use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
 use super::pull::{self, Pulled};
@@ -50,13 +51,20 @@ pub enum Work {
     WithFile(u64),
     /// The native engine with one more package, whose wheel has this many bytes.
     WithWheel(u64),
+    /// A base of several gigabytes.
+    Large(Large),
     /// Docker's engine runs an app that it has to pull.
     Pull(Pulled),
 }
 
 impl Work {
     pub fn is_native(self) -> bool {
-        let by_others = matches!(self, Self::Follow(Follow::Docker | Follow::ByHand) | Self::Pull(Pulled::Docker(_)));
+        let by_others = matches!(
+            self,
+            Self::Follow(Follow::Docker | Follow::ByHand)
+                | Self::Pull(Pulled::Docker(_))
+                | Self::Large(Large::Download)
+        );
         !by_others && !matches!(self, Self::Peer(_))
     }
 
@@ -71,6 +79,7 @@ impl Work {
             Self::AmongFiles(count, among) => growth::among_files(harness, count, among),
             Self::WithFile(bytes) => growth::with_file(harness, bytes),
             Self::WithWheel(bytes) => growth::with_wheel(harness, bytes),
+            Self::Large(large) => large::build(harness, large),
             Self::Pull(app) => pull::first_answer(harness, app),
         }?;
         if self.is_native() && sample.built != row.builds {
@@ -141,7 +150,7 @@ const ROW: Row = Row {
     sides: &[],
 };
 
-pub(super) static ROWS: [Row; 19] = [
+pub(super) static ROWS: [Row; 20] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
@@ -340,6 +349,19 @@ pub(super) static ROWS: [Row; 19] = [
             side("10 MB", Work::WithWheel(10_000_000), None),
             side("100 MB", Work::WithWheel(100_000_000), None),
             side("1 GB", Work::WithWheel(1_000_000_000), None),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "large-base",
+        about: "torch and 325 other packages, 3.5 GB of the index's real wheels, only the root in the registry, no wheel cached",
+        on_request: true,
+        edit: large::edit,
+        what: What::Base,
+        start: Start::Nothing,
+        sides: &[
+            Side { at_most: Some(3), ..side("native", Work::Large(Large::Base), None) },
+            Side { at_most: Some(3), ..side("the download alone", Work::Large(Large::Download), None) },
         ],
         ..ROW
     },
