@@ -8,6 +8,7 @@ mod buildah;
 mod goal;
 mod growth;
 mod harness;
+mod large;
 mod native;
 mod one_file;
 mod peers;

@@ -255,8 +255,10 @@ fn build_cold(workspace: &Workspace) -> Result<Sample, Fault> {
 }
 
 pub fn call(command: &Command) -> Result<Sample, Fault> {
+    let before = linux::children_seconds();
     let (seconds, _) = timed(command)?;
-    Ok(Sample { seconds, ..Sample::default() })
+    let cpu = linux::children_seconds().zip(before).map(|(after, before)| after - before);
+    Ok(Sample { seconds, cpu, ..Sample::default() })
 }
 
 fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample, Fault> {

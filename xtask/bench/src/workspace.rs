@@ -53,7 +53,7 @@ const FOREIGN: [&str; 14] = [
     "XTASK_REGISTRY",
 ];
 
-const PRIVATE: [&str; 3] = ["buildah", "scratch", "uv"];
+const PRIVATE: [&str; 4] = ["buildah", "scratch", "uv", "wheels"];
 
 /// The copy's first commit; not a tag, because tags are versions.
 const FIRST: &str = "refs/bench/first";

@@ -8,7 +8,6 @@
 use crate::id::{Format, Id};
 use crate::memory::Stamp;
 use sha2::{Digest as _, Sha256};
-use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -18,9 +17,12 @@ const NUMBERS: usize = 40;
 
 #[derive(Debug)]
 struct Entry {
-    path: (usize, usize),
-    numbers: [u32; 10],
-    id: Id,
+    /// Where it begins in the bytes of the index.
+    at: u32,
+    /// Where its path is: in those bytes, or in [`Index::paths`].
+    path: (u32, u32),
+    /// True if the entry is of a file with contents.
+    is_sure: bool,
     /// Length of the blob, once it is known.
     blob: Option<u64>,
 }
@@ -28,9 +30,12 @@ struct Entry {
 /// The entries of an index, sorted by path.
 #[derive(Debug)]
 pub struct Index {
+    bytes: Vec<u8>,
+    /// Paths, where the index has them shortened.
     paths: Vec<u8>,
     entries: Vec<Entry>,
     written: (i64, u32),
+    format: Format,
 }
 
 impl Index {
@@ -40,98 +45,127 @@ impl Index {
         let stamp = Stamp::of(&file.metadata().ok()?);
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
-        Self::parse(&bytes, format, stamp.modified)
+        Self::parse(bytes, format, stamp.modified)
     }
 
-    fn parse(bytes: &[u8], format: Format, written: (i64, u32)) -> Option<Self> {
+    fn parse(mut bytes: Vec<u8>, format: Format, written: (i64, u32)) -> Option<Self> {
         let size = format.size();
         let (content, sum) = bytes.split_at_checked(bytes.len().checked_sub(size)?)?;
         // `index.skipHash` leaves zeros.
         if sum.iter().any(|byte| *byte != 0) && !is_sum(content, sum, format).ok()? {
             return None;
         }
-        let number = |at: usize| Some(u32::from_be_bytes(*content.get(at..)?.first_chunk()?));
-        let version = number(4)?;
-        if content.get(..4)? != b"DIRC" || !(2..=4).contains(&version) {
+        let end = content.len();
+        bytes.truncate(end);
+        u32::try_from(end).ok()?;
+        let mut index = Self { bytes, paths: Vec::new(), entries: Vec::new(), written, format };
+        let version = index.number(4)?;
+        if index.bytes.get(..4)? != b"DIRC" || !(2..=4).contains(&version) {
             return None;
         }
-        let count = number(8)? as usize;
-        let mut index = Self { paths: Vec::new(), entries: Vec::with_capacity(count.min(content.len() / 62)), written };
+        let count = index.number(8)? as usize;
+        index.entries.reserve_exact(count.min(end / (NUMBERS + size + 2)));
         let mut at = 12;
         for _ in 0..count {
-            let begin = at;
-            let mut numbers = [0; 10];
-            for (position, value) in numbers.iter_mut().enumerate() {
-                *value = number(begin + 4 * position)?;
-            }
-            let mut id = [0; 32];
-            at += NUMBERS;
-            id[..size].copy_from_slice(content.get(at..at + size)?);
-            at += size;
-            let flags = number(at.checked_sub(2)?)? & 0xffff;
-            at += 2;
-            let mut extended = 0;
-            if flags & 0x4000 != 0 {
-                extended = number(at - 2)? & 0xffff;
-                at += 2;
-            }
-            let start = index.paths.len();
-            if version == 4 {
-                let (strip, length) = offset(content.get(at..)?)?;
-                at += length;
-                let previous = index.entries.last().map_or((start, start), |entry: &Entry| entry.path);
-                let kept = (previous.1 - previous.0).checked_sub(strip)?;
-                index.paths.extend_from_within(previous.0..previous.0 + kept);
-            }
-            let end = at + content.get(at..)?.iter().position(|byte| *byte == 0)?;
-            index.paths.extend_from_slice(&content[at..end]);
-            at = end + 1;
-            if version < 4 {
-                // Filled up with zeros to a multiple of eight.
-                at = begin + (end - begin + 8) / 8 * 8;
-            }
-            let path = (start, index.paths.len());
-            let sorted = index
-                .entries
-                .last()
-                .is_none_or(|before| index.paths[before.path.0..before.path.1] <= index.paths[path.0..path.1]);
-            if !sorted {
-                return None;
-            }
-            // A conflict has several entries of one path, and what is only intended to be added has no contents.
-            let unsure = flags & 0x3000 != 0 || extended & 0x2000 != 0;
-            let is_file = numbers[6] & 0o170_000 == 0o100_000;
-            index.entries.push(Entry {
-                path,
-                numbers: if unsure || !is_file { [0; 10] } else { numbers },
-                id,
-                blob: None,
-            });
+            at = index.entry(at, version)?;
         }
-        extensions(content.get(at..)?)?;
+        extensions(index.bytes.get(at..)?)?;
         Some(index)
+    }
+
+    /// Reads the entry at a place, and returns where the next one is.
+    #[allow(clippy::cast_possible_truncation, reason = "checked for all bytes; paths are at most as many")]
+    fn entry(&mut self, begin: usize, version: u32) -> Option<usize> {
+        let mut at = begin + NUMBERS + self.format.size() + 2;
+        let flags = self.number(at - 4)? & 0xffff;
+        let mut extended = 0;
+        if flags & 0x4000 != 0 {
+            extended = self.number(at - 2)? & 0xffff;
+            at += 2;
+        }
+        let previous = self.entries.last().map(|entry| entry.path);
+        let mut start = self.paths.len();
+        if version == 4 {
+            let (strip, length) = offset(self.bytes.get(at..)?)?;
+            at += length;
+            let previous = previous.map_or(start..start, |(start, end)| start as usize..end as usize);
+            let kept = previous.len().checked_sub(strip)?;
+            self.paths.extend_from_within(previous.start..previous.start + kept);
+        }
+        let mut end = at + self.bytes.get(at..)?.iter().position(|byte| *byte == 0)?;
+        let next = if version == 4 {
+            self.paths.extend_from_slice(&self.bytes[at..end]);
+            let next = end + 1;
+            end = self.paths.len();
+            u32::try_from(end).ok()?;
+            next
+        } else {
+            start = at;
+            // Filled up with zeros to a multiple of eight.
+            begin + (end - begin + 8) / 8 * 8
+        };
+        // A conflict has several entries of one path, and what is only intended to be added has no contents.
+        let unsure = flags & 0x3000 != 0 || extended & 0x2000 != 0;
+        let is_file = self.number(begin + 24)? & 0o170_000 == 0o100_000;
+        let path = (start as u32, end as u32);
+        self.entries.push(Entry { at: begin as u32, path, is_sure: is_file && !unsure, blob: None });
+        let last = self.entries.len() - 1;
+        (last == 0 || self.path(last - 1) <= self.path(last)).then_some(next)
+    }
+
+    /// The number at a place in the bytes.
+    fn number(&self, at: usize) -> Option<u32> {
+        Some(u32::from_be_bytes(*self.bytes.get(at..)?.first_chunk()?))
     }
 
     fn path(&self, at: usize) -> &[u8] {
         let (start, end) = self.entries[at].path;
-        &self.paths[start..end]
+        let buffer = if self.paths.is_empty() { &self.bytes } else { &self.paths };
+        &buffer[start as usize..end as usize]
+    }
+
+    fn id(&self, entry: &Entry) -> &[u8] {
+        &self.bytes[entry.at as usize + NUMBERS..][..self.format.size()]
     }
 
     /// The first entry at or after a path, from an earlier answer on.
-    pub(crate) fn seek(&self, from: Option<usize>, path: &[u8]) -> usize {
-        let Some(mut at) = from else {
-            return self.entries.partition_point(|entry| self.paths[entry.path.0..entry.path.1] < *path);
-        };
-        while at < self.entries.len() && self.path(at) < path {
-            at += 1;
+    pub(crate) fn seek(&self, from: usize, path: &[u8]) -> usize {
+        // Mostly it is the next one.
+        if let Some(near) = (from..self.entries.len()).take(2).find(|at| self.path(*at) >= path) {
+            return near;
         }
-        at
+        let (mut low, mut high) = (from, self.entries.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.path(middle) < path { low = middle + 1 } else { high = middle }
+        }
+        low
     }
 
     /// The id of the contents of a file with this path and stamp, if the entry there is about both.
     pub(crate) fn clean(&self, at: usize, path: &[u8], stamp: &Stamp) -> Option<Id> {
-        let entry = self.entries.get(at).filter(|_| self.path(at).cmp(path) == Ordering::Equal)?;
-        (entry.blob == Some(stamp.size) && entry.is_stamp(stamp) && !self.is_racy(stamp)).then_some(entry.id)
+        let entry = self.entries.get(at).filter(|entry| entry.is_sure && self.path(at) == path)?;
+        if entry.blob != Some(stamp.size) || !self.is_stamp(entry, stamp)? || self.is_racy(stamp) {
+            return None;
+        }
+        let mut id = [0; 32];
+        id[..self.format.size()].copy_from_slice(self.id(entry));
+        Some(id)
+    }
+
+    fn is_stamp(&self, entry: &Entry, stamp: &Stamp) -> Option<bool> {
+        // Git keeps the lower 32 bits of each number.
+        #[allow(clippy::cast_possible_truncation, reason = "as git does it")]
+        let [changed, modified] = [stamp.changed, stamp.modified].map(|(seconds, nanos)| [seconds as u32, nanos]);
+        #[allow(clippy::cast_possible_truncation, reason = "as git does it")]
+        let (inode, size) = (stamp.inode as u32, stamp.size as u32);
+        let of_stamp = [(0, changed[0]), (1, changed[1]), (2, modified[0]), (3, modified[1]), (5, inode), (9, size)];
+        for (position, number) in of_stamp {
+            if self.number(entry.at as usize + 4 * position)? != number {
+                return Some(false);
+            }
+        }
+        Some(true)
     }
 
     /// True if the file may have changed since the index was written without another stamp.
@@ -142,17 +176,37 @@ impl Index {
         (seconds.saturating_add(margin), nanos) >= self.written
     }
 
-    /// Ids of the blobs whose length is unknown, of the entries below a folder (which ends in a slash, or is empty).
-    pub fn unmeasured(&self, folder: &[u8]) -> Vec<(usize, Id)> {
-        let first = self.entries.partition_point(|entry| self.paths[entry.path.0..entry.path.1] < *folder);
-        let below = (first..self.entries.len()).take_while(|at| self.path(*at).starts_with(folder));
-        let unknown = below.filter(|at| self.entries[*at].blob.is_none() && self.entries[*at].numbers[6] != 0);
-        unknown.map(|at| (at, self.entries[at].id)).collect()
+    /// The files below a folder (which ends in a slash, or is empty) with blobs of unknown length.
+    fn unmeasured(&self, folder: &[u8]) -> impl Iterator<Item = usize> {
+        let first = self.seek(0, folder);
+        let below = (first..self.entries.len()).take_while(move |at| self.path(*at).starts_with(folder));
+        below.filter(|at| self.entries[*at].blob.is_none() && self.entries[*at].is_sure)
     }
 
-    /// Takes the length of a blob of [`Self::unmeasured`].
-    pub fn measure(&mut self, at: usize, length: u64) {
-        self.entries[at].blob = Some(length);
+    /// Ids of the blobs below a folder whose length is unknown, in hexadecimal, one a line.
+    pub fn question(&self, folder: &[u8]) -> Vec<u8> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut question = Vec::with_capacity(self.unmeasured(folder).count() * (2 * self.format.size() + 1));
+        for at in self.unmeasured(folder) {
+            for byte in self.id(&self.entries[at]) {
+                question.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+            }
+            question.push(b'\n');
+        }
+        question
+    }
+
+    /// Takes the lengths of the blobs of [`Self::question`], in decimal, one a line; a line with anything else is a length that stays unknown.
+    pub fn answer(&mut self, folder: &[u8], lengths: &[u8]) {
+        let asked: Vec<usize> = self.unmeasured(folder).collect();
+        let lines = lengths.split(|byte| *byte == b'\n');
+        // An answer of another length is to another question; it ends in a newline.
+        if lines.clone().count() != asked.len() + 1 {
+            return;
+        }
+        for (at, line) in asked.into_iter().zip(lines) {
+            self.entries[at].blob = std::str::from_utf8(line).ok().and_then(|line| line.parse().ok());
+        }
     }
 
     /// Paths of the entries with this name, anywhere in the repository.
@@ -161,21 +215,6 @@ impl Index {
         paths.filter(move |path| {
             path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with(b"/"))
         })
-    }
-}
-
-impl Entry {
-    fn is_stamp(&self, stamp: &Stamp) -> bool {
-        // Git keeps the lower 32 bits of each number.
-        #[allow(clippy::cast_possible_truncation, reason = "as git does it")]
-        let [changed, modified] = [stamp.changed, stamp.modified].map(|(seconds, nanos)| [seconds as u32, nanos]);
-        #[allow(clippy::cast_possible_truncation, reason = "as git does it")]
-        let (inode, size) = (stamp.inode as u32, stamp.size as u32);
-        self.numbers[..2] == changed
-            && self.numbers[2..4] == modified
-            && self.numbers[5] == inode
-            && self.numbers[9] == size
-            && self.numbers[6] != 0
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Memory {
     place: PathBuf,
     magic: [u8; 9],
     records: Vec<u8>,
-    learned: Vec<(Stamp, Id)>,
+    learned: Vec<[u8; RECORD]>,
 }
 
 /// Records above which the oldest are dropped, all at once: those of files that are not here any more.
@@ -120,8 +120,13 @@ impl Memory {
     }
 
     /// Takes what was found out since `began`, as far as it cannot have changed meanwhile.
-    pub fn learn(&mut self, found: &[(Stamp, Id)], began: SystemTime) {
-        self.learned.extend(found.iter().filter(|(stamp, _)| stamp.is_settled(began)));
+    pub fn learn<'f>(&mut self, found: impl IntoIterator<Item = (&'f Stamp, &'f Id)>, began: SystemTime) {
+        for (stamp, id) in found.into_iter().filter(|(stamp, _)| stamp.is_settled(began)) {
+            let mut record = [0; RECORD];
+            record[..STAMP].copy_from_slice(&stamp.bytes());
+            record[STAMP..].copy_from_slice(id);
+            self.learned.push(record);
+        }
     }
 
     /// Writes down what was learned, if anything.
@@ -129,38 +134,42 @@ impl Memory {
         if self.learned.is_empty() {
             return;
         }
-        let mut all: Vec<[u8; RECORD]> = Vec::with_capacity(self.learned.len() + self.records.len() / RECORD);
-        for (stamp, id) in self.learned.drain(..) {
-            let mut record = [0; RECORD];
-            record[..STAMP].copy_from_slice(&stamp.bytes());
-            record[STAMP..].copy_from_slice(&id);
-            all.push(record);
+        self.learned.sort_unstable();
+        self.learned.dedup();
+        if self.records.len() / RECORD + self.learned.len() > LIMIT {
+            self.records = Vec::new();
         }
-        if self.records.len() / RECORD + all.len() <= LIMIT {
-            all.extend(
-                self.records.chunks_exact(RECORD).map(|record| <[u8; RECORD]>::try_from(record).expect("its length")),
-            );
-        }
-        all.sort_unstable();
-        all.dedup();
-        self.records = all.concat();
         // Not written is not remembered, no more.
         let _ = self.write();
+        self.learned = Vec::new();
     }
 
+    /// Writes both sorted lists as one.
     fn write(&self) -> io::Result<()> {
         let folder = self.place.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = io::BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
         file.write_all(&self.magic)?;
-        file.write_all(&self.records)?;
-        file.write_all(&Sha256::digest(&self.records))?;
+        let mut sum = Sha256::new();
+        let mut known = self.records.chunks_exact(RECORD).peekable();
+        let mut learned = self.learned.iter().map(<[u8; RECORD]>::as_slice).peekable();
+        while let Some(next) = match (known.peek(), learned.peek()) {
+            (Some(one), Some(other)) if one == other => known.next().and(learned.next()),
+            (Some(one), Some(other)) if one > other => learned.next(),
+            (Some(_), _) => known.next(),
+            (None, _) => learned.next(),
+        } {
+            file.write_all(next)?;
+            sum.update(next);
+        }
+        file.write_all(&sum.finalize())?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.persist(&self.place).map(drop).map_err(|error| error.error)
     }
 }
 
 /// Files beyond which a second thread is worth its start.
-const PARALLEL_FROM: usize = 128;
+pub(crate) const PARALLEL_FROM: usize = 128;
 
 /// The ids of files, links followed: from the memory where they were not touched, else by hashing. Each with its stamp, in order.
 ///
@@ -263,6 +272,10 @@ mod tests {
         Stamp::of(&fs::metadata(file).unwrap())
     }
 
+    fn pairs(found: &[(Stamp, Id)]) -> impl Iterator<Item = (&Stamp, &Id)> {
+        found.iter().map(|(stamp, id)| (stamp, id))
+    }
+
     fn later() -> SystemTime {
         SystemTime::now() + Duration::from_secs(60)
     }
@@ -294,7 +307,7 @@ mod tests {
         let (root, files) = folder(3);
         let found: Vec<(Stamp, Id)> = files.iter().zip(0..).map(|(file, number)| (stamp(file), [number; 32])).collect();
         let mut memory = load(&root);
-        memory.learn(&found, later());
+        memory.learn(pairs(&found), later());
         memory.save();
         let again = load(&root);
         assert!(found.iter().all(|(stamp, id)| again.get(stamp) == Some(*id)));
@@ -303,10 +316,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_learned_is_added_to_what_was_known() {
+        let (root, files) = folder(40);
+        let found: Vec<(Stamp, Id)> = files.iter().zip(0..).map(|(file, number)| (stamp(file), [number; 32])).collect();
+        for part in [&found[..20], &found[15..30], &found[..40], &found[5..6]] {
+            let mut memory = load(&root);
+            memory.learn(pairs(part).chain(pairs(part)), later());
+            memory.save();
+            let again = load(&root);
+            assert!(part.iter().all(|(stamp, id)| again.get(stamp) == Some(*id)));
+        }
+        assert_eq!(load(&root).records.len(), 40 * RECORD, "each once");
+    }
+
+    #[test]
     fn what_was_just_written_is_not_remembered() {
         let (root, files) = folder(1);
         let mut memory = load(&root);
-        memory.learn(&[(stamp(&files[0]), [1; 32])], SystemTime::now());
+        memory.learn(pairs(&[(stamp(&files[0]), [1; 32])]), SystemTime::now());
         memory.save();
         assert_eq!(load(&root).get(&stamp(&files[0])), None);
     }
@@ -330,7 +357,7 @@ mod tests {
     fn a_damaged_memory_is_none() {
         let (root, files) = folder(2);
         let mut memory = load(&root);
-        memory.learn(&[(stamp(&files[0]), [1; 32]), (stamp(&files[1]), [2; 32])], later());
+        memory.learn(pairs(&[(stamp(&files[0]), [1; 32]), (stamp(&files[1]), [2; 32])]), later());
         memory.save();
         let whole = fs::read(root.path().join("cache")).unwrap();
         let parse = |bytes: &[u8]| Memory::parse(bytes.to_vec(), &memory.magic);

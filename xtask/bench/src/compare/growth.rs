@@ -63,8 +63,19 @@ pub(super) fn on_base(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault
     cold(harness, &namespace)
 }
 
-/// The app with this many additional unchanged files; nothing local.
-pub(super) fn among_files(harness: &mut Harness, count: usize) -> Result<Sample, Fault> {
+/// A command that is measured among many files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// A build, nothing local.
+    Cold,
+    /// A build, everything warm.
+    Warm,
+    /// A plan for the last commit, from the one before it.
+    Plan,
+}
+
+/// The app with this many additional unchanged files.
+pub(super) fn among_files(harness: &mut Harness, count: usize, among: Among) -> Result<Sample, Fault> {
     let seeds = native::seeds(harness, Start::Cold)?;
     let namespace = harness.filled(format!("files-{count}"), &seeds)?;
     if harness.files != count {
@@ -76,8 +87,25 @@ pub(super) fn among_files(harness: &mut Harness, count: usize) -> Result<Sample,
         // From a clean tree, so that `latest` names the app with these files.
         cold(harness, &namespace)?;
         harness.edit_again()?;
+        if among == Among::Warm {
+            warm(harness, &namespace)?;
+            harness.edit_again()?;
+        }
     }
-    cold(harness, &namespace)
+    match among {
+        Among::Cold => cold(harness, &namespace),
+        Among::Warm => warm(harness, &namespace),
+        Among::Plan => {
+            harness.workspace.commit()?;
+            let plan = native::call(&harness.workspace).args(["plan", "--base", "HEAD~1", "--head", "HEAD"]);
+            scenarios::call(&plan.args(["--registry", &namespace.to_string()]))
+        }
+    }
+}
+
+fn warm(harness: &Harness, namespace: &Registry) -> Result<Sample, Fault> {
+    native::stage(harness)?;
+    scenarios::push(native::call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
 }
 
 /// The app with a new file of this many incompressible bytes.

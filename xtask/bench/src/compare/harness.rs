@@ -38,6 +38,8 @@ pub struct Harness {
     /// File for strace's summary of the next command of the native engine.
     pub(super) trace: Option<PathBuf>,
     pub(super) files: usize,
+    /// The lock of a large base, once it was resolved.
+    pub(super) large: Option<String>,
     /// Names of apps that a row pulls.
     pub(super) pulled: Vec<(Pulled, String)>,
     namespaces: BTreeSet<String>,
@@ -74,6 +76,7 @@ impl Harness {
             one_file_cached: false,
             trace: None,
             files: 0,
+            large: None,
             pulled: Vec::new(),
             namespaces: BTreeSet::new(),
             number: 0,

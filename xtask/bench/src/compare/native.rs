@@ -126,7 +126,7 @@ pub(super) fn seeds(harness: &Harness, start: Start) -> Result<Seeds, Fault> {
 }
 
 /// Stages the binary of an edit, as if it had just been compiled from the current sources.
-fn stage(harness: &Harness) -> Result<(), Fault> {
+pub(super) fn stage(harness: &Harness) -> Result<(), Fault> {
     let tree = &harness.workspace.tree;
     let (Some(program), Some(binary)) = (&harness.new_program, &tree.policy.app.binary) else { return Ok(()) };
     let parsed = facts::parse(tree, ImageKind::App, &tree.policy.app.args)?;

@@ -1,8 +1,9 @@
 //! The rows of a comparison. To add a row, add an entry to the table.
 
 use super::goal::Goal;
-use super::growth;
+use super::growth::{self, Among};
 use super::harness::{Edit, Harness, copy_file};
+use super::large::{self, Large};
 use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
 use super::pull::{self, Pulled};
@@ -44,19 +45,26 @@ pub enum Work {
     Follow(Follow),
     /// The native engine with a base that is larger by this many bytes, in ten layers.
     OnBase(u64),
-    /// The native engine with this many more files in the context.
-    AmongFiles(usize),
+    /// The native engine with this many more files in the context, on a clean checkout.
+    AmongFiles(usize, Among),
     /// The native engine with a new file of this many bytes.
     WithFile(u64),
     /// The native engine with one more package, whose wheel has this many bytes.
     WithWheel(u64),
+    /// A base of several gigabytes.
+    Large(Large),
     /// Docker's engine runs an app that it has to pull.
     Pull(Pulled),
 }
 
 impl Work {
     pub fn is_native(self) -> bool {
-        let by_others = matches!(self, Self::Follow(Follow::Docker | Follow::ByHand) | Self::Pull(Pulled::Docker(_)));
+        let by_others = matches!(
+            self,
+            Self::Follow(Follow::Docker | Follow::ByHand)
+                | Self::Pull(Pulled::Docker(_))
+                | Self::Large(Large::Download)
+        );
         !by_others && !matches!(self, Self::Peer(_))
     }
 
@@ -68,9 +76,10 @@ impl Work {
             Self::Follow(follow) => return watch::build(harness, follow),
             Self::Peer(peer) => peers::build(harness, peer, row.what, row.start),
             Self::OnBase(bytes) => growth::on_base(harness, bytes),
-            Self::AmongFiles(count) => growth::among_files(harness, count),
+            Self::AmongFiles(count, among) => growth::among_files(harness, count, among),
             Self::WithFile(bytes) => growth::with_file(harness, bytes),
             Self::WithWheel(bytes) => growth::with_wheel(harness, bytes),
+            Self::Large(large) => large::build(harness, large),
             Self::Pull(app) => pull::first_answer(harness, app),
         }?;
         if self.is_native() && sample.built != row.builds {
@@ -84,7 +93,7 @@ impl Work {
 impl Row {
     /// Whether each side finishes before the next starts, because preparation is slow.
     pub fn one_by_one(&self) -> bool {
-        self.sides.iter().any(|side| matches!(side.work, Work::OnBase(_) | Work::AmongFiles(_)))
+        self.sides.iter().any(|side| matches!(side.work, Work::OnBase(_) | Work::AmongFiles(..)))
     }
 }
 
@@ -141,7 +150,7 @@ const ROW: Row = Row {
     sides: &[],
 };
 
-pub(super) static ROWS: [Row; 16] = [
+pub(super) static ROWS: [Row; 20] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
@@ -273,9 +282,47 @@ pub(super) static ROWS: [Row; 16] = [
         on_request: true,
         edit: growth::edit,
         sides: &[
-            side("1,000 files", Work::AmongFiles(1_000), None),
-            side("10,000 files", Work::AmongFiles(10_000), STEADY),
-            side("100,000 files", Work::AmongFiles(100_000), STEADY),
+            side("1,000 files", Work::AmongFiles(1_000, Among::Cold), None),
+            side("10,000 files", Work::AmongFiles(10_000, Among::Cold), STEADY),
+            side("100,000 files", Work::AmongFiles(100_000, Among::Cold), STEADY),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "growth-files-no-op",
+        about: "nothing changed, with this many more files",
+        on_request: true,
+        edit: growth::without_steps,
+        builds: 0,
+        start: Start::Warm,
+        sides: &[
+            side("1,000 files", Work::AmongFiles(1_000, Among::Warm), None),
+            side("100,000 files", Work::AmongFiles(100_000, Among::Warm), AT_ONCE),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "growth-files-template",
+        about: "a template edited, everything warm, with this many more files",
+        on_request: true,
+        edit: growth::edit,
+        start: Start::Warm,
+        sides: &[
+            side("1,000 files", Work::AmongFiles(1_000, Among::Warm), None),
+            side("100,000 files", Work::AmongFiles(100_000, Among::Warm), AT_ONCE),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "growth-files-plan",
+        about: "`plan` between two commits of which one edits a template, with this many more files",
+        on_request: true,
+        edit: growth::edit,
+        builds: 0,
+        start: Start::Warm,
+        sides: &[
+            side("1,000 files", Work::AmongFiles(1_000, Among::Plan), None),
+            side("100,000 files", Work::AmongFiles(100_000, Among::Plan), AT_ONCE),
         ],
         ..ROW
     },
@@ -306,6 +353,19 @@ pub(super) static ROWS: [Row; 16] = [
         ..ROW
     },
     Row {
+        name: "large-base",
+        about: "torch and 325 other packages, 3.5 GB of the index's real wheels, only the root in the registry, no wheel cached",
+        on_request: true,
+        edit: large::edit,
+        what: What::Base,
+        start: Start::Nothing,
+        sides: &[
+            Side { at_most: Some(3), ..side("native", Work::Large(Large::Base), None) },
+            Side { at_most: Some(3), ..side("the download alone", Work::Large(Large::Download), None) },
+        ],
+        ..ROW
+    },
+    Row {
         name: "pull",
         about: "docker's engine runs the app, of which it has nothing, until the app answers",
         on_request: true,
@@ -325,6 +385,9 @@ const LESS: Option<Goal> = Some(Goal::Faster(1.43));
 
 /// Tolerance for a cost that must not grow.
 const STEADY: Option<Goal> = Some(Goal::Steady(1.25));
+
+/// For what a person waits for, whatever the number of files.
+const AT_ONCE: Option<Goal> = Some(Goal::Within(0.3));
 
 /// Size of a new binary in bytes.
 const BINARY: u64 = 15_000_000;

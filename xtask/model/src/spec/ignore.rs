@@ -131,13 +131,18 @@ impl Ignore {
         self.rules.iter().any(|rule| rule.negated && rule.pattern.may_match_below(folder))
     }
 
-    /// What the name of a file or folder below `folder` has to be like for a pattern to match it; `None` where that cannot be said, or
-    /// where patterns match the folder. May name too much, never too little.
+    /// What the name of a file or folder below `folder` has to be like for this file to ignore it; `None` where that cannot be said, or
+    /// where the folder itself is ignored. May name too much, never too little.
     pub fn names_below(&self, folder: &[u8]) -> Option<Vec<NameRule>> {
-        if self.verdict(folder).rules.contains(&true) {
+        let verdict = self.verdict(folder);
+        if verdict.matched {
             return None;
         }
-        let rules = self.rules.iter().filter(|rule| !rule.negated && rule.pattern.may_match_below(folder));
+        // A line that matches the folder matches all that is below it. The last such line takes the folder back here, as
+        // `!folder` does after `*`, so only lines after it can take something away.
+        let decided = verdict.rules.iter().rposition(|hit| *hit).map_or(0, |last| last + 1);
+        let rules = self.rules[decided..].iter();
+        let rules = rules.filter(|rule| !rule.negated && rule.pattern.may_match_below(folder));
         rules.map(|rule| rule.pattern.name_rule()).collect()
     }
 

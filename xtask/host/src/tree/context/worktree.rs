@@ -75,42 +75,45 @@ impl WorkTree {
             if listing.recall(memory) == 0 {
                 return Ok(());
             }
-            let known = self.indexed(session, listing, path)?;
-            if let Some(memory) = &mut session.memory {
-                memory.learn(&known, began);
-            }
+            self.indexed(session, listing, path, began)?;
         }
         let hashed = listing.hash().map_err(files::failed)?;
         if let Some(memory) = &mut session.memory {
-            memory.learn(&hashed, began);
+            memory.learn(hashed.iter().map(|(stamp, id)| (stamp, id)), began);
         }
         Ok(())
     }
 
+    /// Takes the ids that git's index has, as far as it is believed. Returns their number.
     fn indexed(
         &self,
         session: &mut Session,
         listing: &mut Listing,
         path: &ContextPath,
-    ) -> Result<Vec<(xtask_scan::memory::Stamp, xtask_scan::Id)>, Fault> {
+        began: SystemTime,
+    ) -> Result<usize, Fault> {
         let git = Git::at(&self.root);
         let format = self.format();
-        let index = session.index.get_or_insert_with(|| GitIndex::open(&git, &self.root, format));
-        let Some(index) = index else { return Ok(Vec::new()) };
+        let Session { index, memory, .. } = session;
+        let Some(index) = index.get_or_insert_with(|| GitIndex::open(&git, &self.root, format)) else { return Ok(0) };
         // Attributes that the index does not know yet.
         let own = path.folders().chain([path.clone(), ContextPath::default()]);
         let above = own.map(|folder| self.root.join(folder.to_path()).join(ATTRIBUTES));
         if !above.chain(listing.attributes.iter().cloned()).all(|file| keeps_contents(&file).unwrap_or(true)) {
-            return Ok(Vec::new());
+            return Ok(0);
         }
-        index.measure(&git, path, format.size())?;
-        Ok(listing.find(&index.index, &index.prefix))
+        index.measure(&git, path)?;
+        let found = listing.find(&index.index, &index.prefix, |stamp, id| {
+            memory.iter_mut().for_each(|memory| memory.learn([(stamp, id)], began));
+        });
+        Ok(found)
     }
 }
 
 impl Drop for WorkTree {
     fn drop(&mut self) {
         let session = self.session.get_mut().unwrap_or_else(PoisonError::into_inner);
+        session.index = None;
         session.memory.iter_mut().for_each(Memory::save);
     }
 }
@@ -149,19 +152,14 @@ impl GitIndex {
     }
 
     /// Asks git for the lengths of the blobs in the folder of the root that a path is in.
-    fn measure(&mut self, git: &Git, path: &ContextPath, size: usize) -> Result<(), Fault> {
+    fn measure(&mut self, git: &Git, path: &ContextPath) -> Result<(), Fault> {
         let first = path.parts().next().unwrap_or_default();
         if !self.measured.insert(first.to_vec()) {
             return Ok(());
         }
         let folder = [self.prefix.as_slice(), first, b"/"].concat();
-        let unknown = self.index.unmeasured(&folder);
-        let lengths = git.lengths(unknown.iter().map(|(_, id)| id), size)?;
-        for ((at, _), length) in unknown.into_iter().zip(lengths) {
-            if let Some(length) = length {
-                self.index.measure(at, length);
-            }
-        }
+        let lengths = git.lengths(self.index.question(&folder))?;
+        self.index.answer(&folder, &lengths);
         Ok(())
     }
 }
@@ -201,7 +199,7 @@ impl Files for WorkTree {
         let memory = session.memory.get_or_insert_with(|| Memory::load(self.root.join(PLACE), format));
         let at = |index: usize| self.root.join(paths[index].to_path());
         let found = xtask_scan::memory::recall_or_hash(paths.len(), format, memory, &at).map_err(files::failed)?;
-        memory.learn(&found, began);
+        memory.learn(found.iter().map(|(stamp, id)| (stamp, id)), began);
         Ok(found.iter().map(|(_, id)| ObjectId::new(self.format(), id)).collect())
     }
 

@@ -104,8 +104,9 @@ impl Pattern {
                     _ => None,
                 });
                 let literals: Vec<char> = literals.collect();
-                // `**/` in front of them: they begin a part.
-                let begins = matches!(pieces.iter().rev().nth(literals.len()), None | Some(Piece::Folders));
+                // After `**/` at the start of a part they begin a part too; after `a**/`, which matches `a`, they do not.
+                let mut before = pieces[..pieces.len() - literals.len()].iter().rev();
+                let begins = matches!(before.find(|piece| **piece != Piece::Folders), None | Some(Piece::Literal('/')));
                 let text: String = literals.into_iter().rev().collect();
                 if begins { format!("/{text}").into_bytes() } else { text.into_bytes() }
             }

@@ -240,6 +240,21 @@ proptest! {
         prop_assert!(!ignore.ignores(path.as_bytes()) || below.split('/').any(is_met), "{:?}", rules);
     }
 
+    /// The same where only some folders are let in.
+    #[test]
+    fn a_name_is_foreseen_in_a_folder_that_was_let_in(lines in prop::collection::vec(pattern(), 0..4), path in path()) {
+        let Some((folder, _)) = path.rsplit_once('/') else { return Ok(()) };
+        let lines = format!("*\n!{folder}\n{}", lines.join("\n"));
+        let Ok(ignore) = Ignore::parse("x", lines.as_bytes()) else { return Ok(()) };
+        let Some(rules) = ignore.names_below(folder.as_bytes()) else { return Ok(()) };
+        let name = path.rsplit('/').next().unwrap_or_default().as_bytes();
+        let is_met = rules.iter().any(|rule| match rule {
+            NameRule::Equals(text) => name == text,
+            NameRule::EndsWith(text) => name.ends_with(text),
+        });
+        prop_assert!(!ignore.ignores(path.as_bytes()) || is_met, "{:?}", rules);
+    }
+
     /// A last line that names a path exactly decides.
     #[test]
     fn the_last_line_decides(lines in prop::collection::vec(pattern(), 0..4), name in "[abc]{1,3}") {
@@ -249,6 +264,28 @@ proptest! {
         let back = format!("!{name}");
         prop_assert!(!with(back).ignores(name.as_bytes()));
     }
+}
+
+#[test]
+fn names_below_a_folder_that_was_let_in_are_those_of_later_lines() {
+    let names = |lines: &str, folder: &str| {
+        Ignore::parse("x", lines.as_bytes()).unwrap().names_below(folder.as_bytes()).map(|rules| rules.len())
+    };
+    assert_eq!(names("*\n!a", "a"), Some(0));
+    assert_eq!(names("*\n!a\n!b", "a/c"), Some(0));
+    assert_eq!(names("*\n!a\n**/x\n**/*.y\nb/z", "a"), Some(2));
+    assert_eq!(names("**/x\n*\n!a", "a"), Some(0), "the second line takes the name back");
+    assert_eq!(names("*\n!a\na/b/*", "a/b"), None, "any name");
+    assert_eq!(names("*\n!a/b", "a"), None, "the folder is ignored");
+    assert_eq!(names("!a\n*", "a"), None);
+}
+
+#[test]
+fn a_name_begins_a_part_after_folders_of_their_own_only() {
+    let rule = |line: &str| Ignore::parse("x", line.as_bytes()).unwrap().names_below(b"a").unwrap();
+    assert_eq!(rule("**/?/**/b"), [NameRule::Equals(b"b".to_vec())]);
+    assert_eq!(rule("**/?**/b"), [NameRule::EndsWith(b"b".to_vec())], "it matches `a/ab`");
+    ignored("**/?**/b", "a/ab");
 }
 
 #[test]

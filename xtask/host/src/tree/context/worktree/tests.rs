@@ -84,7 +84,7 @@ impl Repo {
         let tree = WorkTree::new(self.root());
         let mut listing = Listing::read(self.root(), b"big", &[], files::scan_format(tree.format())).unwrap().unwrap();
         let mut session = tree.session.lock().unwrap();
-        tree.indexed(&mut session, &mut listing, &ContextPath::new("big")).unwrap().len()
+        tree.indexed(&mut session, &mut listing, &ContextPath::new("big"), SystemTime::now()).unwrap()
     }
 }
 
