@@ -248,6 +248,24 @@ mod tests {
     }
 
     #[test]
+    fn temporary_files_are_in_memory_for_every_user_while_tests_run() {
+        let Some(folder) = temporary() else {
+            println!("skipped: no room in memory for temporary files");
+            return;
+        };
+        let path = folder.path().to_owned();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1777);
+        let program = path.join("program");
+        std::fs::copy("/bin/true", &program).unwrap();
+        Command::new(&program).read(Exit::Build).unwrap();
+        // Tests call the program, and each call removes what killed ones have left.
+        xtask_host::scratch::sweep_temporary();
+        assert!(program.exists());
+        drop(folder);
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn some_python_of_this_machine_is_found_and_answers() {
         let Ok(found) = host_python("3.0") else {
             assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "no python3 on the PATH");
