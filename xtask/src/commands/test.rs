@@ -108,9 +108,9 @@ const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass"
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>, options: &[&str]) -> Vec<Command> {
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args).args(options));
     let mut runners = if process::found("cargo-nextest").is_some() {
-        // Tests wait for programs a third of the time.
+        // Tests wait for programs half of the time.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        vec![cargo(NEXTEST).arg("--workspace").arg(format!("--test-threads={}", cores + cores.div_ceil(2)))]
+        vec![cargo(NEXTEST).arg("--workspace").arg(format!("--test-threads={}", 2 * cores))]
     } else {
         vec![cargo(&["test", "--workspace", "--no-fail-fast"])]
     };

@@ -19,7 +19,8 @@ pub(crate) fn shared() -> (Recipe, PathBuf, Root) {
     recipe.packages.extend(["apt", "libstdc++6"].map(str::to_owned));
     let (layout, platform) = (Layout::open_or_create(&folder).unwrap(), Platform::host());
     let root = root::find(&recipe, &layout, &platform).unwrap().unwrap_or_else(|| {
-        let built = root::build(&recipe, &target.join("root"), &layout, &platform);
+        let work = tempfile::tempdir().unwrap();
+        let built = root::build(&recipe, work.path(), &layout, &platform);
         built.unwrap_or_else(|fault| panic!("{fault}"))
     });
     (recipe, folder.canonicalize().unwrap(), root)

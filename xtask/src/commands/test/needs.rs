@@ -1,14 +1,17 @@
 //! Prerequisites of the tests: an engine, uv, a Python with the worker's packages, and the variables that name them.
 //!
-//! Writes under the repository's `target` only, and ends the engine that it started.
+//! Writes under the repository's `target` and in memory only, and ends the engine that it started.
 
 use super::prepared;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::debian;
 use xtask_host::docker::engine::{self, EngineOptions, State, Status};
 use xtask_host::process::{self, Command};
+use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Uv};
@@ -56,7 +59,19 @@ impl Drop for Engine {
 pub(super) struct Needs {
     python: PathBuf,
     env: BTreeMap<&'static str, OsString>,
+    _temporary: Option<Scratch>,
     _engine: Engine,
+}
+
+/// Bytes that temporary files of tests may need at once: they are removed with each test.
+const TEMPORARY: u64 = 3 << 30;
+
+/// Folder for the temporary files of the tests, in memory if there is room: tests make and remove hundreds of thousands of small files,
+/// which keeps a disk busy for longer than the tests compute. Open to every user, as some tests are run by another one.
+fn temporary() -> Option<Scratch> {
+    let folder = Scratch::in_memory(TEMPORARY)?;
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).ok()?;
+    Some(folder)
 }
 
 impl Needs {
@@ -85,9 +100,11 @@ impl Needs {
             ("XTASK_DEBIAN_CACHE", debian::cache(&root.join("target")).into()),
             ("AUTOSCALER_PYTHON", python.clone().into()),
         ]);
+        let temporary = temporary();
+        env.extend(temporary.iter().map(|folder| ("TMPDIR", folder.path().into())));
         // The clients are named by their places: a PATH of its own would make cargo run build scripts again.
         env.remove("PATH");
-        Ok(Self { python, env, _engine: engine })
+        Ok(Self { python, env, _temporary: temporary, _engine: engine })
     }
 
     /// The Python with the worker's packages and pytest.
@@ -228,6 +245,24 @@ mod tests {
     fn versions_compare_as_numbers() {
         assert!(number("3.9") < number("3.12"));
         assert!(number("3.13") >= number("3.12"));
+    }
+
+    #[test]
+    fn temporary_files_are_in_memory_for_every_user_while_tests_run() {
+        let Some(folder) = temporary() else {
+            println!("skipped: no room in memory for temporary files");
+            return;
+        };
+        let path = folder.path().to_owned();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1777);
+        let program = path.join("program");
+        std::fs::copy("/bin/true", &program).unwrap();
+        Command::new(&program).read(Exit::Build).unwrap();
+        // Tests call the program, and each call removes what killed ones have left.
+        xtask_host::scratch::sweep_temporary();
+        assert!(program.exists());
+        drop(folder);
+        assert!(!path.exists());
     }
 
     #[test]
