@@ -16,8 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::{AskedArgs, PlaceArgs, ServerArgs};
 use crate::cluster::crd;
-use crate::failure::{Failure, Kind};
 use crate::forecast::Forecast;
+use crate::forecast::failure::{Failure, Kind};
 use crate::forecast::source;
 use crate::forecast::span::Span;
 use crate::forecast::supervisor::{Restarts, Supervisor};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::net::TcpListener;
 
-use crate::failure::Failure;
+use crate::forecast::failure::Failure;
 use crate::forecast::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
 use crate::forecast::span::Span;
 use crate::forecast::worker::Launch;

@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::args::{PlaceArgs, duration};
 use super::{Output, asked, write_out};
-use crate::failure::Failure;
 use crate::floor::choose;
 use crate::floor::compare::{self, Comparison};
 use crate::floor::decide::{Mode, Outlook, Policy};
@@ -17,6 +16,7 @@ use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
 use crate::forecast::Quantile;
 use crate::forecast::backtest::{BacktestOptions, BacktestReport};
 use crate::forecast::calendar::Calendar;
+use crate::forecast::failure::Failure;
 use crate::forecast::history::History;
 use crate::forecast::protocol::{Question, Rolling};
 use crate::forecast::source;

@@ -15,7 +15,7 @@ use crate::cluster::lease::Times;
 use crate::cluster::operator::{Operator, Settings};
 use crate::cluster::prometheus::{self, Prometheus};
 use crate::cluster::tls;
-use crate::failure::{Failure, Kind};
+use crate::forecast::failure::{Failure, Kind};
 use crate::forecast::span::Span;
 use crate::forecast::supervisor::{Restarts, Supervisor};
 use crate::show::metrics::Metrics;

@@ -11,13 +11,13 @@ mod record;
 
 use super::args::{PlaceArgs, duration};
 use super::{Output, asked as asked_once, write_out};
-use crate::failure::{Failure, Kind};
 use crate::floor::choose::{self, Budget, Goal};
 use crate::floor::compare;
 use crate::floor::decide::{Mode, Outlook, Policy};
 use crate::floor::simulate::{Setup, Workload};
 use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
 use crate::forecast::calendar::{self, Calendar, SpecialDays};
+use crate::forecast::failure::{Failure, Kind};
 use crate::forecast::history::History;
 use crate::forecast::load::{self, Event, Load};
 use crate::forecast::naive;

@@ -6,10 +6,10 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::SimulateArgs;
-use crate::failure::Failure;
 use crate::floor::choose::Choice;
 use crate::floor::decide::Mode;
 use crate::floor::simulate::{Setup, SimulatedDecision};
+use crate::forecast::failure::Failure;
 use crate::forecast::history::History;
 use crate::forecast::protocol::Answer;
 use crate::forecast::span::Span;
