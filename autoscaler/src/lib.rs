@@ -8,8 +8,7 @@
 //! - `cluster` is the operator: it reads resources and Prometheus, asks `floor`, and writes through `cluster::act` alone.
 //! - `cli` is the command line.
 
-pub mod cli;
-
+pub use autoscaler_cli as cli;
 pub use autoscaler_cluster as cluster;
 pub use autoscaler_floor as floor;
 pub use autoscaler_forecast as forecast;

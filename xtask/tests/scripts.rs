@@ -351,7 +351,7 @@ fn cargo_reads_the_workspace_of_the_enhanced_image() {
             std::fs::copy(root.join(path), to).unwrap();
         }
     }
-    for member in ["", "forecast", "floor", "show", "cluster"] {
+    for member in ["", "forecast", "floor", "show", "cluster", "cli"] {
         let sources = folder.path().join("autoscaler").join(member).join("src");
         std::fs::create_dir_all(&sources).unwrap();
         std::fs::write(sources.join("lib.rs"), "").unwrap();

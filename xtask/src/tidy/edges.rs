@@ -6,7 +6,7 @@
 use super::{Files, Violation};
 
 /// Sources of each crate, with the name by which other crates import it.
-const CRATES: [(&str, &str); 12] = [
+const CRATES: [(&str, &str); 13] = [
     ("xtask/model/src/", "xtask_model"),
     ("xtask/scan/src/", "xtask_scan"),
     ("xtask/host/src/", "xtask_host"),
@@ -19,6 +19,7 @@ const CRATES: [(&str, &str); 12] = [
     ("autoscaler/floor/src/", "autoscaler_floor"),
     ("autoscaler/show/src/", "autoscaler_show"),
     ("autoscaler/cluster/src/", "autoscaler_cluster"),
+    ("autoscaler/cli/src/", "autoscaler_cli"),
 ];
 
 /// Pure modules, each with everything below it.

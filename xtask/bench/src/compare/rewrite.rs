@@ -51,6 +51,7 @@ COPY autoscaler/forecast/src autoscaler/forecast/src
 COPY autoscaler/floor/src autoscaler/floor/src
 COPY autoscaler/show/src autoscaler/show/src
 COPY autoscaler/cluster/src autoscaler/cluster/src
+COPY autoscaler/cli/src autoscaler/cli/src
 COPY autoscaler/src autoscaler/src
 ";
 const COMPILED: &str = " --mount=type=cache,target=/src/target,sharing=locked";
@@ -65,7 +66,7 @@ pub(super) fn crates_apart(path: &str, text: &str) -> Result<String, Fault> {
         let (run, tail) = rest.split_once(INSTALLED)?;
         let run = run.replacen(COMPILED, "", 1);
         let with = |first: &str| run.replacen(MEMBERS, &format!("    {first} && \\\n{MEMBERS}"), 1);
-        let empty = "for part in . forecast floor show cluster; do \\
+        let empty = "for part in . forecast floor show cluster cli; do \\
         mkdir -p autoscaler/$part/src && touch autoscaler/$part/src/lib.rs; \\
     done && \\
     echo 'fn main() {}' > autoscaler/src/main.rs";

@@ -6,15 +6,15 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::SimulateArgs;
-use crate::floor::choose::Choice;
-use crate::floor::decide::Mode;
-use crate::floor::simulate::{Setup, SimulatedDecision};
-use crate::forecast::failure::Failure;
-use crate::forecast::history::History;
-use crate::forecast::protocol::Answer;
-use crate::forecast::span::Span;
-use crate::forecast::{Forecast, ForecastOptions, Model};
-use crate::show::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
+use autoscaler_floor::choose::Choice;
+use autoscaler_floor::decide::Mode;
+use autoscaler_floor::simulate::{Setup, SimulatedDecision};
+use autoscaler_forecast::failure::Failure;
+use autoscaler_forecast::history::History;
+use autoscaler_forecast::protocol::Answer;
+use autoscaler_forecast::span::Span;
+use autoscaler_forecast::{Forecast, ForecastOptions, Model};
+use autoscaler_show::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
 
 const NAMESPACE: &str = "simulated";
 
@@ -81,10 +81,10 @@ impl Record {
         };
         let skilled = match &forecast {
             Some(forecast) if forecast.skilled => {
-                condition("ForecastSkilled", true, "WorthItsCost", crate::show::print::skill(forecast))
+                condition("ForecastSkilled", true, "WorthItsCost", autoscaler_show::print::skill(forecast))
             }
             Some(forecast) => {
-                condition("ForecastSkilled", false, "NotWorthItsCost", crate::show::print::skill(forecast))
+                condition("ForecastSkilled", false, "NotWorthItsCost", autoscaler_show::print::skill(forecast))
             }
             None => condition("ForecastSkilled", false, "NoForecast", "there is no forecast".to_owned()),
         };

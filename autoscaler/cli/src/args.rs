@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use tokio::net::TcpListener;
 
-use crate::forecast::failure::Failure;
-use crate::forecast::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
-use crate::forecast::span::Span;
-use crate::forecast::worker::Launch;
-use crate::forecast::{ForecastOptions, Model, Quantile};
+use autoscaler_forecast::failure::Failure;
+use autoscaler_forecast::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
+use autoscaler_forecast::span::Span;
+use autoscaler_forecast::worker::Launch;
+use autoscaler_forecast::{ForecastOptions, Model, Quantile};
 
 /// Where the pages are served, and from which templates.
 #[derive(Debug, Args)]

@@ -10,18 +10,18 @@ use tokio::sync::watch;
 
 use super::Signals;
 use super::args::{self, OperatorArgs, PlaceArgs, ServerArgs, duration};
-use crate::cluster::demand::{Deadlines, Demands};
-use crate::cluster::lease::Times;
-use crate::cluster::operator::{Operator, Settings};
-use crate::cluster::prometheus::{self, Prometheus};
-use crate::cluster::tls;
-use crate::forecast::failure::{Failure, Kind};
-use crate::forecast::span::Span;
-use crate::forecast::supervisor::{Restarts, Supervisor};
-use crate::show::metrics::Metrics;
-use crate::show::readiness::Readiness;
-use crate::show::server::{Server, ServerContext};
-use crate::show::state::{Retention, State};
+use autoscaler_cluster::demand::{Deadlines, Demands};
+use autoscaler_cluster::lease::Times;
+use autoscaler_cluster::operator::{Operator, Settings};
+use autoscaler_cluster::prometheus::{self, Prometheus};
+use autoscaler_cluster::tls;
+use autoscaler_forecast::failure::{Failure, Kind};
+use autoscaler_forecast::span::Span;
+use autoscaler_forecast::supervisor::{Restarts, Supervisor};
+use autoscaler_show::metrics::Metrics;
+use autoscaler_show::readiness::Readiness;
+use autoscaler_show::server::{Server, ServerContext};
+use autoscaler_show::state::{Retention, State};
 
 pub(super) const HELP: &str = "\
 Watches PredictiveScalers (`autoscaler crd`), forecasts the demand of each, and raises the minimum of its \

@@ -8,22 +8,22 @@ use clap::Args;
 
 use super::args::{PlaceArgs, duration};
 use super::{Output, asked, write_out};
-use crate::floor::choose;
-use crate::floor::compare::{self, Comparison};
-use crate::floor::decide::{Mode, Outlook, Policy};
-use crate::floor::simulate::{Setup, Workload};
-use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
-use crate::forecast::Quantile;
-use crate::forecast::backtest::{BacktestOptions, BacktestReport};
-use crate::forecast::calendar::Calendar;
-use crate::forecast::failure::Failure;
-use crate::forecast::history::History;
-use crate::forecast::protocol::{Question, Rolling};
-use crate::forecast::source;
-use crate::forecast::span::Span;
-use crate::forecast::worker::Worker;
-use crate::show::print;
-use crate::show::print::backtest::Backtested;
+use autoscaler_floor::choose;
+use autoscaler_floor::compare::{self, Comparison};
+use autoscaler_floor::decide::{Mode, Outlook, Policy};
+use autoscaler_floor::simulate::{Setup, Workload};
+use autoscaler_floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
+use autoscaler_forecast::Quantile;
+use autoscaler_forecast::backtest::{BacktestOptions, BacktestReport};
+use autoscaler_forecast::calendar::Calendar;
+use autoscaler_forecast::failure::Failure;
+use autoscaler_forecast::history::History;
+use autoscaler_forecast::protocol::{Question, Rolling};
+use autoscaler_forecast::source;
+use autoscaler_forecast::span::Span;
+use autoscaler_forecast::worker::Worker;
+use autoscaler_show::print;
+use autoscaler_show::print::backtest::Backtested;
 
 // The floor is compared over at most four weeks, in seconds.
 const MOST_SCORED: u32 = 28 * 86_400;

@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::args::{OperatorArgs, PlaceArgs};
 use super::{Output, json, write_out};
-use crate::cluster::doctor::{Asked, Is, examine};
-use crate::cluster::prometheus;
-use crate::forecast::failure::{Failure, Kind};
+use autoscaler_cluster::doctor::{Asked, Is, examine};
+use autoscaler_cluster::prometheus;
+use autoscaler_forecast::failure::{Failure, Kind};
 
 pub(super) const HELP: &str = "\
 Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \

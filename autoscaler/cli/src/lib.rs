@@ -15,18 +15,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::{AskedArgs, PlaceArgs, ServerArgs};
-use crate::cluster::crd;
-use crate::forecast::Forecast;
-use crate::forecast::failure::{Failure, Kind};
-use crate::forecast::source;
-use crate::forecast::span::Span;
-use crate::forecast::supervisor::{Restarts, Supervisor};
-use crate::forecast::worker::{Launch, Worker, WorkerError};
-use crate::show::healthcheck;
-use crate::show::metrics::Metrics;
-use crate::show::print::{self, Format};
-use crate::show::server::{Server, ServerContext, Watched};
-use crate::show::state::{Retention, State};
+use autoscaler_cluster::crd;
+use autoscaler_forecast::Forecast;
+use autoscaler_forecast::failure::{Failure, Kind};
+use autoscaler_forecast::source;
+use autoscaler_forecast::span::Span;
+use autoscaler_forecast::supervisor::{Restarts, Supervisor};
+use autoscaler_forecast::worker::{Launch, Worker, WorkerError};
+use autoscaler_show::healthcheck;
+use autoscaler_show::metrics::Metrics;
+use autoscaler_show::print::{self, Format};
+use autoscaler_show::server::{Server, ServerContext, Watched};
+use autoscaler_show::state::{Retention, State};
 
 const AFTER_HELP: &str = "\
 Examples:
