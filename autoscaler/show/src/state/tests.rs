@@ -357,7 +357,7 @@ fn a_full_disk_is_a_warning_and_what_was_known_stays() {
     let ran = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
         .args([folder.path(), &test])
-        .arg("show::state::tests::a_full_disk_is_a_warning_and_what_was_known_stays")
+        .arg("state::tests::a_full_disk_is_a_warning_and_what_was_known_stays")
         .env(MARK, folder.path())
         .output();
     let ran = ran.expect("`unshare` is part of util-linux");
