@@ -351,9 +351,12 @@ fn cargo_reads_the_workspace_of_the_enhanced_image() {
             std::fs::copy(root.join(path), to).unwrap();
         }
     }
-    let sources = folder.path().join("autoscaler/src");
-    std::fs::create_dir_all(&sources).unwrap();
-    ["lib.rs", "main.rs"].iter().for_each(|name| std::fs::write(sources.join(name), "").unwrap());
+    for member in ["", "forecast", "floor", "show", "cluster", "cli"] {
+        let sources = folder.path().join("autoscaler").join(member).join("src");
+        std::fs::create_dir_all(&sources).unwrap();
+        std::fs::write(sources.join("lib.rs"), "").unwrap();
+    }
+    std::fs::write(folder.path().join("autoscaler/src/main.rs"), "").unwrap();
     let begin = stage.find("for member in ").unwrap();
     let end = begin + stage[begin..].find("done").unwrap() + "done".len();
     let made = Command::new("sh").arg("-ec").arg(&stage[begin..end]).current_dir(folder.path()).status().unwrap();

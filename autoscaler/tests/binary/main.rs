@@ -3,7 +3,6 @@
 mod backtest;
 mod browser;
 mod doctor;
-mod folders;
 mod forecast;
 mod manifests;
 mod pages;

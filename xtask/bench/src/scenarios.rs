@@ -161,7 +161,7 @@ const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 /// Small packages with many releases; the first one in the lock is updated.
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
-const PROGRAM: &str = "autoscaler/src/cli.rs";
+const PROGRAM: &str = "autoscaler/cli/src/lib.rs";
 
 /// Adds a statement that no compiler has seen to the program's library.
 pub(super) fn edit_program(workspace: &Workspace, run: u32) -> Result<(), Fault> {

@@ -7,10 +7,11 @@ use super::facts::Image;
 use super::record::in_ci;
 use super::{Context, Request};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::tree::binary::dependencies::{self as cargo, Packed, Place, Units};
@@ -180,23 +181,41 @@ impl<'a> Shared<'a> {
             return Err(found.refused(&self.repository, &format!("`Cargo.lock` has no crates for {strangers}")));
         }
         let scratch = cargo::scratch(&build)?;
-        let cannot = |error: io::Error| Fault::build("cannot write compiled dependencies").cause(error);
-        let packed = scratch.path().join("artifact");
-        let mut file = BufWriter::new(File::create_new(&packed).map_err(cannot)?);
-        let answer = self.client.blob(&self.repository, &found.layer.digest, found.layer.size, &mut file)?;
-        if answer == Answer::Absent {
-            return Err(found.refused(&self.repository, "its layer is missing from the registry"));
-        }
-        file.flush().map_err(cannot)?;
-        let limits = Limits { bytes: artifact::LONGEST_UNPACKED, entries: FILES, ..Limits::default() };
         let unpacked = scratch.path().join("files");
-        let source = File::open(&packed).map_err(cannot)?;
-        let mut reader = Reader::open(source, found.contents.diff_id.as_ref(), limits)?;
-        Unpacker::open(&unpacked)?.apply(&mut reader)?;
+        thread::scope(|scope| {
+            let (found, to) = (&found, &*unpacked);
+            let unpack = |layer| scope.spawn(move || self.unpack(found, layer, to));
+            let threads: Vec<_> = found.layers.iter().zip(&found.contents.diff_ids).map(unpack).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })?;
         cargo::put(&unpacked, &build, &found.contents)?;
         let pulled = found.report("pulled");
         terminal::step("pulled", &format!("dependencies: {} in {}", pulled.size(), quantity::seconds(began.elapsed())));
         Ok(Some(pulled))
+    }
+
+    /// Unpacks a layer while it is downloaded. After a fault the folder has to be removed.
+    fn unpack(&self, found: &Found, (layer, diff_id): (&Descriptor, &Digest), folder: &Path) -> Result<(), Fault> {
+        let cannot = |error: io::Error| Fault::build("cannot read compiled dependencies").cause(error);
+        let limits = Limits { bytes: artifact::LONGEST_UNPACKED, entries: FILES, ..Limits::default() };
+        let (source, sink) = io::pipe().map_err(cannot)?;
+        let mut sink = Pipe { sink, is_closed: false };
+        thread::scope(|scope| {
+            let unpacked = scope.spawn(|| {
+                let mut reader = Reader::open(source, Some(diff_id), limits)?;
+                Unpacker::open(folder)?.apply(&mut reader)
+            });
+            let answer = self.client.blob(&self.repository, &layer.digest, layer.size, &mut sink);
+            let is_closed = sink.is_closed;
+            drop(sink);
+            let unpacked = unpacked.join().unwrap_or_else(|panic| resume_unwind(panic));
+            match answer {
+                // Who reads has ended early, and says why.
+                Err(fault) if !is_closed || unpacked.is_ok() => Err(fault),
+                Ok(Answer::Absent) => Err(found.refused(&self.repository, "its layer is missing from the registry")),
+                _ => unpacked,
+            }
+        })
     }
 
     fn find(&self, key: &Fingerprint) -> Result<Option<Found>, Fault> {
@@ -223,26 +242,34 @@ impl<'a> Shared<'a> {
             return Ok(None);
         }
         let cannot = |error: io::Error| Fault::build("cannot pack compiled dependencies").cause(error);
-        let packed = scratch::file_in(&build, cargo::SCRATCH).map_err(cannot)?;
-        let items = items(&files).map_err(cannot)?;
-        let mut to = BufWriter::new(packed.as_file());
-        let written = layer::write(&items, Codec::new(Compression::Gzip), 1, &mut to)?;
-        to.flush().map_err(cannot)?;
-        drop(to);
-        contents.diff_id = Some(written.diff_id);
+        let sizes = files.iter().map(|(path, file)| Ok((path.clone(), file.metadata()?.len())));
+        let sizes = sizes.collect::<io::Result<_>>().map_err(cannot)?;
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let mut layers = Vec::new();
+        for paths in contents.layers(&sizes) {
+            let packed = scratch::file_in(&build, cargo::SCRATCH).map_err(cannot)?;
+            let items = items(paths.iter().map(|path| (path, &files[path]))).map_err(cannot)?;
+            let mut to = BufWriter::new(packed.as_file());
+            let written = layer::write(&items, Codec::new(Compression::Gzip), threads, &mut to)?;
+            to.flush().map_err(cannot)?;
+            drop(to);
+            let Descriptor { digest, size, .. } = written.descriptor;
+            self.client.upload(&self.repository, &digest, size, &packed.path().to_owned())?;
+            contents.diff_ids.push(written.diff_id);
+            layers.push(written.descriptor);
+        }
+        let size = layers.iter().map(|layer| layer.size).sum();
         let document = serde_json::to_vec(&contents).expect("a document is JSON");
         let config = Descriptor::new(CONTENTS, Digest::of(&document), document.len() as u64);
-        let mut manifest = Manifest::new(config, vec![written.descriptor.clone()]);
+        let mut manifest = Manifest::new(config, layers);
         manifest.other.insert("artifactType".to_owned(), ARTIFACT.into());
         manifest.annotations.insert(CREATED.to_owned(), clock::now().to_string());
         manifest.annotations.insert(REVISION.to_owned(), puts.revision.clone());
         let (client, repository) = (self.client, &self.repository);
-        client.upload(repository, &written.descriptor.digest, written.descriptor.size, &packed.path().to_owned())?;
         client.upload(repository, &manifest.config.digest, manifest.config.size, &document)?;
         let bytes = serde_json::to_vec(&manifest).expect("a manifest is JSON");
         let tag = if puts.untested { artifact::untested(&key) } else { artifact::tag(&key) };
         client.put_manifest(repository, tag, media_type::MANIFEST, &bytes)?;
-        let size = written.descriptor.size;
         let pushed = report::Dependencies { action: "pushed", crates: contents.crates, bytes: size };
         terminal::step("pushed", &format!("dependencies: {} in {}", pushed.size(), quantity::seconds(began.elapsed())));
         Ok(Some(pushed))
@@ -255,7 +282,7 @@ fn key(place: &Place<'_>, quick: &Inputs, build: &Path) -> Result<Fingerprint, F
 }
 
 /// Files as entries of a layer, with the folders that they are in.
-fn items(files: &BTreeMap<String, PathBuf>) -> io::Result<Vec<Item>> {
+fn items<'f>(files: impl Iterator<Item = (&'f String, &'f PathBuf)>) -> io::Result<Vec<Item>> {
     let item = |path: &str, mode: u32, content: Content| (ContextPath::new(path.as_bytes()), mode, content);
     let mut found = BTreeMap::new();
     for (path, file) in files {
@@ -276,7 +303,26 @@ fn items(files: &BTreeMap<String, PathBuf>) -> io::Result<Vec<Item>> {
 struct Found {
     digest: Digest,
     contents: Contents,
-    layer: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+/// The end of a pipe that is written to.
+struct Pipe {
+    sink: io::PipeWriter,
+    /// Nobody reads any more.
+    is_closed: bool,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.sink.write(bytes);
+        self.is_closed |= written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Found {
@@ -284,21 +330,26 @@ impl Found {
     /// It is of another kind, is larger than one may be, or cannot be read.
     fn read(client: &Client, repository: &Repository, digest: Digest) -> Result<Self, Fault> {
         let manifest = publish::read_manifest(client, repository, digest)?;
-        let mut found = Self { digest, contents: Contents::default(), layer: manifest.config.clone() };
-        let [layer] = manifest.layers.as_slice() else { return Err(found.refused(repository, "it has not one layer")) };
+        let mut found = Self { digest, contents: Contents::default(), layers: manifest.layers };
         let is_artifact = manifest.config.media_type == CONTENTS;
-        if !is_artifact || manifest.config.size > artifact::LONGEST_CONTENTS || layer.size > artifact::LONGEST {
+        let has_layers = (1..=artifact::LAYERS).contains(&found.layers.len());
+        let is_short = manifest.config.size <= artifact::LONGEST_CONTENTS && found.bytes() <= artifact::LONGEST;
+        if !is_artifact || !has_layers || !is_short {
             return Err(found.refused(repository, "it is of another kind, or too large"));
         }
         let document = client.blob_bytes(repository, &manifest.config.digest, manifest.config.size)?;
         let document = document.present().ok_or_else(|| found.refused(repository, "its document is missing"))?;
         let contents = serde_json::from_slice(&document);
         found.contents = contents.map_err(|error| found.refused(repository, &error.to_string()))?;
-        found.layer = layer.clone();
-        match found.contents.diff_id {
-            Some(_) => Ok(found),
-            None => Err(found.refused(repository, "it does not say the digest of its files")),
+        if found.contents.diff_ids.len() == found.layers.len() {
+            Ok(found)
+        } else {
+            Err(found.refused(repository, "it does not say the digests of its files"))
         }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
     }
 
     fn refused(&self, repository: &Repository, why: &str) -> Fault {
@@ -306,7 +357,7 @@ impl Found {
     }
 
     fn report(&self, action: &'static str) -> report::Dependencies {
-        report::Dependencies { action, crates: self.contents.crates, bytes: self.layer.size }
+        report::Dependencies { action, crates: self.contents.crates, bytes: self.bytes() }
     }
 }
 

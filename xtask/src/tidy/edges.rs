@@ -6,7 +6,7 @@
 use super::{Files, Violation};
 
 /// Sources of each crate, with the name by which other crates import it.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 13] = [
     ("xtask/model/src/", "xtask_model"),
     ("xtask/scan/src/", "xtask_scan"),
     ("xtask/host/src/", "xtask_host"),
@@ -15,11 +15,16 @@ const CRATES: [(&str, &str); 8] = [
     ("xtask/fuzz/src/", "xtask_fuzz"),
     ("xtask/src/", "xtask"),
     ("autoscaler/src/", "autoscaler"),
+    ("autoscaler/forecast/src/", "autoscaler_forecast"),
+    ("autoscaler/floor/src/", "autoscaler_floor"),
+    ("autoscaler/show/src/", "autoscaler_show"),
+    ("autoscaler/cluster/src/", "autoscaler_cluster"),
+    ("autoscaler/cli/src/", "autoscaler_cli"),
 ];
 
 /// Pure modules, each with everything below it.
 const PURE: &[&str] = &[
-    "autoscaler::floor",
+    "autoscaler_floor",
     "xtask::commands::test::tally",
     "xtask::reference::picture",
     "xtask::reference::policy",

@@ -200,8 +200,10 @@ fn what_is_refused_or_wrong_is_compiled() {
     compiles("has no crates for tool-0123456789abcdef");
     spoil(&|contents| contents["units"] = json!(["greeting-0123456789abcdef"]));
     compiles("which is no compiled dependency");
-    spoil(&|contents| contents["diff_id"] = json!(Digest::of(b"other")));
+    spoil(&|contents| contents["diff_ids"][0] = json!(Digest::of(b"other")));
     compiles("digest");
+    spoil(&|contents| contents["diff_ids"] = json!([]));
+    compiles("does not say the digests");
     // The good one again, whose layer is lost.
     client.put_manifest(&shared, tag, MANIFEST, &found.bytes).unwrap();
     program.world.lose("app-target", &manifest.layers[0].digest);

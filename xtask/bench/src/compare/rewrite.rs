@@ -46,7 +46,14 @@ pub(super) fn by_pip(path: &str, text: &str) -> Result<String, Fault> {
     Ok(text)
 }
 
-const SOURCES: &str = "COPY autoscaler/src autoscaler/src\n";
+const SOURCES: &str = "\
+COPY autoscaler/forecast/src autoscaler/forecast/src
+COPY autoscaler/floor/src autoscaler/floor/src
+COPY autoscaler/show/src autoscaler/show/src
+COPY autoscaler/cluster/src autoscaler/cluster/src
+COPY autoscaler/cli/src autoscaler/cli/src
+COPY autoscaler/src autoscaler/src
+";
 const COMPILED: &str = " --mount=type=cache,target=/src/target,sharing=locked";
 const MEMBERS: &str = "    for member in ";
 const INSTALLED: &str = " && \\\n    install -D -m 0755 target/release/autoscaler /out/autoscaler\n";
@@ -59,9 +66,11 @@ pub(super) fn crates_apart(path: &str, text: &str) -> Result<String, Fault> {
         let (run, tail) = rest.split_once(INSTALLED)?;
         let run = run.replacen(COMPILED, "", 1);
         let with = |first: &str| run.replacen(MEMBERS, &format!("    {first} && \\\n{MEMBERS}"), 1);
-        let empty =
-            "mkdir -p autoscaler/src && touch autoscaler/src/lib.rs && echo 'fn main() {}' > autoscaler/src/main.rs";
-        let (crates, own) = (with(empty), with("find autoscaler/src -name '*.rs' -exec touch {} +"));
+        let empty = "for part in . forecast floor show cluster cli; do \\
+        mkdir -p autoscaler/$part/src && touch autoscaler/$part/src/lib.rs; \\
+    done && \\
+    echo 'fn main() {}' > autoscaler/src/main.rs";
+        let (crates, own) = (with(empty), with("find autoscaler -name '*.rs' -exec touch {} +"));
         (crates != run && run.len() < rest.len()).then(|| format!("{head}{crates}\n{SOURCES}{own}{INSTALLED}{tail}"))
     };
     apart().ok_or_else(|| {

@@ -11,16 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Type of the artifact.
-pub const ARTIFACT: &str = "application/vnd.dev.xtask.dependencies.v1";
+pub const ARTIFACT: &str = "application/vnd.dev.xtask.dependencies.v2";
 
 /// Media type of its [`Contents`].
-pub const CONTENTS: &str = "application/vnd.dev.xtask.dependencies.contents.v1+json";
+pub const CONTENTS: &str = "application/vnd.dev.xtask.dependencies.contents.v2+json";
 
 /// Longest artifact that is pulled, in bytes as it is sent.
 pub const LONGEST: u64 = 2 << 30;
 
 /// Longest artifact that is unpacked, in bytes.
 pub const LONGEST_UNPACKED: u64 = 8 << 30;
+
+/// Most layers of an artifact. Each is pulled and unpacked by a thread of its own.
+pub const LAYERS: usize = 4;
 
 /// Longest document, in bytes.
 pub const LONGEST_CONTENTS: u64 = 4 << 20;
@@ -33,9 +36,9 @@ pub fn repository(app: &str) -> String {
 /// Everything that decides whether cargo uses what another machine has compiled, by name.
 pub type Inputs = BTreeMap<&'static str, String>;
 
-/// Hash of the inputs.
+/// Hash of the inputs and of the artifact's form.
 pub fn key(inputs: &Inputs) -> Fingerprint {
-    let digest = Digest::of(serde_json::to_string(inputs).expect("texts are JSON").as_bytes());
+    let digest = Digest::of(serde_json::to_string(&(ARTIFACT, inputs)).expect("texts are JSON").as_bytes());
     digest.hex().parse().expect("a digest is a fingerprint")
 }
 
@@ -63,8 +66,8 @@ pub struct Contents {
     pub crates: usize,
     /// Names of cargo's units: `serde-0123456789abcdef`.
     pub units: BTreeSet<String>,
-    /// Uncompressed digest of the layer.
-    pub diff_id: Option<Digest>,
+    /// Uncompressed digests of the layers.
+    pub diff_ids: Vec<Digest>,
     /// Files that are a part of another one, and are made of it after unpacking.
     pub parts: BTreeMap<String, Part>,
 }
@@ -110,6 +113,26 @@ impl Contents {
             ".fingerprint" if !is_last && self.units.contains(name) => Some(Belongs::Fingerprint(upto())),
             _ => None,
         }
+    }
+
+    /// Spreads files over layers of about the same size. What belongs together stays together.
+    pub fn layers(&self, sizes: &BTreeMap<String, u64>) -> Vec<Vec<String>> {
+        let mut groups: BTreeMap<Option<Belongs>, (u64, Vec<String>)> = BTreeMap::new();
+        for (path, size) in sizes {
+            let (total, paths) = groups.entry(self.belongs(path)).or_default();
+            *total += size;
+            paths.push(path.clone());
+        }
+        let mut groups: Vec<(u64, Vec<String>)> = groups.into_values().collect();
+        // The largest first: the small ones then even out what is left.
+        groups.sort_by(|one, other| other.cmp(one));
+        let mut layers = vec![(0, Vec::new()); LAYERS.min(groups.len())];
+        for (size, paths) in groups {
+            let layer = layers.iter_mut().min_by_key(|(total, _)| *total).expect("a layer for each of few groups");
+            layer.0 += size;
+            layer.1.extend(paths);
+        }
+        layers.into_iter().map(|(_, paths)| paths).collect()
     }
 
     /// Units that are of none of these crates.
@@ -206,6 +229,23 @@ mod tests {
         ] {
             assert_eq!(belongs(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn layers_are_of_about_the_same_size_and_have_each_file_once() {
+        let folder = |number: u64| format!("release/build/my-sys-00000000000000aa/out/{number}");
+        let library = |number: u64| format!("release/deps/libx{number}-00000000000000aa.rlib");
+        let mut sizes: BTreeMap<String, u64> = (1..40).map(|number| (library(number), number * 10)).collect();
+        sizes.extend((0..9).map(|number| (folder(number), 20)));
+        let layers = contents().layers(&sizes);
+        let totals: Vec<u64> = layers.iter().map(|paths| paths.iter().map(|path| sizes[path]).sum()).collect();
+        assert!(layers.len() == LAYERS && totals.iter().max() < totals.iter().min().map(|least| least + 20).as_ref());
+        let mut all = layers.concat();
+        all.sort();
+        assert_eq!(all, sizes.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(layers.iter().filter(|paths| paths.iter().any(|path| path.contains("/out/"))).count(), 1);
+        assert_eq!(contents().layers(&BTreeMap::from([(library(1), 1)])).len(), 1);
+        assert!(contents().layers(&BTreeMap::new()).is_empty());
     }
 
     #[test]

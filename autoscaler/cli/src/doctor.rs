@@ -1,0 +1,66 @@
+//! `autoscaler doctor`: what is missing for `run`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::args::{OperatorArgs, PlaceArgs};
+use super::{Output, json, write_out};
+use autoscaler_cluster::doctor::{Asked, Is, examine};
+use autoscaler_cluster::prometheus;
+use autoscaler_forecast::failure::{Failure, Kind};
+
+pub(super) const HELP: &str = "\
+Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \
+rights, and Prometheus for a number. Changes nothing. Exit code 3 means that something is missing; each has the next \
+command next to it.
+
+Examples:
+  autoscaler doctor --prometheus http://127.0.0.1:9090
+  kubectl -n autoscaler exec deploy/autoscaler -- autoscaler doctor --prometheus http://prometheus-server.monitoring";
+
+/// See what is missing for `run`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The Prometheus that knows the demand, with the path before /api/v1 where there is one
+    #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
+    prometheus: Option<reqwest::Url>,
+
+    #[command(flatten)]
+    operator: OperatorArgs,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Output,
+
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
+    let home = args.places.home();
+    let prometheus = args.prometheus.clone().map(|url| prometheus::Settings {
+        url,
+        token_file: args.operator.prometheus_token_file.clone(),
+        at_a_time: 1,
+        within: Duration::from_secs(10),
+    });
+    let asked = Asked {
+        launch: args.places.launch(&home),
+        home,
+        prometheus,
+        state: args.operator.state.clone(),
+        namespace: args.operator.namespace.clone(),
+        lease: args.operator.lease.clone(),
+    };
+    let findings = examine(&asked).await;
+    write_out(&match args.format {
+        Output::Text => findings.iter().map(|finding| format!("{finding}\n")).collect(),
+        Output::Json => json(&findings)?,
+    })?;
+    match findings.iter().filter(|finding| finding.is == Is::Missing).count() {
+        0 => Ok(()),
+        1 => Err(Failure::new(Kind::Worker, "one thing is missing for `run`")),
+        several => Err(Failure::new(Kind::Worker, format!("{several} things are missing for `run`"))),
+    }
+}

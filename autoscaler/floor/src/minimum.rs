@@ -1,0 +1,200 @@
+//! The minimum of a HorizontalPodAutoscaler: what its owner wants, and what it was raised to.
+//!
+//! The owner's number is written into an annotation in the same patch that raises the field, so a new process
+//! reads it there and never takes a raised floor for the original. Where the two do not fit together, nothing is
+//! assumed. Pure: text in, text out.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Replicas;
+
+/// The annotation that remembers the original minimum while a floor is raised.
+pub const ANNOTATION: &str = "autoscaler.acme.dev/original-minimum";
+
+// What a cluster takes when the field is absent.
+const DEFAULT: Replicas = Replicas(1);
+const VERSION: u32 = 1;
+
+/// What the annotation says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    version: u32,
+    /// What the field was before it was raised; absent when the field was.
+    original: Option<Replicas>,
+    /// What it was raised to in the same patch.
+    floor: Replicas,
+    /// Until when the floor holds without being confirmed.
+    expires: Timestamp,
+}
+
+/// The minimum as it stands. The original is never above the floor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Minimum {
+    field: Option<Replicas>,
+    note: Option<Note>,
+}
+
+/// What one patch sets: both, or the field would outlive its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch {
+    /// `spec.minReplicas`; none takes the field away.
+    pub field: Option<Replicas>,
+    /// The annotation's value; none takes it away.
+    pub annotation: Option<String>,
+}
+
+/// An annotation that cannot be understood. Its floor must neither be raised nor taken for the original.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable(String);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the annotation `{ANNOTATION}` cannot be read: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl Minimum {
+    /// Reads the field and its annotation.
+    ///
+    /// A field that is not what the note says it was raised to was set by another hand since: that is the owner's new
+    /// wish, and the note is void.
+    pub fn read(field: Option<u32>, annotation: Option<&str>) -> Result<Minimum, Unreadable> {
+        let field = field.map(Replicas);
+        let Some(text) = annotation else {
+            return Ok(Minimum { field, note: None });
+        };
+        let note: Note = serde_json::from_str(text).map_err(|cause| Unreadable(cause.to_string()))?;
+        if note.version != VERSION {
+            return Err(Unreadable(format!("its version is {}, this binary's {VERSION}", note.version)));
+        }
+        if note.floor < note.original.unwrap_or(DEFAULT) {
+            return Err(Unreadable(format!("it raises {} to {}", note.original.unwrap_or(DEFAULT), note.floor)));
+        }
+        let ours = field.unwrap_or(DEFAULT) == note.floor;
+        Ok(Minimum { field, note: ours.then_some(note) })
+    }
+
+    /// A minimum that nobody has raised.
+    pub fn of_owner(original: Replicas) -> Minimum {
+        Minimum { field: Some(original), note: None }
+    }
+
+    /// What the owner wants.
+    pub fn original(&self) -> Replicas {
+        let field = self.note.as_ref().map_or(self.field, |note| note.original);
+        field.unwrap_or(DEFAULT)
+    }
+
+    /// The current minimum.
+    pub fn floor(&self) -> Replicas {
+        self.field.unwrap_or(DEFAULT)
+    }
+
+    /// Whether the floor is raised and has not been confirmed in time.
+    pub fn expired(&self, now: Timestamp) -> bool {
+        self.note.as_ref().is_some_and(|note| note.expires <= now)
+    }
+
+    /// Until when a raised floor holds without being confirmed; none where nothing is raised.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.note.as_ref().map(|note| note.expires)
+    }
+
+    /// The patch that makes `floor` the minimum until `expires`. At the original or below, it gives back what the
+    /// owner had, and forgets.
+    pub fn patch(&self, floor: Replicas, expires: Timestamp) -> Patch {
+        let original = self.note.as_ref().map_or(self.field, |note| note.original);
+        if floor <= self.original() {
+            return Patch { field: original, annotation: None };
+        }
+        let note = Note { version: VERSION, original, floor, expires };
+        // Numbers and a time: nothing in it can fail to be JSON.
+        let annotation = serde_json::to_string(&note).ok();
+        Patch { field: annotation.is_some().then_some(floor).or(original), annotation }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LATER: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn restarted(patch: &Patch) -> Minimum {
+        Minimum::read(patch.field.map(|field| field.0), patch.annotation.as_deref()).unwrap()
+    }
+
+    #[test]
+    fn a_raised_floor_is_never_taken_for_the_original_after_a_restart() {
+        let owner = Minimum::read(Some(2), None).unwrap();
+        let raised = restarted(&owner.patch(Replicas(9), LATER));
+        assert_eq!((raised.original(), raised.floor()), (Replicas(2), Replicas(9)));
+        let higher = restarted(&raised.patch(Replicas(14), LATER));
+        assert_eq!((higher.original(), higher.floor()), (Replicas(2), Replicas(14)));
+        let released = higher.patch(Replicas(2), LATER);
+        assert_eq!(released, Patch { field: Some(Replicas(2)), annotation: None });
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_of_restarts_keeps_the_original(
+            field in proptest::option::of(0_u32..50),
+            floors in proptest::collection::vec(0_u32..200, 0..20),
+        ) {
+            let owner = Minimum::read(field, None).unwrap();
+            let mut seen = owner.clone();
+            for floor in floors {
+                seen = restarted(&seen.patch(Replicas(floor), LATER));
+                prop_assert_eq!(seen.original(), owner.original());
+                prop_assert_eq!(seen.floor(), Replicas(floor).max(owner.original()));
+            }
+            prop_assert_eq!(restarted(&seen.patch(Replicas(0), LATER)), owner);
+        }
+    }
+
+    #[test]
+    fn a_field_that_was_absent_becomes_absent_again() {
+        let owner = Minimum::read(None, None).unwrap();
+        assert_eq!(owner.original(), Replicas(1));
+        let raised = restarted(&owner.patch(Replicas(3), LATER));
+        assert_eq!(raised.patch(Replicas(1), LATER).field, None);
+    }
+
+    #[test]
+    fn what_another_hand_sets_is_the_owners_new_wish() {
+        let annotation = Minimum::of_owner(Replicas(2)).patch(Replicas(9), LATER).annotation;
+        let edited = Minimum::read(Some(4), annotation.as_deref()).unwrap();
+        assert_eq!((edited.original(), edited.floor()), (Replicas(4), Replicas(4)));
+    }
+
+    #[test]
+    fn an_annotation_that_cannot_be_read_gives_no_original() {
+        for text in [
+            "",
+            "2",
+            "{}",
+            r#"{"version":2,"original":2,"floor":9,"expires":"2026-01-01T00:00:00Z"}"#,
+            r#"{"version":1,"original":12,"floor":9,"expires":"2026-01-01T00:00:00Z"}"#,
+            r#"{"version":1,"original":-1,"floor":9,"expires":"2026-01-01T00:00:00Z"}"#,
+            r#"{"version":1,"original":2,"floor":9}"#,
+        ] {
+            let refused = Minimum::read(Some(9), Some(text)).unwrap_err();
+            assert!(refused.to_string().starts_with("the annotation `autoscaler.acme.dev/original-minimum` cannot"));
+        }
+    }
+
+    #[test]
+    fn a_floor_expires_and_an_original_does_not() {
+        let raised = restarted(&Minimum::of_owner(Replicas(2)).patch(Replicas(9), LATER));
+        assert!(raised.expired(LATER));
+        assert!(!raised.expired(LATER - jiff::SignedDuration::from_secs(1)));
+        assert!(!Minimum::of_owner(Replicas(2)).expired(LATER));
+    }
+}
