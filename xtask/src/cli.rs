@@ -102,7 +102,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Prune(prune) => commands::prune::run(global, prune)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,
         Command::Bench { .. } => return commands::bench::run(global),
-        Command::Ci { only } => commands::ci::run(global, only.as_deref())?,
+        Command::Ci { only, part } => commands::ci::run(global, only.as_deref(), *part)?,
         Command::Test { filter, quick } => commands::test::run(global, filter.as_deref(), *quick)?,
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Reference { check } => commands::reference::run(global, *check)?,

@@ -94,7 +94,7 @@ pub const PLAN: Document = Document {
         ("apps[].changes.**", "`changes`, of this app and its base"),
         ("apps[].base.**", "`base`, of this app"),
         ("apps[].app.**", "`app`, of this app"),
-        ("verification.tests", "the tests that the commit must pass: `all`, `selected`, `documents` or `none`"),
+        ("verification.tests", "the tests that the commit must pass: `all`, `long`, `selected`, `documents` or `none`"),
         ("verification.name", "the `[[ci.tests]]` that is enough"),
         ("verification_reason", "why these tests"),
         ("machines", "`one` if one machine can build everything"),

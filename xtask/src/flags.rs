@@ -516,9 +516,12 @@ Examples:
     ///
     /// Stops at the first phase that fails, with its exit code. Stops the engine that it started.
     Ci {
-        /// Run only what a small change needs, as `plan` names it: `documents`, or a `[[ci.tests]]` of the policy
+        /// Run only what a change needs, as `plan` names it: `documents`, a `[[ci.tests]]` of the policy, or `all`
         #[arg(long, value_name = "TESTS")]
         only: Option<String>,
+        /// Compile and test one part of this workspace; the other phases are the same
+        #[arg(long, value_enum, conflicts_with = "only")]
+        part: Option<Part>,
     },
     /// Run the tests, with real engines; installs what they need under `target`
     Test {
@@ -621,6 +624,15 @@ pub struct ScanFlags {
     /// Form of the list; `--format json` prints it as JSON
     #[arg(long = "type", value_enum, default_value_t = ScanType::Text)]
     pub kind: ScanType,
+}
+
+/// Part of this workspace with tests of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The packages of the app's program, and the Python worker
+    Payload,
+    /// All other packages
+    Xtask,
 }
 
 /// Form of a list of vulnerabilities.

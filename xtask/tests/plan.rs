@@ -528,7 +528,7 @@ fn the_command_line() {
     assert_eq!((code, out.as_str()), (0, ""));
     assert_eq!(
         std::fs::read_to_string(outputs).unwrap(),
-        "before=1\ndecision=fast\nshould-build=true\nuse-fast-build=true\nrequirements-changed=false\nbase-reference=\nbase-present=unknown\ntests=pages\nmachines=one\ncompiles=false\nshadow=\n"
+        "before=1\ndecision=fast\nshould-build=true\nuse-fast-build=true\nrequirements-changed=false\nbase-reference=\nbase-present=unknown\ntests=pages\nlong-tests=\nmachines=one\ncompiles=false\nshadow=\n"
     );
     assert!(std::fs::read_to_string(summary).unwrap().starts_with("## Plan: `fast`\n"));
 

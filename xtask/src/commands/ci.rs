@@ -7,8 +7,9 @@ mod background;
 mod deny;
 mod portable;
 
+use super::test::Packages;
 use super::test::needs::Engine;
-use crate::flags::{BuildFlags, Global};
+use crate::flags::{BuildFlags, Global, Part};
 use crate::pipeline;
 use background::Check;
 use std::path::Path;
@@ -17,16 +18,16 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::verification;
+use xtask_model::image::verification::{self, Needed};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Platform;
 
-/// Runs every phase, or those that `only` needs.
-pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
+/// Runs every phase, or those that `only` needs. With `part`, only these packages are compiled for tests and tested.
+pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::Result<()> {
     let root = find_root(global.root.as_deref())?;
     let mut phases = Phases::default();
     let own = super::has_xtask_sources(&root);
-    if let Some(only) = only {
+    if let Some(only) = only.filter(|only| *only != Needed::All.to_string()) {
         let selected = selected(global, only)?;
         if own {
             phases.run("tidy", || super::tidy::run(global))?;
@@ -39,22 +40,28 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
         return Ok(());
     }
     if !own {
+        if part.is_some() {
+            super::needs_xtask_sources(&root, "ci --part", "`cargo xtask ci` without `--part` runs everything")?;
+        }
         return adopted(global, &root, phases);
     }
+    let packages = Packages::of(&global.tree()?, part);
     // Read first: the tests link this file again, and then the kernel calls it deleted.
     let program =
         std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
     phases.run("tidy", || super::tidy::run(global))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
-    phases.run("compile", || compile(&root))?;
+    phases.run("compile", || compile(&root, &packages))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
-    let mut checks = Vec::from(portable::checks(&root, &program)?);
+    let mut checks =
+        if part == Some(Part::Payload) { Vec::new() } else { Vec::from(portable::checks(&root, &program)?) };
     checks.extend(app_binary(global)?);
     let mut checked = background::Checked::default();
     phases.run("test", || {
         let tested;
-        (tested, checked) = background::run(&checks, |compiled| super::test::whole(global, None, &COMPILER, compiled));
+        (tested, checked) =
+            background::run(&checks, |compiled| super::test::whole(global, None, &packages, &COMPILER, compiled));
         tested
     })?;
     phases.background = checked.seconds;
@@ -148,10 +155,9 @@ fn cargo(root: &Path, args: &[&str], hint: &str) -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
 
-/// Compiles the workspace as the tests need it, with lints and documentation.
-fn compile(root: &Path) -> anyhow::Result<()> {
-    let args = ["test", "--locked", "--workspace", "--no-run"];
-    let command = binary::cargo(root).args(args).args(COMPILER);
+/// Compiles packages as the tests need them, with lints and documentation.
+fn compile(root: &Path, packages: &Packages) -> anyhow::Result<()> {
+    let command = binary::cargo(root).args(["test", "--locked", "--no-run"]).args(packages.selection()).args(COMPILER);
     let status = super::test::shown(&command, &mut |_| {})?;
     let hint = "`cargo clippy --workspace --all-targets` and `cargo doc --workspace --no-deps` show the same warnings";
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }

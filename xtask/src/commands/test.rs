@@ -6,7 +6,7 @@
 pub mod needs;
 mod tally;
 
-use crate::flags::Global;
+use crate::flags::{Global, Part};
 use needs::Needs;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -15,7 +15,7 @@ use tally::Tally;
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
-use xtask_host::tree::facts::find_root;
+use xtask_host::tree::facts::{Tree, find_root};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::quantity;
 
@@ -26,14 +26,48 @@ pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result
         let runner = quick_runner(&root, filter, process::found("cargo-nextest").is_some());
         return all_pass(&[runner], filter, false, &mut || {});
     }
-    whole(global, filter, &[], &mut || {})
+    let packages = Packages::of(&global.tree()?, None);
+    whole(global, filter, &packages, &[], &mut || {})
 }
 
-/// Runs every test, or those whose name contains `filter`, with these options of cargo. Calls `compiled` once the compiler has ended and
-/// tests begin.
+/// The packages of the workspace that are tested.
+pub struct Packages {
+    part: Option<Part>,
+    /// The package of the app's program: the names of its other packages begin with this one's.
+    payload: String,
+}
+
+impl Packages {
+    /// Those of a part, or all.
+    pub fn of(tree: &Tree, part: Option<Part>) -> Self {
+        let payload = tree.policy.app.binary.as_ref().map(|binary| binary.package.to_string()).unwrap_or_default();
+        Self { part, payload }
+    }
+
+    /// Cargo's arguments.
+    pub fn selection(&self) -> Vec<String> {
+        let names = [self.payload.clone(), format!("{}-*", self.payload)];
+        match self.part {
+            None => vec!["--workspace".to_owned()],
+            Some(Part::Payload) => names.map(|name| format!("--package={name}")).to_vec(),
+            Some(Part::Xtask) => {
+                [&["--workspace".to_owned()][..], &names.map(|name| format!("--exclude={name}"))].concat()
+            }
+        }
+    }
+
+    /// True if the Python worker is tested.
+    fn has_python(&self) -> bool {
+        self.part != Some(Part::Xtask)
+    }
+}
+
+/// Runs every test of these packages, or those whose name contains `filter`, with these options of cargo. Calls `compiled` once the
+/// compiler has ended and tests begin.
 pub fn whole(
     global: &Global,
     filter: Option<&str>,
+    packages: &Packages,
     options: &[&str],
     compiled: &mut dyn FnMut(),
 ) -> anyhow::Result<()> {
@@ -44,7 +78,7 @@ pub fn whole(
         "`cargo xtask ci` runs the `[[ci.tests]]` of `images.toml`, and builds and smoke-tests the app",
     )?;
     let needs = Needs::gather(&tree)?;
-    all_pass(&runners(&tree.root, &needs, filter, options), filter, true, compiled)
+    all_pass(&runners(&tree.root, &needs, filter, packages, options), filter, true, compiled)
 }
 
 /// Runs these, each in its turn, and reports all failures together. A skipped test is a failure where `whole` is asked for.
@@ -105,17 +139,21 @@ fn quick_runner(root: &Path, filter: Option<&str>, has_nextest: bool) -> Command
 const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
 
 /// The calls that run all tests: Rust's, then Python's.
-fn runners(root: &Path, needs: &Needs, filter: Option<&str>, options: &[&str]) -> Vec<Command> {
+fn runners(root: &Path, needs: &Needs, filter: Option<&str>, packages: &Packages, options: &[&str]) -> Vec<Command> {
+    let selection = packages.selection();
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args).args(options));
     let mut runners = if process::found("cargo-nextest").is_some() {
         // Tests wait for programs half of the time.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        vec![cargo(NEXTEST).arg("--workspace").arg(format!("--test-threads={}", 2 * cores))]
+        vec![cargo(NEXTEST).args(&selection).arg(format!("--test-threads={}", 2 * cores))]
     } else {
-        vec![cargo(&["test", "--workspace", "--no-fail-fast"])]
+        vec![cargo(&["test", "--no-fail-fast"]).args(&selection)]
     };
     if let Some(filter) = filter {
         runners = runners.into_iter().map(|runner| runner.arg(filter)).collect();
+    }
+    if !packages.has_python() {
+        return runners;
     }
     let pytest = Command::new(needs.python()).args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "forecaster"]);
     let pytest = needs.apply(pytest).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root.join("autoscaler"));

@@ -62,8 +62,14 @@ pub fn seed() -> State {
         "dockerfiles/install.py",
         "dockerfiles/installer.lock",
     ];
+    let mut insert = |path: String, bytes: Vec<u8>| drop(state.insert(path, (0o100_644, bytes)));
     for file in files {
-        state.insert(file.to_owned(), (0o100_644, seeded(file).into_bytes()));
+        insert(file.to_owned(), seeded(file).into_bytes());
+    }
+    for package in ["forecast", "floor", "show", "cluster", "cli"].map(|name| format!("autoscaler/{name}")) {
+        let manifest = format!("{package}/Cargo.toml");
+        insert(manifest.clone(), seeded(&manifest).into_bytes());
+        insert(format!("{package}/src/lib.rs"), b"\n".to_vec());
     }
     for (path, text) in [
         ("Cargo.toml", "[workspace]\nmembers = [\"autoscaler\", \"xtask\"]\n"),

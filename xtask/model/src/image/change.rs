@@ -379,6 +379,7 @@ impl ChangePlan {
 
     /// Outputs for CI's later jobs.
     pub fn outputs(&self) -> Vec<(&'static str, String)> {
+        let [tests, long_tests] = self.verification.outputs();
         vec![
             ("decision", self.decision.to_string()),
             ("should-build", (!matches!(self.decision, Work::Skip | Work::Rebase)).to_string()),
@@ -386,7 +387,8 @@ impl ChangePlan {
             ("requirements-changed", self.requirements_changed().to_string()),
             ("base-reference", self.base.reference.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("base-present", self.base.as_output().to_owned()),
-            ("tests", self.verification.to_string()),
+            tests,
+            long_tests,
             ("machines", self.machines.as_output().to_owned()),
             ("compiles", self.compiles.to_string()),
             ("shadow", self.shadow.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
@@ -653,6 +655,7 @@ mod tests {
             base-reference=ghcr.io/acme/autoscaler-base:3f9c02d1a7b4
             base-present=true
             tests=pages
+            long-tests=
             machines=one
             compiles=false
             shadow=base,app

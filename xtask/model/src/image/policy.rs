@@ -989,6 +989,7 @@ fn read_selected_tests(mut section: Section<'_>, problems: &mut Problems<'_>) ->
     let name = section.required("name", problems);
     let paths = read_patterns(&mut section, "paths", problems);
     let run = section.texts("run", problems);
+    let long = section.boolean("long", problems).unwrap_or_default();
     section.finish(problems);
     let reserved = ["all", "none", verification::DOCUMENTS];
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -1004,7 +1005,7 @@ fn read_selected_tests(mut section: Section<'_>, problems: &mut Problems<'_>) ->
         _ => problems.add(&at, "`ci.tests.run` names no program", Some("`run = [\"cargo\", \"test\"]`".into())),
     }
     let run = run.unwrap_or_default().into_iter().map(|text| text.value).collect();
-    Some(Selected { name: name?.value, paths: paths?, run })
+    Some(Selected { name: name?.value, paths: paths?, run, long })
 }
 
 fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Root> {

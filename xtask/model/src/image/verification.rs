@@ -29,6 +29,8 @@ pub struct Selected {
     pub name: String,
     pub paths: Ignore,
     pub run: Vec<String>,
+    /// True if the job of all tests runs them.
+    pub long: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,16 +41,29 @@ pub enum Needed {
     Documents,
     /// Those of one `[[ci.tests]]`, after the checks of documents.
     Selected(String),
+    /// The same in the job of all tests.
+    Long(String),
     All,
 }
 
+impl Needed {
+    /// CI's outputs: the tests of the job that builds, or `all` where another job runs them; and the tests of that other job.
+    pub fn outputs(&self) -> [(&'static str, String); 2] {
+        let (tests, long) = match self {
+            Self::None | Self::Documents | Self::Selected(_) => (self.to_string(), String::new()),
+            Self::Long(_) | Self::All => (Self::All.to_string(), self.to_string()),
+        };
+        [("tests", tests), ("long-tests", long)]
+    }
+}
+
 impl fmt::Display for Needed {
-    /// The value of CI's output `tests`.
+    /// The name for `cargo xtask ci --only`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
             Self::Documents => DOCUMENTS,
-            Self::Selected(name) => name,
+            Self::Selected(name) | Self::Long(name) => name,
             Self::All => "all",
         })
     }
@@ -85,7 +100,8 @@ pub fn needed(facts: &Facts<'_>, documents: &Ignore, selected: &[Selected]) -> (
         Some(tests) => {
             let why =
                 format!("`[[ci.tests]]` `{}` covers every changed file ({})", tests.name, some(first, rest.len()));
-            (Needed::Selected(tests.name.clone()), why)
+            let needed = if tests.long { Needed::Long } else { Needed::Selected };
+            (needed(tests.name.clone()), why)
         }
         None => {
             let other = |path: &&&String| !selected.iter().any(|tests| tests.paths.ignores(path.as_bytes()));
@@ -115,6 +131,7 @@ mod tests {
             name: name.to_owned(),
             paths: ignore(&[path]),
             run: vec!["true".to_owned()],
+            long: false,
         };
         let selected = [pages("pages", "templates"), pages("worker", "forecaster/**")];
         let (needed, why) = needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &selected);
@@ -143,6 +160,34 @@ mod tests {
         change(&["templates/a.html", "forecaster/b.py"], "all", "no smaller set of tests covers `templates/a.html`");
         change(&["README.mdx"], "all", "no smaller set of tests covers `README.mdx`");
         change(&["../other/templates/a"], "all", "no smaller set of tests covers `../other/templates/a`");
+    }
+
+    #[test]
+    fn long_tests_run_in_the_job_of_all_tests() {
+        let needed = |path: &str| {
+            let long = |name: &str, paths: &[&str]| Selected {
+                name: name.to_owned(),
+                paths: ignore(paths),
+                run: vec!["true".to_owned()],
+                long: name != "pages",
+            };
+            let payload = long("payload", &["operator", "!operator/**/Cargo.toml"]);
+            let selected = [long("pages", &["operator/templates"]), payload, long("tool", &["tool"])];
+            let changed = [path.to_owned()];
+            let facts = Facts { purpose: Purpose::Change, changed: Ok(&changed), tested: None };
+            super::needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &selected).0.outputs().map(|(_, value)| value)
+        };
+        for (path, tests, long) in [
+            ("operator/templates/a.html", "pages", ""),
+            ("operator/show/src/page.rs", "all", "payload"),
+            ("operator/show/Cargo.toml", "all", "all"),
+            ("operator/Cargo.toml", "all", "all"),
+            ("tool/src/main.rs", "all", "tool"),
+            ("Cargo.lock", "all", "all"),
+            ("operator/README.md", "documents", ""),
+        ] {
+            assert_eq!(needed(path), [tests, long], "{path}");
+        }
     }
 
     #[test]

@@ -213,6 +213,7 @@ impl Plans {
         let present = |word: &str| self.0.iter().any(|plan| plan.base.as_output() == word);
         let present = ["false", "unknown"].into_iter().find(|word| present(word)).unwrap_or("true");
         let changed = self.0.iter().any(ChangePlan::requirements_changed);
+        let [tests, long_tests] = self.verified().verification.outputs();
         vec![
             ("decision", decision.to_string()),
             ("should-build", (!matches!(decision, Work::Skip | Work::Rebase)).to_string()),
@@ -220,7 +221,8 @@ impl Plans {
             ("requirements-changed", changed.to_string()),
             ("base-reference", references.join(",")),
             ("base-present", present.to_owned()),
-            ("tests", self.verified().verification.to_string()),
+            tests,
+            long_tests,
             ("machines", self.machines().as_output().to_owned()),
             ("compiles", self.compiles().to_string()),
             ("shadow", self.shadow().join(",")),

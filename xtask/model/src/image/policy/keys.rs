@@ -621,6 +621,12 @@ pub const TABLES: &[Table] = &[
             ),
             key("paths", Kind::Texts, Default::Required, "patterns of the paths, as in an ignore file"),
             key("run", Kind::Texts, Default::Required, "the program with its arguments"),
+            key(
+                "long",
+                Kind::Boolean,
+                Default::Toml("false"),
+                "runs it in the job of all tests, which has their engine, their cluster and cargo-deny, and not in the job that builds",
+            ),
         ],
     },
 ];

@@ -282,6 +282,9 @@ fn described_defaults_are_those_of_the_parser() {
         "smoke.serve" => format!("{LEAST}[smoke.serve]\nurl = \"http://a/\"\ncontains = \"a\"\n{key} = {value}\n"),
         "app.binary" => format!("{LEAST}[app.binary]\npackage = \"a\"\n{key} = {value}\n"),
         "step" => format!("{LEAST}[[step]]\nname = \"a\"\nuses = \"smoke\"\n{key} = {value}\n"),
+        "ci.tests" => {
+            format!("{LEAST}[[ci.tests]]\nname = \"a\"\npaths = [\"a\"]\nrun = [\"a\"]\n{key} = {value}\n")
+        }
         "root.debian" => {
             let root = LEAST.replace("[root]\n", "[root]\nfallback = \"debian\"\n");
             format!("{root}[root.debian]\npackages = []\n{key} = {value}\n")
@@ -326,15 +329,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             `images.toml` is invalid: 6 problems
-            images.toml:101:1: `step.run` names no program
+            images.toml:115:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:102:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:106:8: `smok` is not a plugin
+            images.toml:116:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:120:8: `smok` is not a plugin
               hint: did you mean `smoke`?
-            images.toml:107:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:108:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:121:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:122:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:111:8: a `size-budget` step needs `max`
+            images.toml:125:8: a `size-budget` step needs `max`
               hint: `max`: largest compressed size, for example `max = "400 MB"`"#]],
     );
 }
@@ -478,7 +481,7 @@ fn ci_has_defaults_and_its_own_problems() {
 #[test]
 fn tests_of_small_changes_are_checked() {
     let ci = parse(GOOD, &|_| true).unwrap().ci;
-    assert_eq!(ci.tests.iter().map(|tests| tests.name.as_str()).collect::<Vec<_>>(), ["pages"]);
+    assert_eq!(ci.tests.iter().map(|tests| tests.name.as_str()).collect::<Vec<_>>(), ["pages", "payload", "xtask"]);
     assert!(ci.documents.ignores(b"docs/guide.md") && !ci.documents.ignores(b"src/main.rs"));
     let own = GOOD.replace("[ci]\n", "[ci]\ndocuments = [\"**/*.txt\"]\n");
     let own = parse(&own, &|_| true).unwrap().ci.documents;

@@ -194,6 +194,8 @@ const FULL: When = When::Is("decision", "full");
 /// A run tests or names what it builds itself, or leaves it to later jobs.
 const SMALL: When = When::IsNot("tests", "all");
 const ALL_TESTS: When = When::Is("tests", "all");
+/// The tests that the plan named.
+const TESTS: &str = "cargo xtask ci --only \"$TESTS\"";
 
 const READS: &[(&str, &str)] = &[("contents", "read")];
 const PULLS: &[(&str, &str)] = &[("contents", "read"), ("packages", "read")];
@@ -398,12 +400,12 @@ impl Writer<'_> {
         ]);
         steps.extend(self.scratch(&here));
         steps.extend(program.as_ref().map(save));
-        let tests = Does::Run("cargo xtask ci --only \"$TESTS\"".to_owned(), vec![Setting::Output("TESTS", "tests")]);
+        let tests = Does::Run(TESTS.to_owned(), vec![Setting::Output("TESTS", "tests")]);
         steps.push(step("Test a small change", vec![SMALL, When::IsNot("tests", "none")], tests));
         let built = When::Any(vec![When::Is("should-build", "true"), When::DefaultBranch]);
         steps.extend(self.name(&all([&here, &[SMALL, built, PUBLISHES]]), true));
         let outputs = ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference"];
-        let outputs = outputs.into_iter().chain(["base-present", "tests", "machines"]);
+        let outputs = outputs.into_iter().chain(["base-present", "tests", "long-tests", "machines"]);
         Job {
             comment: "Plans, and does all that needs no other machine and no long tests: builds, checks a small change, puts the tags.",
             needs: Vec::new(),
@@ -519,7 +521,7 @@ impl Writer<'_> {
         Job { needs: vec!["images", "base"], ..job }
     }
 
-    /// Every test, where the plan found no smaller set.
+    /// Every test, or those of one set, where the plan found no small one.
     fn test(self) -> Job {
         let cache = Cache::xtask("tests", self.place);
         let (deny, exists) = (Cache::deny(), When::Exists("deny.toml"));
@@ -530,7 +532,7 @@ impl Writer<'_> {
         steps.extend(self.all_tests(&[]));
         steps.push(save(&cache));
         Job {
-            comment: "Every test, where no smaller set covers the change.",
+            comment: "Every test, or the long ones of the `[[ci.tests]]` that covers the change.",
             when: vec![ALL_TESTS],
             ..Self::job("test", READS, steps)
         }
@@ -554,17 +556,17 @@ impl Writer<'_> {
         run("Install cargo-deny", when, format!("cargo install --locked --version {CARGO_DENY} cargo-deny"))
     }
 
-    /// The steps that run every test; `when` is the condition of each.
+    /// The steps that run the long tests; `when` is the condition of each.
     fn all_tests(self, when: &[When]) -> Vec<Step> {
         let cluster = self.policy.ci.cluster;
         let docker = Does::PrepareDocker(DockerFor::Tests);
         let mut steps = vec![step("Keep images in containerd's store", when.to_vec(), docker)];
-        let mut settings = vec![Setting::RequireTools];
+        let mut settings = vec![Setting::RequireTools, Setting::Output("TESTS", "long-tests")];
         if cluster {
             steps.push(step("Start a cluster", when.to_vec(), Does::StartCluster));
             settings.push(Setting::Kubeconfig);
         }
-        steps.push(step("Run every test", when.to_vec(), Does::Run("cargo xtask ci".to_owned(), settings)));
+        steps.push(step("Run the tests", when.to_vec(), Does::Run(TESTS.to_owned(), settings)));
         steps
     }
 
