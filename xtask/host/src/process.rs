@@ -29,15 +29,27 @@ pub struct Command {
     stdin: Option<Vec<u8>>,
 }
 
+/// Names of the variables that cargo set about the package of this program.
+fn of_own_package() -> &'static [OsString] {
+    const BEGIN: [&str; 5] =
+        ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
+    static NAMES: OnceLock<Vec<OsString>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let names = std::env::vars_os().map(|(name, _)| name);
+        names.filter(|name| BEGIN.iter().any(|begin| name.to_string_lossy().starts_with(begin))).collect()
+    })
+}
+
 impl Command {
-    /// A call of `program` without arguments.
+    /// A call of `program` without arguments, and without the variables that `cargo run` sets about xtask's own package: build scripts
+    /// that look at these would run again where the program is cargo, or starts it, and everything on them would be compiled again.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
             args: Vec::new(),
             front: None,
             env: BTreeMap::new(),
-            removed: Vec::new(),
+            removed: of_own_package().to_vec(),
             clears_env: false,
             cwd: None,
             stdin: None,
@@ -477,6 +489,18 @@ mod tests {
         let call = Command::new("printf").arg("one\r\n  1/2\r  2/2\rlast");
         assert!(call.stream(|line| lines.push(line.to_owned())).unwrap().success());
         assert_eq!(lines, ["one", "  1/2", "  2/2", "last"]);
+    }
+
+    #[test]
+    fn a_program_does_not_see_what_cargo_says_of_the_package_of_this_one() {
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some() && std::env::var_os("CARGO_PKG_NAME").is_some());
+        let seen = |output: &str| output.lines().filter(|line| line.starts_with("CARGO_")).map(str::to_owned).collect();
+        let mut all: Vec<String> = seen(&Command::new("env").read(Exit::Build).unwrap());
+        all.extend(seen(&Command::new("env").wrapped_by("env", ["A=1"]).read(Exit::Build).unwrap()));
+        all.extend(seen(&String::from_utf8(Command::new("env").output().unwrap().stdout).unwrap()));
+        assert!(!all.iter().any(|line| line.starts_with("CARGO_MANIFEST") || line.starts_with("CARGO_PKG")), "{all:?}");
+        let set = Command::new("env").env("CARGO_PKG_NAME", "other").read(Exit::Build).unwrap();
+        assert!(set.lines().any(|line| line == "CARGO_PKG_NAME=other"), "{set}");
     }
 
     #[test]

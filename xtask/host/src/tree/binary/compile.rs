@@ -200,13 +200,9 @@ fn dependencies(list: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A call of cargo in the repository, without the variables that `cargo run` sets about xtask's own package: build scripts
-/// that look at these variables would run again, and everything on them would be compiled again.
+/// A call of cargo in the repository.
 pub fn cargo(root: &Path) -> Command {
-    let ours = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
-    let told = std::env::vars_os().map(|(name, _)| name);
-    let told = told.filter(|name| ours.iter().any(|ours| name.to_string_lossy().starts_with(ours)));
-    told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
+    Command::new("cargo").current_dir(root)
 }
 
 fn artifact(line: &str, name: &str) -> Option<PathBuf> {
