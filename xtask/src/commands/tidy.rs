@@ -12,13 +12,11 @@ use xtask_model::fault::{Exit, Fault};
 pub fn run(global: &Global) -> anyhow::Result<()> {
     let tree = global.tree()?;
     let files = Files::read(&tree.root)?;
-    let mut found: Vec<String> = tidy::check(&files).iter().map(ToString::to_string).collect();
-    if tree.root.join("Cargo.toml").is_file() {
-        // Without the network: what these two need is on any machine that has compiled this.
-        found.extend(cargo(&tree.root, &["fmt", "--all", "--check"], "not formatted: `cargo fmt --all`"));
-        let update = ["update", "--workspace", "--locked", "--offline", "--quiet"];
-        found.extend(cargo(&tree.root, &update, "`Cargo.lock` is out of date: `cargo update --workspace`"));
-    }
+    let mut found: Vec<String> = std::thread::scope(|scope| {
+        let by_cargo = scope.spawn(|| workspace(&tree.root));
+        let own: Vec<String> = tidy::check(&files).iter().map(ToString::to_string).collect();
+        [own, by_cargo.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))].concat()
+    });
     if let Err(fault) = facts::lock(&tree) {
         let hint = fault.hints.first().map(|hint| format!("; {hint}")).unwrap_or_default();
         let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
@@ -31,6 +29,17 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     }
     let fault = Fault::drift(format!("{} violations of the repository's rules", found.len()));
     Err(fault.hint("each line above ends with its repair; then run `cargo xtask tidy` again").into())
+}
+
+/// What cargo finds in the workspace, if there is one. Without the network: what it needs is on any machine that has compiled this.
+fn workspace(root: &Path) -> Vec<String> {
+    if !root.join("Cargo.toml").is_file() {
+        return Vec::new();
+    }
+    let format = cargo(root, &["fmt", "--all", "--check"], "not formatted: `cargo fmt --all`");
+    let update = ["update", "--workspace", "--locked", "--offline", "--quiet"];
+    let update = cargo(root, &update, "`Cargo.lock` is out of date: `cargo update --workspace`");
+    format.into_iter().chain(update).collect()
 }
 
 /// Failure of a cargo command, with the lines that it printed.
