@@ -277,9 +277,9 @@ fn bomb(name: &str, says: &str, beginning: &tar::Header) {
     let Some(world) = World::new(name) else { return };
     push(&world, &[Layer::bomb(beginning)]);
     let outside = Outside::of(&world);
-    // Less room than the bomb has: who holds it whole is ended by the system.
+    // Less room than the bomb has: who holds it whole is ended by the system. Each thread reserves 64 MB of addresses, used or not.
     let call = world.repo.xtask(&["build-base", "--push"]).without_engine();
-    let outcome = call.through(&["sh", "-c", "ulimit -v 800000; exec \"$@\"", "sh"]).run();
+    let outcome = call.through(&["sh", "-c", "ulimit -v 1000000; exec \"$@\"", "sh"]).run();
     assert!(matches!(outcome.code, Some(4 | 5)), "{outcome:?}");
     outcome.says("error: ").says(says).keeps("panicked");
     outside.is_untouched(&world);
