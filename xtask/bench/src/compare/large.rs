@@ -8,8 +8,8 @@ use super::peers::{Start, What};
 use crate::scenarios::{self, Sample};
 use std::time::Instant;
 use xtask_host::index::{self, Fetched, WheelRequest};
-use xtask_host::tree::inputs;
-use xtask_host::tree::uv::{self, Upgrade};
+use xtask_host::tree::facts;
+use xtask_host::tree::uv::Upgrade;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::{LockedPackage, closure};
@@ -66,9 +66,6 @@ const MORE: [&str; 46] = [
     "gensim",
 ];
 
-/// The newest glibc that a wheel may need, as in the base's Dockerfile.
-const GLIBC: &str = "2_36";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Large {
     /// The native engine builds and pushes the base.
@@ -102,14 +99,14 @@ pub(super) fn build(harness: &mut Harness, large: Large) -> Result<Sample, Fault
         return native::build(harness, native::Caller::Binary, What::Base, Start::Nothing);
     }
     let tree = &harness.workspace.tree;
-    let lock = inputs::lock(&*tree.files, &tree.policy)?;
+    let lock = facts::unchecked_lock(tree)?;
     let root = &tree.policy.root;
     let python = root.fallback.as_ref().map_or(&root.python, |debian| &debian.python);
     let platform = Platform::host();
     let (pins, _) = closure::pins_of(&lock.packages, &Environment::new(python, &platform));
     let packages: Vec<LockedPackage> = pins.into_values().cloned().collect();
-    let indexes = uv::indexes(&tree.root, &inputs::asked(&*tree.files, &tree.policy)?)?;
-    let request = WheelRequest { packages: &packages, indexes: &indexes, python, platform: &platform, glibc: GLIBC };
+    let (indexes, glibc) = (facts::indexes(tree)?, facts::glibc(tree)?);
+    let request = WheelRequest { packages: &packages, indexes: &indexes, python, platform: &platform, glibc: &glibc };
     let settings = index::Settings::from_env(&indexes)?;
     let folder = harness.workspace.empty_private_folder("wheels")?;
     let began = Instant::now();
