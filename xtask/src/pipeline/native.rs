@@ -265,7 +265,10 @@ fn base_of_another(context: &Context<'_>, repository: &Repository, order: &Image
             Err(fault) => Err(fault.what),
         }
     } else {
-        Err(format!("layers are mounted only within one registry, and the base is in `{}`", order.repository.registry()))
+        Err(format!(
+            "layers are mounted only within one registry, and the base is in `{}`",
+            order.repository.registry()
+        ))
     };
     let image = found.and_then(|published| {
         let platform =
