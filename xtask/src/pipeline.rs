@@ -68,7 +68,7 @@ struct Context<'t> {
     /// Checks that published images are whole.
     checks: Checks,
     /// Compiled dependencies that came or went while the last image was built.
-    dependencies: RefCell<Option<report::Dependencies>>,
+    dependencies: RefCell<Option<report::DependencyTransfer>>,
     /// Published bases of this repository, whose layers can be mounted.
     bases: RefCell<Vec<PublishedBase>>,
 }

@@ -110,12 +110,12 @@ pub struct BuildFacts {
     /// RFC 3339.
     pub started: String,
     /// An image that was put on another root, and not built from the tree.
-    pub rebased: Option<Rebased>,
+    pub rebased: Option<RebaseOrigin>,
 }
 
 /// Where a rebased image comes from.
 #[derive(Clone, Debug)]
-pub struct Rebased {
+pub struct RebaseOrigin {
     pub origin: Origin,
     /// The commit that the image before was built from.
     pub commit: Option<String>,

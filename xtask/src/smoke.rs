@@ -13,7 +13,7 @@ use xtask_native::container::{Launch, RunnableImage};
 
 /// A check that passed.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Shown {
+pub struct PassedCheck {
     /// Name of the check.
     pub check: String,
     /// Seconds it took.
@@ -24,7 +24,7 @@ pub struct Shown {
 }
 
 /// Runs every check on `image`; `version` is the package's. Ends at the first that fails.
-pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
+pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<PassedCheck>, Fault> {
     let mut shown = Vec::new();
     let mut check = |name: &str, test: &mut dyn FnMut() -> Result<(), Fault>| -> Result<(), Fault> {
         process::interrupted()?;
@@ -32,7 +32,7 @@ pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> R
         test().map_err(|fault| fault.needed_by(format!("the smoke test of `{}`", image.name())))?;
         let took = began.elapsed();
         terminal::step("smoke", &format!("{name} ({})", quantity::seconds(took)));
-        shown.push(Shown { check: name.to_owned(), seconds: took.as_secs_f64(), app: None });
+        shown.push(PassedCheck { check: name.to_owned(), seconds: took.as_secs_f64(), app: None });
         Ok(())
     };
     if let Some(user) = smoke.user {

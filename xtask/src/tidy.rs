@@ -8,6 +8,7 @@ mod generated;
 mod images;
 mod links;
 mod manifests;
+mod names;
 mod portable;
 mod prose;
 mod text;
@@ -47,12 +48,13 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 8] = [
+    let rules: [fn(&Files) -> Vec<Violation>; 9] = [
         text::check,
         prose::check,
         edges::check,
         portable::check,
         manifests::check,
+        names::check,
         images::check,
         links::check,
         generated::check,

@@ -266,8 +266,8 @@ fn agree(engine: &'static real_engine::Engine, name: &'static str) -> Result<usi
         let (docker, native) = (image(&example, "docker", app), image(&other, "native", app));
         let [one, other] = listing::pair(&client, &docker, &native).unwrap();
         let proof = proof::compare(
-            proof::Image { files: &one, config: &docker.config.config },
-            proof::Image { files: &other, config: &native.config.config },
+            proof::ComparedImage { files: &one, config: &docker.config.config },
+            proof::ComparedImage { files: &other, config: &native.config.config },
             &proof::Known::default(),
         );
         // Which base, and so which build of it, is all that an engine may say differently.

@@ -39,7 +39,7 @@ pub(super) struct DoctorArgs {
 
 pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let home = args.places.home();
-    let prometheus = args.prometheus.clone().map(|url| prometheus::Settings {
+    let prometheus = args.prometheus.clone().map(|url| prometheus::PrometheusSettings {
         url,
         token_file: args.operator.prometheus_token_file.clone(),
         at_a_time: 1,

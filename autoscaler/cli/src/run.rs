@@ -81,7 +81,7 @@ pub(super) struct RunArgs {
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     tls::provide();
     let (client, namespace) = connect(args.operator.namespace.clone()).await?;
-    let prometheus = Prometheus::new(prometheus::Settings {
+    let prometheus = Prometheus::new(prometheus::PrometheusSettings {
         url: args.prometheus.clone(),
         token_file: args.operator.prometheus_token_file.clone(),
         at_a_time: args.prometheus_requests.into(),

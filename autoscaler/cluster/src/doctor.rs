@@ -136,7 +136,7 @@ pub struct Asked {
     /// Where the pages' templates are.
     pub home: Home,
     /// Where Prometheus is.
-    pub prometheus: Option<prometheus::Settings>,
+    pub prometheus: Option<prometheus::PrometheusSettings>,
     /// The state's file.
     pub state: Option<PathBuf>,
     /// The namespace of the lease, where it is not the one of the kubeconfig or the pod.
@@ -363,7 +363,7 @@ async fn rights(client: &Client, namespace: &str, lease: &str) -> Finding {
     }
 }
 
-async fn prometheus(settings: Option<prometheus::Settings>) -> Finding {
+async fn prometheus(settings: Option<prometheus::PrometheusSettings>) -> Finding {
     let Some(settings) = settings else {
         return Finding::not_asked("prometheus", "name it with `--prometheus`");
     };

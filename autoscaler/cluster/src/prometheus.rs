@@ -25,7 +25,7 @@ const BYTES_AROUND: usize = 64 << 10;
 
 /// Where Prometheus is, and how hard it may be asked.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct PrometheusSettings {
     /// Its address, with the path before `/api/v1` where there is one.
     pub url: reqwest::Url,
     /// A file with a token that goes along as a bearer; read at every request, for tokens are renewed.
@@ -39,7 +39,7 @@ pub struct Settings {
 /// A Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
-    settings: Settings,
+    settings: PrometheusSettings,
     client: reqwest::Client,
     permits: Semaphore,
 }
@@ -114,7 +114,7 @@ impl Trouble {
 
 impl Prometheus {
     /// A client that has asked nothing yet.
-    pub fn new(settings: Settings) -> Result<Prometheus, String> {
+    pub fn new(settings: PrometheusSettings) -> Result<Prometheus, String> {
         crate::tls::provide();
         let client = reqwest::Client::builder()
             .timeout(settings.within)

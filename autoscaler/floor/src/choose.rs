@@ -21,7 +21,7 @@ use autoscaler_forecast::calendar::{Calendar, Reading};
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::protocol::{Answer, Question};
 
-pub use autoscaler_forecast::choice::{Choice, Point};
+pub use autoscaler_forecast::choice::{Choice, RulePoint};
 
 /// Factors on a candidate's line that are tried.
 const FACTORS: [f64; 10] = [0.6, 0.7, 0.8, 0.88, 0.95, 1.0, 1.1, 1.25, 1.5, 2.0];
@@ -587,7 +587,7 @@ impl Evaluation {
     }
 
     /// The plain rules, headroom and the chosen candidate over the same blocks.
-    fn curve(&self, until: usize, chosen: Option<&Replayed>) -> Vec<Point> {
+    fn curve(&self, until: usize, chosen: Option<&Replayed>) -> Vec<RulePoint> {
         let last = until.min(self.alone().len());
         let range = last.saturating_sub(MOST_BLOCKS)..last;
         let sum = |blocks: &[Block]| {
@@ -598,7 +598,7 @@ impl Evaluation {
         let (short, pods) = sum(self.alone());
         let point = |name: String, blocks: &[Block]| {
             let (left, paid) = sum(blocks);
-            Point {
+            RulePoint {
                 name,
                 short: if short > 0.0 { left / short } else { 0.0 },
                 cost: if pods > 0.0 { paid / pods - 1.0 } else { 0.0 },

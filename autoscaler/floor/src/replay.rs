@@ -105,7 +105,7 @@ impl<'a> Replay<'a> {
         let Setup { workload, policy, .. } = self.setup;
         let step = u64::from(self.setup.trace.step.seconds());
         let limit = workload.limit.of_one().value();
-        let mut pods = Pods {
+        let mut pods = ReplayedPods {
             ready: self.setup.ready().0,
             starting: VecDeque::new(),
             all: 0,
@@ -144,7 +144,7 @@ impl<'a> Replay<'a> {
 }
 
 /// The pods of a replay and their autoscaler.
-struct Pods {
+struct ReplayedPods {
     ready: u32,
     starting: VecDeque<(u64, u32)>,
     all: u32,
@@ -155,7 +155,7 @@ struct Pods {
     start_delay: u64,
 }
 
-impl Pods {
+impl ReplayedPods {
     fn pass(&mut self, clock: u64, syncs: bool, min: u32, demand: f64, ask: u32) {
         while let Some((_, pods)) = self.starting.front().filter(|(when, _)| *when <= clock) {
             self.ready += pods;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a rule does: shares of the shortage and of the cost of the autoscaler alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Point {
+pub struct RulePoint {
     /// The rule's name.
     pub name: String,
     /// The share of the shortage that is left.
@@ -27,7 +27,7 @@ pub struct Choice {
     /// Days that were replayed.
     pub days: usize,
     /// Shortage against cost on this history: this choice, the plain rules and headroom.
-    pub curve: Vec<Point>,
+    pub curve: Vec<RulePoint>,
 }
 
 impl Choice {
@@ -35,7 +35,7 @@ impl Choice {
     pub const CHOSEN: &str = "chosen";
 
     /// Shortage and cost of this choice; none where nothing was replayed.
-    pub fn chosen(&self) -> Option<&Point> {
+    pub fn chosen(&self) -> Option<&RulePoint> {
         self.curve.iter().find(|point| point.name == Choice::CHOSEN)
     }
 }

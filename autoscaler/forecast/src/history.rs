@@ -114,7 +114,7 @@ impl Problems<'_> {
     }
 }
 
-struct Row {
+struct CsvRow {
     line: usize,
     second: i64,
     value: Option<f64>,
@@ -131,7 +131,7 @@ fn field(text: &str, column: usize) -> (&str, usize) {
     }
 }
 
-fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<Row> {
+fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<CsvRow> {
     // Spreadsheets put a byte order mark first.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut rows = Vec::new();
@@ -187,7 +187,7 @@ fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<Row> {
             problems.add(line, value_column, problem);
         }
         if let (Ok(second), Ok(value)) = (time, value) {
-            rows.push(Row { line, second, value });
+            rows.push(CsvRow { line, second, value });
         }
     }
     if !header {
@@ -252,7 +252,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Checks the order of the rows, and finds the step when none is given.
-fn spacing(rows: &[Row], step: Option<Span>, problems: &mut Problems<'_>) -> Option<Span> {
+fn spacing(rows: &[CsvRow], step: Option<Span>, problems: &mut Problems<'_>) -> Option<Span> {
     let mut distances: BTreeMap<i64, usize> = BTreeMap::new();
     for pair in rows.windows(2) {
         let [before, after] = pair else { continue };
@@ -295,7 +295,7 @@ fn spacing(rows: &[Row], step: Option<Span>, problems: &mut Problems<'_>) -> Opt
 }
 
 /// Puts the rows on the grid that begins at the first sample with a value.
-fn grid(rows: &[Row], step: Span, problems: &mut Problems<'_>) -> Option<History> {
+fn grid(rows: &[CsvRow], step: Span, problems: &mut Problems<'_>) -> Option<History> {
     let Some(first) = rows.iter().find(|row| row.value.is_some()) else {
         problems.add(rows[0].line, 1, "no sample has a value");
         return None;

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::chart::{Axes, Frame, round};
-use autoscaler_forecast::choice::{Choice, Point};
+use autoscaler_forecast::choice::{Choice, RulePoint};
 
 /// A chart with its points, ready for a template.
 #[derive(Clone, Debug, Serialize)]
@@ -40,8 +40,8 @@ pub struct Dot {
 
 impl Curve {
     /// Draws points; none where there are fewer than two, or nothing was ever short.
-    pub fn new(points: &[Point], frame: Frame) -> Option<Curve> {
-        let most = |of: fn(&Point) -> f64| points.iter().map(of).fold(0.0, f64::max);
+    pub fn new(points: &[RulePoint], frame: Frame) -> Option<Curve> {
+        let most = |of: fn(&RulePoint) -> f64| points.iter().map(of).fold(0.0, f64::max);
         let (cost, short) = (most(|point| point.cost), most(|point| point.short));
         if points.len() < 2 || short <= 0.0 {
             return None;
@@ -87,8 +87,8 @@ fn spread(dots: &mut [Dot]) {
 mod tests {
     use super::*;
 
-    fn point(name: &str, short: f64, cost: f64) -> Point {
-        Point { name: name.to_owned(), short, cost }
+    fn point(name: &str, short: f64, cost: f64) -> RulePoint {
+        RulePoint { name: name.to_owned(), short, cost }
     }
 
     #[test]

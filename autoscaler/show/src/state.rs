@@ -705,13 +705,13 @@ fn history(db: &Connection, id: i64, grid: Grid, from: i64) -> rusqlite::Result<
 const DECISIONS: &str = "SELECT seq, at, enforced, original, floor, recommended, replicas, demand, peak, changed_from, \
                          changed_to, failed, reasons, stands_out FROM decision";
 
-struct DecisionRow {
+struct StoredDecision {
     seq: i64,
     stands_out: bool,
     decided: Decided,
 }
 
-fn decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
+fn decision(row: &Row<'_>) -> rusqlite::Result<StoredDecision> {
     let pods =
         |index: usize| -> rusqlite::Result<Option<Replicas>> { Ok(row.get::<_, Option<u32>>(index)?.map(Replicas)) };
     let reasons: Option<Vec<Said>> = json("reasons", row.get_ref(12)?.as_str_or_null()?);
@@ -728,7 +728,7 @@ fn decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
         failed: row.get(11)?,
         reasons: reasons.unwrap_or_default(),
     };
-    Ok(DecisionRow { seq: row.get(0)?, stands_out: row.get(13)?, decided })
+    Ok(StoredDecision { seq: row.get(0)?, stands_out: row.get(13)?, decided })
 }
 
 /// What a text says; none, with a warning, where this version cannot read it.

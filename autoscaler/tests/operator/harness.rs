@@ -9,7 +9,7 @@ use autoscaler::cluster::act::{Actor, Fence};
 use autoscaler::cluster::controller::{self, Clock, Context, Identity};
 use autoscaler::cluster::crd::PredictiveScaler;
 use autoscaler::cluster::demand::{Deadlines, Demands};
-use autoscaler::cluster::prometheus::{Prometheus, Settings};
+use autoscaler::cluster::prometheus::{Prometheus, PrometheusSettings};
 use autoscaler::forecast::supervisor::{Restarts, Supervisor};
 use autoscaler::forecast::worker::Launch;
 use autoscaler::show::metrics::Metrics;
@@ -76,7 +76,8 @@ pub(crate) fn demands(
     within: Duration,
     worker_within: Duration,
 ) -> Demands {
-    let settings = Settings { url: prometheus.url().parse().unwrap(), token_file: None, at_a_time: 4, within };
+    let settings =
+        PrometheusSettings { url: prometheus.url().parse().unwrap(), token_file: None, at_a_time: 4, within };
     Demands::new(
         Prometheus::new(settings).unwrap(),
         State::in_memory(Retention::default()),

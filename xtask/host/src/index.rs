@@ -17,9 +17,9 @@ pub use settings::Settings;
 
 use crate::process;
 use cache::Choice;
-use client::Client;
-use progress::Progress;
-use source::{Found, Sources, Wanted};
+use client::IndexClient;
+use progress::DownloadProgress;
+use source::{ChosenFile, Wanted, WheelSources};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -99,14 +99,14 @@ fn fetch_from(
     if let Some(why) = &settings.unsupported {
         return Ok(Fetched::Unsupported(why.clone()));
     }
-    let client = Client::new(settings, request.indexes);
+    let client = IndexClient::new(settings, request.indexes);
     let work = Work {
         request,
         wanted: Wanted::Wheel(Python { version, tags }),
-        sources: Sources::new(&client, request.indexes),
+        sources: WheelSources::new(&client, request.indexes),
         cache,
         ready,
-        progress: Progress::new(request.packages.len()),
+        progress: DownloadProgress::new(request.packages.len()),
     };
     let outcomes = work.all()?;
     cache.sweep();
@@ -127,10 +127,10 @@ pub fn fetch_archives(packages: &[LockedPackage], indexes: &Indexes) -> Result<V
     if let Some(why) = &settings.unsupported {
         return Err(unsupported(why));
     }
-    let client = Client::new(&settings, indexes);
+    let client = IndexClient::new(&settings, indexes);
     let request = &WheelRequest { packages, indexes, python: "", platform: &Platform::host(), glibc: "" };
-    let sources = Sources::new(&client, indexes);
-    let progress = Progress::new(packages.len());
+    let sources = WheelSources::new(&client, indexes);
+    let progress = DownloadProgress::new(packages.len());
     let work = Work { request, wanted: Wanted::Archive, sources, cache: &cache, ready: &|_| (), progress };
     let outcomes = work.all()?;
     cache.sweep();
@@ -176,10 +176,10 @@ pub type Ready<'r> = dyn Fn(&FetchedWheel) + Sync + 'r;
 struct Work<'a> {
     request: &'a WheelRequest<'a>,
     wanted: Wanted,
-    sources: Sources<'a>,
+    sources: WheelSources<'a>,
     cache: &'a Cache,
     ready: &'a Ready<'a>,
-    progress: Progress,
+    progress: DownloadProgress,
 }
 
 impl Work<'_> {
@@ -266,7 +266,7 @@ impl Work<'_> {
     }
 
     /// The wheel of a direct reference.
-    fn direct(&self, package: &LockedPackage, locked: &str) -> Result<Found, Failure> {
+    fn direct(&self, package: &LockedPackage, locked: &str) -> Result<ChosenFile, Failure> {
         let url = self.request.indexes.url(locked);
         let file = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
         let name = xtask_model::spec::wheel::page::decoded(file);
@@ -274,7 +274,7 @@ impl Work<'_> {
             url.strip_prefix("file://").map_or_else(|| url.to_owned(), xtask_model::spec::wheel::page::decoded)
         };
         let Wanted::Wheel(python) = &self.wanted else {
-            return Ok(Found { name, url: local(url), ..Found::default() });
+            return Ok(ChosenFile { name, url: local(url), ..ChosenFile::default() });
         };
         let wheel = name
             .parse::<WheelName>()
@@ -282,11 +282,11 @@ impl Work<'_> {
         if python.tags.rank(&wheel).is_none() {
             return Err(Failure::NoWheel(vec![format!("{}: `{name}` is for another platform", package.name)]));
         }
-        Ok(Found { name, url: local(url), ..Found::default() })
+        Ok(ChosenFile { name, url: local(url), ..ChosenFile::default() })
     }
 
     /// The wheel that the indexes and pages of links have.
-    fn listed(&self, package: &LockedPackage) -> Result<Found, Failure> {
+    fn listed(&self, package: &LockedPackage) -> Result<ChosenFile, Failure> {
         self.sources.find(package, &self.wanted)?.map_err(|why| self.without(package, why))
     }
 
@@ -315,7 +315,7 @@ impl Work<'_> {
     }
 
     /// The file on this machine, with its digest.
-    fn bytes(&self, package: &LockedPackage, found: &Found) -> Result<(PathBuf, Digest), Failure> {
+    fn bytes(&self, package: &LockedPackage, found: &ChosenFile) -> Result<(PathBuf, Digest), Failure> {
         if found.url.starts_with('/') {
             let path = PathBuf::from(&found.url);
             let digest = cache::digest(&path)
@@ -330,7 +330,7 @@ impl Work<'_> {
             self.progress.cached();
             return Ok((path, known));
         }
-        let download = cache::Download {
+        let download = cache::WheelDownload {
             client: self.sources.client(),
             progress: &self.progress,
             name: &found.name,
@@ -373,7 +373,7 @@ fn verdict(request: &WheelRequest<'_>, outcomes: Vec<Option<Outcome>>) -> Result
     Err(fault.hint("record how they are built from source: `cargo xtask lock`"))
 }
 
-fn differs(package: &LockedPackage, found: &Found, came: &Digest) -> Fault {
+fn differs(package: &LockedPackage, found: &ChosenFile, came: &Digest) -> Fault {
     Fault::network(format!("the hash of {} {} differs from the lock", package.name, package.version))
         .cause(format!("`{}` has the digest `{came}`", found.name))
         .hint("check what the index serves before you update the lock: `cargo xtask lock`")

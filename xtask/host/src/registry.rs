@@ -25,7 +25,7 @@ pub use early::Questions;
 pub use http::credentials::{Credential, Credentials, settings_text};
 pub use listing::Referrer;
 pub use manifests::{Head, Name, RawManifest};
-pub use upload::{Mount, Session};
+pub use upload::{Mount, UploadSession};
 
 use crate::http::Limits;
 use crate::http::transport::{Reach, Transport, Trust};
@@ -157,12 +157,12 @@ pub struct Client {
     streamed: AtomicU64,
     /// Documents that this client has read from a repository or written to it. Their digests name their contents, so that they never
     /// change; whether the registry still has them is another question.
-    documents: Mutex<Documents>,
+    documents: Mutex<KnownDocuments>,
     early: early::Early,
 }
 
 /// Bytes of manifests, indexes and configurations, by digest.
-type Documents = BTreeMap<(Repository, Digest), Arc<[u8]>>;
+type KnownDocuments = BTreeMap<(Repository, Digest), Arc<[u8]>>;
 
 /// A registry and where its API is.
 struct Endpoint {
@@ -187,7 +187,7 @@ impl Client {
         }
     }
 
-    fn documents(&self) -> MutexGuard<'_, Documents> {
+    fn documents(&self) -> MutexGuard<'_, KnownDocuments> {
         self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -20,7 +20,7 @@ use xtask_host::registry::layout::Layout;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
-use xtask_model::image::presence::Record;
+use xtask_model::image::presence::CheckRecord;
 use xtask_model::record::report::Imports;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Repository};
@@ -57,7 +57,7 @@ pub struct Built {
     /// What the recipes imported.
     pub imports: Option<Imports>,
     /// Where the image has the record of it.
-    pub checked: Option<Record>,
+    pub checked: Option<CheckRecord>,
 }
 
 pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -> Result<Built, Fault> {
@@ -149,7 +149,7 @@ fn put_together(
     };
     clock.lap("send");
     let digest = Digest::of(&json(&manifest)?);
-    let checked = checks.map(|(layer, (version, size))| Record { image: digest, layer, version, size });
+    let checked = checks.map(|(layer, (version, size))| CheckRecord { image: digest, layer, version, size });
     let layers = [assembly.layers.len(), named];
     Ok(Some(Built { digest, manifest, layers, sent, took: Vec::new(), imports: None, checked }))
 }
@@ -286,7 +286,7 @@ const NOTED: u64 = 16 << 20;
 struct Before<'a> {
     client: &'a Client,
     place: Place,
-    record: &'a Record,
+    record: &'a CheckRecord,
     /// The layer that has it.
     layer: &'a Descriptor,
     /// Layers by the recipes of their parts.
@@ -319,7 +319,7 @@ impl Earlier for Before<'_> {
     }
 
     fn note(&self, checks: u32) -> Option<Vec<u8>> {
-        let Record { version, size, .. } = *self.record;
+        let CheckRecord { version, size, .. } = *self.record;
         if version != checks || self.layer.size > NOTED {
             return None;
         }

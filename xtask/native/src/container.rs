@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
-use unpacked::{ImageStore, Unpacked};
+use unpacked::{ImageStore, UnpackedImage};
 use xtask_host::docker::Docker;
 use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
@@ -92,7 +92,7 @@ pub struct RunnableImage<'r> {
 
 enum Way<'r> {
     Docker(&'r Docker),
-    Bare(Bare, Box<Unpacked>),
+    Bare(Bare, Box<UnpackedImage>),
 }
 
 /// A container in the background. Dropping it ends the container.

@@ -5,7 +5,7 @@
 
 use crate::assembly::{self, BaseFiles, Stat};
 use crate::image::{Image, Place};
-use crate::layer::part::Part;
+use crate::layer::part::PartWriter;
 use crate::layer::toc::{self, ImageToc};
 use crate::layer::unpack::Unpacker;
 use crate::layer::{EntryKind, Limits, Reader};
@@ -194,7 +194,7 @@ impl<'a> ImageFiles<'a> {
         fs::create_dir_all(folder).map_err(cannot)?;
         let create = |number: usize| -> Result<_, Fault> {
             let file = File::create(folder.join(format!("{number}.tar"))).map_err(cannot)?;
-            Ok(Part::new(part.has, BufWriter::with_capacity(256 << 10, file)))
+            Ok(PartWriter::new(part.has, BufWriter::with_capacity(256 << 10, file)))
         };
         for (number, (layer, diff_id)) in self.image.layers().enumerate() {
             let mut tar = create(number)?;

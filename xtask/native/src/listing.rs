@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use xtask_host::process;
 use xtask_host::registry::Client;
-use xtask_model::adopt::proof::{Files, Kind, Node, is_read};
+use xtask_model::adopt::proof::{Files, Node, NodeKind, is_read};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
@@ -63,7 +63,7 @@ fn apply(files: &mut Files, reader: &mut Reader<'_>) -> Result<(), Fault> {
         }
     }
     for (path, node) in own.nodes {
-        if node.kind != Kind::Folder {
+        if node.kind != NodeKind::Folder {
             remove(files, &path, true);
         }
         files.texts.remove(&path);
@@ -76,9 +76,9 @@ fn apply(files: &mut Files, reader: &mut Reader<'_>) -> Result<(), Fault> {
 fn put(below: &Files, own: &mut Files, entry: &Entry, reader: &mut Reader<'_>) -> Result<(), Fault> {
     let path = entry.path.to_string();
     let kind = match &entry.kind {
-        EntryKind::Dir => Kind::Folder,
-        EntryKind::Symlink(target) => Kind::Link(ContextPath::new(target.clone()).to_string()),
-        EntryKind::Special => Kind::Device,
+        EntryKind::Dir => NodeKind::Folder,
+        EntryKind::Symlink(target) => NodeKind::Link(ContextPath::new(target.clone()).to_string()),
+        EntryKind::Special => NodeKind::Device,
         EntryKind::File(_) => {
             let (kind, text) = file(reader, is_read(&path))?;
             match text {
@@ -102,13 +102,13 @@ fn put(below: &Files, own: &mut Files, entry: &Entry, reader: &mut Reader<'_>) -
             return Ok(());
         }
     };
-    let mode = if matches!(kind, Kind::Link(_)) { 0 } else { entry.mode };
+    let mode = if matches!(kind, NodeKind::Link(_)) { 0 } else { entry.mode };
     own.nodes.insert(path, Node { kind, mode, uid: entry.uid, gid: entry.gid });
     Ok(())
 }
 
 /// Hashes the contents of an entry, of a script also what follows its first line, and keeps the text that is wanted.
-fn file(reader: &mut Reader<'_>, wanted: bool) -> Result<(Kind, Option<String>), Fault> {
+fn file(reader: &mut Reader<'_>, wanted: bool) -> Result<(NodeKind, Option<String>), Fault> {
     let keeps = wanted && reader.unread() <= LONGEST;
     let (mut whole, mut rest) = (Sha256::new(), None::<Sha256>);
     let (mut begin, mut text) = (Vec::new(), Vec::new());
@@ -141,7 +141,7 @@ fn file(reader: &mut Reader<'_>, wanted: bool) -> Result<(Kind, Option<String>),
         }
     }
     let digest = |state: Sha256| Digest::from_bytes(state.finalize().into());
-    let kind = Kind::File { digest: digest(whole), script: rest.map(digest) };
+    let kind = NodeKind::File { digest: digest(whole), script: rest.map(digest) };
     Ok((kind, keeps.then(|| String::from_utf8_lossy(&text).into_owned())))
 }
 
@@ -210,7 +210,7 @@ mod tests {
             let lines = [format!("f a {text}")];
             let files = laid(&[&[lines[0].as_str()]]);
             match files.nodes["a"].kind {
-                Kind::File { script, .. } => script,
+                NodeKind::File { script, .. } => script,
                 _ => None,
             }
         };

@@ -5,7 +5,7 @@
 mod contents;
 
 use crate::container::subprocess;
-use contents::Contents;
+use contents::RootContents;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::collections::BTreeMap;
@@ -248,7 +248,7 @@ fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
 }
 
 /// Filters the tar file into a gzip layer of the layout.
-fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, Contents), Fault> {
+fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, RootContents), Fault> {
     let mut progress = terminal::Progress::begin("root", "compressing");
     progress.line("compressing");
     let from = File::open(tar).map_err(|error| cannot_write(tar, &error))?;
@@ -286,7 +286,7 @@ impl<W: Write> Write for Both<'_, W> {
     }
 }
 
-fn image(recipe: &Recipe, platform: &Platform, contents: &Contents, diff_id: Digest) -> Result<Config, Fault> {
+fn image(recipe: &Recipe, platform: &Platform, contents: &RootContents, diff_id: Digest) -> Result<Config, Fault> {
     let json = |value: serde_json::Result<String>| {
         value.map_err(|error| Fault::build("cannot describe the Debian root").cause(error))
     };

@@ -4,7 +4,7 @@
 
 mod zip;
 
-pub use zip::{Entry, Source};
+pub use zip::{RandomAccess, ZipEntry};
 
 use crate::layer::item::Packed;
 use crate::layer::packed::Archives;
@@ -17,13 +17,13 @@ use xtask_model::fault::Fault;
 const MOST: u64 = 64 << 20;
 
 /// Takes a file of an archive.
-pub type Take<'t> = dyn FnMut(&Entry, &[u8]) -> Result<(), Fault> + 't;
+pub type Take<'t> = dyn FnMut(&ZipEntry, &[u8]) -> Result<(), Fault> + 't;
 
 #[derive(Debug)]
 pub struct Wheel {
     path: Arc<Path>,
     name: String,
-    entries: Vec<Entry>,
+    entries: Vec<ZipEntry>,
 }
 
 impl Wheel {
@@ -40,23 +40,23 @@ impl Wheel {
     }
 
     /// Files and folders in the order of their names.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[ZipEntry] {
         &self.entries
     }
 
-    pub fn get(&self, name: &str) -> Option<&Entry> {
+    pub fn get(&self, name: &str) -> Option<&ZipEntry> {
         let at = self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
         Some(&self.entries[at])
     }
 
     /// Bytes of a file, for a layer.
-    pub fn packed(&self, entry: &Entry) -> Packed {
-        let Entry { at, packed, deflated, size, crc, .. } = *entry;
+    pub fn packed(&self, entry: &ZipEntry) -> Packed {
+        let ZipEntry { at, packed, deflated, size, crc, .. } = *entry;
         Packed { archive: self.path.clone(), at, packed, deflated, size, crc }
     }
 
     /// Contents of a metadata file.
-    pub fn read(&self, entry: &Entry) -> Result<Vec<u8>, Fault> {
+    pub fn read(&self, entry: &ZipEntry) -> Result<Vec<u8>, Fault> {
         if entry.size > MOST {
             return Err(self.invalid(&format!("`{}` has {} bytes, which is too long", entry.name, entry.size)));
         }
@@ -64,7 +64,7 @@ impl Wheel {
     }
 
     /// Unpacks some files, one after the other.
-    pub fn read_each(&self, wanted: &dyn Fn(&Entry) -> bool, take: &mut Take<'_>) -> Result<(), Fault> {
+    pub fn read_each(&self, wanted: &dyn Fn(&ZipEntry) -> bool, take: &mut Take<'_>) -> Result<(), Fault> {
         let (mut archives, mut bytes) = (Archives::default(), Vec::new());
         for entry in self.entries.iter().filter(|entry| !entry.folder && wanted(entry)) {
             if entry.size > MOST {
@@ -89,7 +89,7 @@ impl Wheel {
 ///
 /// # Errors
 /// The reason, in a few words.
-pub fn entries(archive: &[u8]) -> Result<Vec<Entry>, String> {
+pub fn entries(archive: &[u8]) -> Result<Vec<ZipEntry>, String> {
     zip::entries(archive, archive.len() as u64)
 }
 

@@ -26,9 +26,9 @@ impl Format {
 }
 
 /// The hash of one object while its bytes arrive.
-pub struct ObjectHash(State);
+pub struct ObjectHash(HashState);
 
-enum State {
+enum HashState {
     // A state for the detection is much larger than one of sha256.
     Sha1(Box<Sha1>),
     Sha256(Sha256),
@@ -38,8 +38,8 @@ impl ObjectHash {
     /// Begins an object of a kind (`blob`, `tree`) with this many bytes.
     pub fn new(format: Format, kind: &str, size: u64) -> Self {
         let state = match format {
-            Format::Sha1 => State::Sha1(Box::new(Sha1::new())),
-            Format::Sha256 => State::Sha256(Sha256::new()),
+            Format::Sha1 => HashState::Sha1(Box::new(Sha1::new())),
+            Format::Sha256 => HashState::Sha256(Sha256::new()),
         };
         let mut hash = Self(state);
         hash.update(format!("{kind} {size}\0").as_bytes());
@@ -48,8 +48,8 @@ impl ObjectHash {
 
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
-            State::Sha1(hash) => hash.update(bytes),
-            State::Sha256(hash) => hash.update(bytes),
+            HashState::Sha1(hash) => hash.update(bytes),
+            HashState::Sha256(hash) => hash.update(bytes),
         }
     }
 
@@ -60,7 +60,7 @@ impl ObjectHash {
     pub fn finish(self) -> io::Result<Id> {
         let mut id = [0; 32];
         match self.0 {
-            State::Sha1(hash) => {
+            HashState::Sha1(hash) => {
                 let result = hash.try_finalize();
                 if result.has_collision() {
                     return Err(io::Error::other(
@@ -69,7 +69,7 @@ impl ObjectHash {
                 }
                 id[..20].copy_from_slice(result.hash());
             }
-            State::Sha256(hash) => id.copy_from_slice(&hash.finalize()),
+            HashState::Sha256(hash) => id.copy_from_slice(&hash.finalize()),
         }
         Ok(id)
     }

@@ -33,7 +33,7 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
     if global.offline {
         return Err(Fault::usage("`base` cannot be used with `--offline`: bases are in the registry").into());
     }
-    let open = |tree| Bases::open(global, tree);
+    let open = |tree| BaseRepository::open(global, tree);
     match command {
         BaseCommand::List => list(global, global.trees_of_bases()?.into_iter().map(open)),
         BaseCommand::Pin { name, .. } => Ok(open(one(global)?)?.pin(name.as_deref())?),
@@ -58,7 +58,7 @@ pub(super) fn one(global: &Global) -> Result<Tree, Fault> {
 }
 
 /// Prints the bases of every base's repository.
-fn list(global: &Global, all: impl Iterator<Item = Result<Bases, Fault>>) -> anyhow::Result<()> {
+fn list(global: &Global, all: impl Iterator<Item = Result<BaseRepository, Fault>>) -> anyhow::Result<()> {
     let mut listed = Vec::new();
     for bases in all {
         let bases = bases?;
@@ -78,25 +78,25 @@ fn list(global: &Global, all: impl Iterator<Item = Result<Bases, Fault>>) -> any
 }
 
 /// What is deleted of one base, and the survey that it was planned by.
-struct Planned {
+struct PlannedPruning {
     survey: Survey,
     plan: Pruning,
     layouts: Layouts,
 }
 
 /// Plans every base before anything is deleted, and carries the plans out.
-fn prune(global: &Global, all: &[Bases], limits: (usize, Duration), yes: bool) -> anyhow::Result<()> {
+fn prune(global: &Global, all: &[BaseRepository], limits: (usize, Duration), yes: bool) -> anyhow::Result<()> {
     // A running build may use a layout that is to be deleted, or be about to replace it.
     let lock = if yes { Some(pipeline::lock_images(&all[0].tree.images())?) } else { None };
     let plans = all.iter().map(|bases| bases.plan_pruning(global, limits)).collect::<Result<Vec<_>, Fault>>()?;
     if global.format == Format::Json {
-        let of = |(bases, planned): (&Bases, &Planned)| {
+        let of = |(bases, planned): (&BaseRepository, &PlannedPruning)| {
             let value = serde_json::json!({"registry": planned.plan, "layouts": planned.layouts.verdicts});
             (bases.tree.policy.name(ImageKind::Base).map(str::to_owned), value)
         };
         super::prune::print_document(all.iter().zip(&plans).map(of).collect())?;
     } else {
-        for Planned { plan, layouts, .. } in &plans {
+        for PlannedPruning { plan, layouts, .. } in &plans {
             show(&plan.verdicts);
             show(&layouts.verdicts);
         }
@@ -115,7 +115,7 @@ fn prune(global: &Global, all: &[Bases], limits: (usize, Duration), yes: bool) -
 }
 
 /// Values that all subcommands need.
-struct Bases {
+struct BaseRepository {
     tree: Tree,
     client: Client,
     bases: Repository,
@@ -142,7 +142,7 @@ struct Row<'a> {
     used_by: Vec<&'a Tag>,
 }
 
-impl Bases {
+impl BaseRepository {
     fn open(global: &Global, tree: Tree) -> Result<Self, Fault> {
         let name = tree.policy.base.name.as_deref();
         let pinned = facts::images_lock(&tree)?.pinned(name);
@@ -267,10 +267,10 @@ impl Bases {
         Ok(())
     }
 
-    fn plan_pruning(&self, global: &Global, (keep, older_than): (usize, Duration)) -> Result<Planned, Fault> {
+    fn plan_pruning(&self, global: &Global, (keep, older_than): (usize, Duration)) -> Result<PlannedPruning, Fault> {
         let (survey, mine) = self.survey_and_mine(global, true)?;
         let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
-        Ok(Planned { plan: bases::prune(&survey, &rules), survey, layouts: Layouts::plan(&self.tree, mine)? })
+        Ok(PlannedPruning { plan: bases::prune(&survey, &rules), survey, layouts: Layouts::plan(&self.tree, mine)? })
     }
 
     /// Executes the plan, unless the registry changed since it was made.

@@ -8,7 +8,7 @@ mod deny;
 mod portable;
 
 use super::test::Packages;
-use super::test::needs::Engine;
+use super::test::needs::TestEngine;
 use crate::flags::{BuildFlags, Global, Part};
 use crate::pipeline;
 use background::Check;
@@ -53,7 +53,7 @@ pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::R
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     phases.run("compile", || compile(&root, &packages))?;
-    let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
+    let engine = phases.run("engine", || Ok(TestEngine::start(&root)?))?;
     let mut checks =
         if part == Some(Part::Payload) { Vec::new() } else { Vec::from(portable::checks(&root, &program)?) };
     checks.extend(app_binary(global)?);
@@ -181,7 +181,7 @@ fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
 }
 
 /// A real build into the engine's registry, with smoke tests of the app.
-fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
+fn images(global: &Global, engine: &TestEngine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;
     let profile = Some(PROFILE.to_owned());

@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// What was started, `state.json` in the cluster's folder.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct State {
+struct ClusterState {
     /// Processes by name, in the order in which they are stopped.
     processes: BTreeMap<String, Process>,
     /// The name of a cluster of k3d, and the program that made it.
@@ -158,7 +158,7 @@ fn control_plane(folder: &Path, programs: &Programs) -> Result<String, Fault> {
     let token = random_token()?;
     let tokens = folder.join("tokens.csv");
     write_private(&tokens, &format!("{token},admin,admin,\"system:masters\"\n"))?;
-    let mut state = State::default();
+    let mut state = ClusterState::default();
     let mut start = |name: &str, command: Command| -> Result<Process, Fault> {
         let pid = command.spawn(&log(folder, name))?;
         let process = Process::now(pid).ok_or_else(|| ended(folder, name))?;
@@ -242,7 +242,7 @@ fn kubeconfig(server: &str, authority: &Path, token: &str) -> String {
 /// Makes a cluster in Docker; returns its kubeconfig.
 fn in_docker(folder: &Path, name: &str, k3d: &Path) -> Result<String, Fault> {
     let k3d_command = || Command::new(k3d);
-    save(folder, &State { k3d: Some((name.to_owned(), k3d.to_owned())), ..State::default() })?;
+    save(folder, &ClusterState { k3d: Some((name.to_owned(), k3d.to_owned())), ..ClusterState::default() })?;
     let create = k3d_command().args(["cluster", "create", name, "--no-lb", "--wait", "--timeout", "5m"]);
     let mut last = String::new();
     let status = create.arg("--kubeconfig-update-default=false").stream(|line| {
@@ -340,11 +340,11 @@ fn ended(folder: &Path, name: &str) -> Fault {
     lines.into_iter().rev().fold(Fault::build(format!("`{name}` ended when it started")), Fault::cause)
 }
 
-fn load(folder: &Path) -> Option<State> {
+fn load(folder: &Path) -> Option<ClusterState> {
     serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
 }
 
-fn save(folder: &Path, state: &State) -> Result<(), Fault> {
+fn save(folder: &Path, state: &ClusterState) -> Result<(), Fault> {
     let path = folder.join("state.json");
     let text = serde_json::to_string_pretty(state).map_err(|error| cannot_write(&path, error))?;
     write_private(&path, &text)
@@ -409,7 +409,7 @@ mod tests {
         fs::create_dir(&cluster).unwrap();
         // No process has this id and this start.
         let gone = serde_json::from_value(serde_json::json!({"pid": 1, "started": 1})).unwrap();
-        save(&cluster, &State { processes: BTreeMap::from([("etcd".to_owned(), gone)]), k3d: None }).unwrap();
+        save(&cluster, &ClusterState { processes: BTreeMap::from([("etcd".to_owned(), gone)]), k3d: None }).unwrap();
         assert!(down(&cluster).unwrap() && !cluster.exists());
         assert!(!down(&cluster).unwrap());
     }

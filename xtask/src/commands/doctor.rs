@@ -30,7 +30,7 @@ enum State {
 
 /// A check.
 #[derive(Debug, Serialize)]
-struct Finding {
+struct Diagnosis {
     state: State,
     what: String,
     said: String,
@@ -40,19 +40,19 @@ struct Finding {
     exit: Option<Exit>,
 }
 
-fn good(what: impl Into<String>, said: impl Into<String>) -> Finding {
-    Finding { state: State::Good, what: what.into(), said: said.into(), remedy: Vec::new(), exit: None }
+fn good(what: impl Into<String>, said: impl Into<String>) -> Diagnosis {
+    Diagnosis { state: State::Good, what: what.into(), said: said.into(), remedy: Vec::new(), exit: None }
 }
 
-fn note(what: impl Into<String>, said: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { state: State::Note, what: what.into(), said: said.into(), remedy: vec![remedy.into()], exit: None }
+fn note(what: impl Into<String>, said: impl Into<String>, remedy: impl Into<String>) -> Diagnosis {
+    Diagnosis { state: State::Note, what: what.into(), said: said.into(), remedy: vec![remedy.into()], exit: None }
 }
 
-fn bad(what: impl Into<String>, fault: Fault) -> Finding {
+fn bad(what: impl Into<String>, fault: Fault) -> Diagnosis {
     let causes: String =
         fault.causes.iter().map(|cause| format!(": {}", cause.lines().next().unwrap_or_default())).collect();
     let said = format!("{}{causes}", fault.what);
-    Finding { state: State::Bad, what: what.into(), said, remedy: fault.hints, exit: Some(fault.exit) }
+    Diagnosis { state: State::Bad, what: what.into(), said, remedy: fault.hints, exit: Some(fault.exit) }
 }
 
 /// Runs every check, prints all findings, and fails with the exit code of the first bad one.
@@ -76,10 +76,10 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         of_app.extend(registry(tree, global));
         of_app.extend(step_tools(tree));
         // What apps have in common is said once.
-        let new = |one: &Finding| {
-            !findings.iter().any(|known: &Finding| (&known.what, &known.said) == (&one.what, &one.said))
+        let new = |one: &Diagnosis| {
+            !findings.iter().any(|known: &Diagnosis| (&known.what, &known.said) == (&one.what, &one.said))
         };
-        let new: Vec<Finding> = of_app.into_iter().filter(new).collect();
+        let new: Vec<Diagnosis> = of_app.into_iter().filter(new).collect();
         findings.extend(new);
     }
     if global.format == Format::Json {
@@ -105,7 +105,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     }
 }
 
-fn dockerfiles(tree: &Tree) -> Vec<Finding> {
+fn dockerfiles(tree: &Tree) -> Vec<Diagnosis> {
     let mut findings = Vec::new();
     for kind in [ImageKind::Base, ImageKind::App, ImageKind::Enhanced] {
         let Ok(path) = tree.dockerfile(kind) else { continue };
@@ -131,7 +131,7 @@ fn dockerfiles(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-fn lock(tree: &Tree) -> Finding {
+fn lock(tree: &Tree) -> Diagnosis {
     let lock = match facts::lock(tree) {
         Ok(lock) => lock,
         Err(fault) => return bad("lock", fault),
@@ -157,7 +157,7 @@ fn lock(tree: &Tree) -> Finding {
     good("lock", format!("{} packages match {}", lock.packages.len(), tree.policy.base.requirements))
 }
 
-fn root_image(tree: &Tree, global: &Global) -> Finding {
+fn root_image(tree: &Tree, global: &Global) -> Diagnosis {
     let image = &tree.policy.root.image;
     match facts::images_lock(tree).map(|lock| lock.root) {
         Err(fault) => return bad("root", fault),
@@ -188,7 +188,7 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
     }
 }
 
-fn installer(tree: &Tree) -> Finding {
+fn installer(tree: &Tree) -> Diagnosis {
     match uv::find(&tree.root, &[]) {
         Ok(uv) => good("uv", format!("{} at `{}`", uv.version(), uv.program().display())),
         Err(fault) => note(
@@ -199,7 +199,7 @@ fn installer(tree: &Tree) -> Finding {
     }
 }
 
-fn git(global: &Global, tree: &Tree) -> Finding {
+fn git(global: &Global, tree: &Tree) -> Diagnosis {
     let compared = match pipeline::compare_with_commit(tree, global.offline) {
         Ok(compared) => compared,
         Err(fault) => return bad("inputs", fault),
@@ -222,7 +222,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
     )
 }
 
-fn compiler(tree: &Tree) -> Option<Finding> {
+fn compiler(tree: &Tree) -> Option<Diagnosis> {
     let binary = tree.policy.app.binary.as_ref()?;
     let version = Command::new("cargo").arg("--version").current_dir(&tree.root).read(Exit::Missing);
     Some(match version {
@@ -232,7 +232,7 @@ fn compiler(tree: &Tree) -> Option<Finding> {
 }
 
 /// Engines that can build each image, with the line of a Dockerfile that the native engine does not support.
-fn engines_of_images(tree: &Tree) -> Vec<Finding> {
+fn engines_of_images(tree: &Tree) -> Vec<Diagnosis> {
     let mut findings = Vec::new();
     for kind in [ImageKind::Base, ImageKind::App, ImageKind::Enhanced] {
         if kind == ImageKind::Enhanced && tree.policy.app.enhanced.is_none() {
@@ -270,7 +270,7 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
 }
 
 /// The engine of this machine, and what it lacks.
-fn engine(tree: &Tree) -> Vec<Finding> {
+fn engine(tree: &Tree) -> Vec<Diagnosis> {
     match tree.policy.project.engine {
         Engine::Native => {
             let engine = good("engine", "native, as the policy says: no Docker is needed");
@@ -287,7 +287,7 @@ fn engine(tree: &Tree) -> Vec<Finding> {
 }
 
 /// Podman, where it is what keeps and runs images.
-fn podman(tree: &Tree) -> Option<Finding> {
+fn podman(tree: &Tree) -> Option<Diagnosis> {
     let podman = Docker::find(&tree.root).ok().filter(|docker| docker.podman)?;
     Some(match podman.version() {
         Ok(version) => good("podman", format!("{version}: it keeps and runs what the native engine builds")),
@@ -295,7 +295,7 @@ fn podman(tree: &Tree) -> Option<Finding> {
     })
 }
 
-fn docker(tree: &Tree) -> Vec<Finding> {
+fn docker(tree: &Tree) -> Vec<Diagnosis> {
     let docker = match Docker::find(&tree.root) {
         Ok(docker) if docker.podman => return vec![bad("docker", docker::podman_cannot_build())],
         Ok(docker) => docker,
@@ -323,7 +323,7 @@ fn docker(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
+fn registry(tree: &Tree, global: &Global) -> Vec<Diagnosis> {
     let repository = tree.repository(ImageKind::Base);
     if global.offline {
         return vec![note("registry", "not checked", "run this without `--offline`")];
@@ -332,7 +332,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     if let Err(fault) = client.ping(repository.registry()) {
         // A team without its registry can still build for the local store.
         let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");
-        return vec![Finding { state: State::Note, ..bad("registry", fault) }];
+        return vec![Diagnosis { state: State::Note, ..bad("registry", fault) }];
     }
     let mut findings = vec![good("registry", format!("`{}` answers", repository.registry()))];
     findings.extend(pinned_base(tree, &client));
@@ -353,7 +353,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
 }
 
 /// The image that `latest` names, if the registry still has all of it.
-fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<Option<Finding>, Fault> {
+fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<Option<Diagnosis>, Fault> {
     let repository = tree.repository(kind);
     let answer = publish::read(client, &repository, Tag::latest())?;
     let Answer::Present(mut found) = answer else { return Ok(None) };
@@ -373,7 +373,7 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
 }
 
 /// A pinned base must exist, and is worth a note: builds no longer follow the requirements.
-fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
+fn pinned_base(tree: &Tree, client: &Client) -> Option<Diagnosis> {
     let digest = facts::images_lock(tree).ok()?.pinned(tree.policy.base.name.as_deref())?;
     let remedy = "let builds follow the requirements again: `cargo xtask base pin --remove`";
     Some(match pipeline::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
@@ -382,7 +382,7 @@ fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
     })
 }
 
-fn step_tools(tree: &Tree) -> Vec<Finding> {
+fn step_tools(tree: &Tree) -> Vec<Diagnosis> {
     let mut findings = Vec::new();
     for step in &tree.policy.steps {
         for program in steps::needed(step) {

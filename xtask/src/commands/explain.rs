@@ -121,7 +121,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
 }
 
 /// An image that was there before, with its key.
-struct Before<K> {
+struct EarlierBuild<K> {
     name: String,
     key: Option<K>,
     published: Option<Published>,
@@ -143,8 +143,8 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
 fn published_app(global: &Global, tree: &Tree) -> Result<[Explained; 2], Fault> {
     let here = Sources::read_all(tree).map_err(Unreadable::fault)?;
     let client = (!global.offline).then(|| pipeline::single_try_client(tree));
-    let base: Option<Before<BaseKey>> = before(tree, client.as_ref(), ImageKind::Base)?;
-    let app: Option<Before<AppKey>> = before(tree, client.as_ref(), ImageKind::App)?;
+    let base: Option<EarlierBuild<BaseKey>> = before(tree, client.as_ref(), ImageKind::Base)?;
+    let app: Option<EarlierBuild<AppKey>> = before(tree, client.as_ref(), ImageKind::App)?;
     let plan = pipeline::plan_tree(global, &here)?;
     let pinned = here.pins.base.is_some();
     let old_base = base.as_ref().and_then(|base| base.key.as_ref());
@@ -192,12 +192,12 @@ fn before<K: DeserializeOwned>(
     tree: &Tree,
     client: Option<&Client>,
     kind: ImageKind,
-) -> Result<Option<Before<K>>, Fault> {
+) -> Result<Option<EarlierBuild<K>>, Fault> {
     let Some(client) = client else {
         let key = std::fs::read_to_string(pipeline::key_file(tree, kind))
             .ok()
             .and_then(|json| serde_json::from_str(&json).ok());
-        return Ok(key.map(|key| Before {
+        return Ok(key.map(|key| EarlierBuild {
             name: "the last one built here".to_owned(),
             key: Some(key),
             published: None,
@@ -216,7 +216,7 @@ fn before<K: DeserializeOwned>(
         })?;
         if let Answer::Present(found) = answer {
             let key = found.key().and_then(|json| serde_json::from_str(json).ok());
-            return Ok(Some(Before { name: format!("`{reference}`"), key, published: Some(found) }));
+            return Ok(Some(EarlierBuild { name: format!("`{reference}`"), key, published: Some(found) }));
         }
     }
     Ok(None)
@@ -226,7 +226,7 @@ fn explain<K>(
     online: bool,
     image: ImageKind,
     found: PlannedImage,
-    before: Option<Before<K>>,
+    before: Option<EarlierBuild<K>>,
     mut differences: Vec<String>,
 ) -> Explained {
     let ready = found.ready();

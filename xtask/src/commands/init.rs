@@ -14,7 +14,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
-use xtask_host::tree::adoption::{self, State, Survey};
+use xtask_host::tree::adoption::{self, FileState, Survey};
 use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{self, Provider, Registry};
@@ -71,7 +71,7 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     }
     if flags.prove {
         let (paths, sources, names, adoptions) = (&paths[..], &sources[..], &names[..], &adoptions[..]);
-        return prove::run(&prove::Subject { global, flags, survey: &survey, paths, sources, names, adoptions });
+        return prove::run(&prove::ProofSubject { global, flags, survey: &survey, paths, sources, names, adoptions });
     }
     if !flags.dry_run {
         next(needs_docker);
@@ -299,9 +299,9 @@ fn write(root: &Path, files: &[NewFile], flags: &InitFlags) -> Result<(), Fault>
     let mut conflicts = Vec::new();
     for file in files {
         match adoption::state(root, file)? {
-            State::New => new.push(file),
-            State::Unchanged => unchanged += 1,
-            State::Differs(old) => {
+            FileState::New => new.push(file),
+            FileState::Unchanged => unchanged += 1,
+            FileState::Differs(old) => {
                 if flags.force || flags.dry_run {
                     anstream::eprint!("{}", diff::unified(&file.path, &old, &file.text));
                 }

@@ -186,7 +186,11 @@ fn verify(
     tested: Option<&str>,
 ) -> (Needed, String) {
     let changed = changed.as_deref().map_err(String::as_str);
-    verification::needed(&verification::Facts { purpose, changed, tested }, &policy.ci.documents, &policy.ci.tests)
+    verification::needed(
+        &verification::VerificationFacts { purpose, changed, tested },
+        &policy.ci.documents,
+        &policy.ci.tests,
+    )
 }
 
 /// The tag of this commit, where it names this commit's app in the registry: CI puts it after the tests.

@@ -80,7 +80,7 @@ impl<'t> AppPruning<'t> {
     fn plan(
         flags: &PruneFlags,
         tree: &'t Tree,
-        (listed, branches): (&Listed, Option<BTreeSet<Tag>>),
+        (listed, branches): (&RunningImage, Option<BTreeSet<Tag>>),
     ) -> Result<Self, Fault> {
         let client = tree.client();
         let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
@@ -199,13 +199,13 @@ fn branches(tree: &Tree) -> Result<Option<BTreeSet<Tag>>, Fault> {
 }
 
 /// What runs somewhere.
-struct Listed {
+struct RunningImage {
     text: String,
     /// The file and the command that list it.
     sources: Vec<String>,
 }
 
-fn listed(tree: &Tree, flags: &PruneFlags) -> Result<Listed, Fault> {
+fn listed(tree: &Tree, flags: &PruneFlags) -> Result<RunningImage, Fault> {
     let mut text = String::new();
     let mut sources = Vec::new();
     if let Some(path) = &flags.in_use {
@@ -218,11 +218,14 @@ fn listed(tree: &Tree, flags: &PruneFlags) -> Result<Listed, Fault> {
         text += &Command::new(program).args(args).current_dir(&tree.root).read(Exit::Build)?;
         sources.push(format!("`{}`", flags.command.join(" ")));
     }
-    Ok(Listed { text, sources })
+    Ok(RunningImage { text, sources })
 }
 
 /// What runs of an app.
-fn in_use(Listed { text, sources }: &Listed, apps: &Repository) -> Result<(BTreeSet<Digest>, BTreeSet<Tag>), Fault> {
+fn in_use(
+    RunningImage { text, sources }: &RunningImage,
+    apps: &Repository,
+) -> Result<(BTreeSet<Digest>, BTreeSet<Tag>), Fault> {
     let (digests, tags) = named(text, apps);
     if !sources.is_empty() {
         let sources = sources.join(" and ");

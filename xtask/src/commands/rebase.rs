@@ -32,7 +32,7 @@ use xtask_model::supply::rebase::root::Fix;
 const AT_ONCE: usize = 8;
 
 /// Values that every part needs.
-struct Context<'a> {
+struct RebaseContext<'a> {
     tree: &'a Tree,
     client: &'a Client,
 }
@@ -77,7 +77,7 @@ pub fn run(global: &Global, flags: &RebaseFlags) -> anyhow::Result<()> {
     let client = trees[0].client();
     let mut report = Report { images: Vec::new(), fixes: BTreeMap::new(), seconds: 0.0 };
     for tree in &trees {
-        let done = of_app(global, flags, &Context { tree, client: &client })?;
+        let done = of_app(global, flags, &RebaseContext { tree, client: &client })?;
         report.fixes.extend(done.fixes);
         // The base of several apps is rebased with the first.
         let is_new = |image: &ImageReport| !report.images.iter().any(|known| known.image == image.image);
@@ -88,7 +88,7 @@ pub fn run(global: &Global, flags: &RebaseFlags) -> anyhow::Result<()> {
 }
 
 /// Rebases an app with its base, or the images that were named.
-fn of_app(global: &Global, flags: &RebaseFlags, context: &Context<'_>) -> Result<Report, Fault> {
+fn of_app(global: &Global, flags: &RebaseFlags, context: &RebaseContext<'_>) -> Result<Report, Fault> {
     let tree = context.tree;
     if flags.undo {
         let named = images::named(context, flags)?;
@@ -109,7 +109,11 @@ fn of_app(global: &Global, flags: &RebaseFlags, context: &Context<'_>) -> Result
 }
 
 /// Plans, and does it.
-fn rebased(context: &Context<'_>, flags: &RebaseFlags, (images, roots): (&Images, &Roots)) -> Result<Report, Fault> {
+fn rebased(
+    context: &RebaseContext<'_>,
+    flags: &RebaseFlags,
+    (images, roots): (&Images, &Roots),
+) -> Result<Report, Fault> {
     let mut report = Report { images: Vec::new(), fixes: roots.fixes(), seconds: 0.0 };
     let mut wanted = BTreeSet::new();
     for image in images.all() {
@@ -177,7 +181,7 @@ fn rebased(context: &Context<'_>, flags: &RebaseFlags, (images, roots): (&Images
 }
 
 /// Moves tags back.
-fn undone(context: &Context<'_>, flags: &RebaseFlags, named: Vec<images::Named>) -> Result<Report, Fault> {
+fn undone(context: &RebaseContext<'_>, flags: &RebaseFlags, named: Vec<images::NamedImage>) -> Result<Report, Fault> {
     let undone = tags::undo(context, named, flags.dry_run)?;
     let images = undone.into_iter().map(|one| {
         let image = format!("{}:{}", one.repository, one.tag);

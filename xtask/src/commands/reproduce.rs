@@ -32,7 +32,7 @@ const VERSION: &str = "org.opencontainers.image.version";
 
 /// One platform of an image, compared.
 #[derive(Serialize)]
-struct Compared {
+struct ComparedPlatform {
     platform: Platform,
     commit: String,
     engine: &'static str,
@@ -45,7 +45,7 @@ struct Compared {
 #[derive(Serialize)]
 struct Reproduced {
     image: String,
-    platforms: Vec<Compared>,
+    platforms: Vec<ComparedPlatform>,
 }
 
 /// Why there is no answer.
@@ -153,7 +153,7 @@ fn conclude(global: &Global, done: &[Reproduced]) -> anyhow::Result<()> {
 impl fmt::Display for Reproduced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.image)?;
-        for Compared { platform, commit, engine, rebuilt, result, .. } in &self.platforms {
+        for ComparedPlatform { platform, commit, engine, rebuilt, result, .. } in &self.platforms {
             let commit = &commit[..12];
             writeln!(f, "  {platform}: {result}: commit `{commit}` gives `{rebuilt}` with the {engine} engine")?;
         }
@@ -200,7 +200,7 @@ impl<'a> Attempt<'a> {
         reference: &Reference,
         found: &Published,
         (platform, manifest): (&Platform, &Descriptor),
-    ) -> Result<Compared, Unanswered> {
+    ) -> Result<ComparedPlatform, Unanswered> {
         let repository = &reference.repository;
         let image = Image::open(&self.client, Place::Registry(repository.clone()), manifest.digest, platform)?;
         let origin = Origin::of(&repository.digest(manifest.digest), &image, found)?;
@@ -245,7 +245,7 @@ impl<'a> Attempt<'a> {
         };
         let engine = if engine == Engine::Native { "native" } else { "docker" };
         let (published, rebuilt) = (manifest.digest, rebuilt.digest);
-        Ok(Compared {
+        Ok(ComparedPlatform {
             platform: platform.clone(),
             commit: origin.commit,
             engine,

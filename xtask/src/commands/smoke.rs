@@ -20,7 +20,7 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
         terminal::step("smoke", &format!("`{image}`"));
         let checks = smoke::run(&runner.image(&image)?, &tree.policy.smoke, tree.version().as_deref())?;
         let app = &tree.policy.app.name;
-        shown.extend(checks.into_iter().map(|check| smoke::Shown { app: app.clone(), ..check }));
+        shown.extend(checks.into_iter().map(|check| smoke::PassedCheck { app: app.clone(), ..check }));
     }
     if global.format == Format::Json {
         documents::SMOKE.print_list("checks", &shown)?;

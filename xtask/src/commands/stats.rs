@@ -12,7 +12,7 @@ use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, Record};
-use xtask_model::record::stats::{self, Gate, GateResult, chart, page};
+use xtask_model::record::stats::{self, GateResult, TimeGate, chart, page};
 use xtask_model::spec::reference::{Digest, Repository};
 
 /// Prints the statistics, then fails if the gate fails.
@@ -106,12 +106,12 @@ fn published(trees: &[Tree], client: &Client) -> Result<Vec<Record>, Fault> {
     Ok(records)
 }
 
-fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
+fn hold(gates: &[TimeGate], factor: f64, count: u16) -> Result<(), Fault> {
     if gates.is_empty() {
         terminal::step("gate", "passed: no fast build is recorded in this time");
     }
     let mut slow = Vec::new();
-    for Gate { of, found } in gates {
+    for TimeGate { of, found } in gates {
         match found {
             GateResult::TooFew { builds, needed } => {
                 terminal::step(

@@ -19,12 +19,12 @@ use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_model::supply;
-use xtask_model::supply::provenance::{self, Statement};
+use xtask_model::supply::provenance::{self, ProvenanceStatement};
 use xtask_model::supply::rebase;
 use xtask_model::supply::signature::{self, Envelope, SIGNATURE};
 
 #[derive(Serialize)]
-struct Check {
+struct CheckResult {
     check: String,
     result: String,
 }
@@ -32,7 +32,7 @@ struct Check {
 #[derive(Serialize)]
 struct Verified {
     image: String,
-    checks: Vec<Check>,
+    checks: Vec<CheckResult>,
 }
 
 /// Checks everything; ends at the first thing that is wrong.
@@ -50,7 +50,7 @@ pub fn run(global: &Global, image: Option<&str>, key: Option<&Path>) -> anyhow::
     let repository = &reference.repository;
     let verifier = Verifier::new(&tree, key)?;
     let mut checks = Vec::new();
-    let mut passed = |check: String, result: String| checks.push(Check { check, result });
+    let mut passed = |check: String, result: String| checks.push(CheckResult { check, result });
     passed("signature of the index".to_owned(), verifier.signature(&client, repository, found.digest)?);
     let mut commits = Vec::new();
     for (platform, manifest) in &found.platforms {
@@ -150,7 +150,12 @@ impl Verifier {
     }
 
     /// The provenance of a manifest, which must be signed too.
-    fn provenance(&self, client: &Client, repository: &Repository, digest: Digest) -> Result<Statement, Fault> {
+    fn provenance(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<ProvenanceStatement, Fault> {
         let what = repository.digest(digest);
         if let Self::Keyless { identity, issuer } = self {
             by_cosign(&["verify-attestation", "--type", "slsaprovenance1"], identity, issuer, &what)?;
@@ -194,7 +199,12 @@ fn by_cosign(command: &[&str], identity: &str, issuer: &str, what: &Reference) -
 }
 
 /// Checks that each SBOM is the one that the provenance names; returns how many there are.
-fn sboms(client: &Client, repository: &Repository, digest: Digest, statement: &Statement) -> Result<usize, Fault> {
+fn sboms(
+    client: &Client,
+    repository: &Repository,
+    digest: Digest,
+    statement: &ProvenanceStatement,
+) -> Result<usize, Fault> {
     let mut count = 0;
     for media_type in supply::SBOMS {
         let uri = format!("urn:media-type:{media_type}");

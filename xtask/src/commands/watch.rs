@@ -85,19 +85,19 @@ struct Watch<'a, 'r> {
 struct App<'r> {
     /// The image that runs, or that was pushed.
     image: Option<Reference>,
-    running: Option<Program<'r>>,
+    running: Option<RunningProgram<'r>>,
 }
 
 /// Image of an app, with the app's name where the policy has several.
 type Built = (Option<String>, Reference);
 
 /// What runs the image.
-enum Program<'r> {
+enum RunningProgram<'r> {
     App(Running<'r>, #[allow(dead_code, reason = "its files stay for as long as the value")] RunnableImage<'r>),
     Command(ProcessGroup),
 }
 
-impl Program<'_> {
+impl RunningProgram<'_> {
     fn ended(&mut self) -> Option<Option<ExitStatus>> {
         match self {
             // What cannot be asked does not run.
@@ -253,9 +253,9 @@ impl<'r> Watch<'_, 'r> {
         let program = match prepared {
             Some(app) => {
                 let launch = Launch { entrypoint: None, args: Vec::new(), manner: Manner::Open };
-                Program::App(app.serve(&launch)?, app)
+                RunningProgram::App(app.serve(&launch)?, app)
             }
-            None => Program::Command(self.command(name.as_deref(), image).start_group()?),
+            None => RunningProgram::Command(self.command(name.as_deref(), image).start_group()?),
         };
         let app = self.apps.entry(name.clone()).or_default();
         (app.running, app.image) = (Some(program), Some(image.clone()));
@@ -274,7 +274,7 @@ impl<'r> Watch<'_, 'r> {
 
     /// Ends what runs.
     fn stop(&mut self) {
-        self.apps.values_mut().filter_map(|app| app.running.take()).for_each(Program::end);
+        self.apps.values_mut().filter_map(|app| app.running.take()).for_each(RunningProgram::end);
     }
 
     /// Waits until files have changed and settled; `None` after Ctrl-C. Reports a program that ends meanwhile.
@@ -299,7 +299,7 @@ impl<'r> Watch<'_, 'r> {
                 }
             }
             for (name, app) in &mut self.apps {
-                if let Some(status) = app.running.as_mut().and_then(Program::ended) {
+                if let Some(status) = app.running.as_mut().and_then(RunningProgram::ended) {
                     app.running = None;
                     let of = name.as_ref().map(|name| format!(" of app {name}")).unwrap_or_default();
                     let how = status.map(|status| format!(" ({status})")).unwrap_or_default();

@@ -8,7 +8,7 @@ use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::Fingerprint;
-use xtask_model::image::plan::{self, Difference};
+use xtask_model::image::plan::{self, InputDifference};
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::lock;
@@ -26,7 +26,7 @@ pub(super) fn compare(
     kind: ImageKind,
     parsed: &Parsed,
     fingerprint: &Fingerprint,
-) -> Result<Vec<Difference>, Fault> {
+) -> Result<Vec<InputDifference>, Fault> {
     let (tree, request) = (context.tree, &context.request);
     let differences = match &tree.commit {
         None => committed::ignored_without_commit(tree, kind, parsed)?,
@@ -66,7 +66,7 @@ fn proof(tree: &Tree, commit: &str, fingerprint: &Fingerprint) -> Result<String,
     Ok(format!("{commit} {fingerprint} {policy} {pins} {lock} {}\n", env!("CARGO_PKG_VERSION")))
 }
 
-fn announce(context: &Context<'_>, kind: ImageKind, differences: &[Difference]) {
+fn announce(context: &Context<'_>, kind: ImageKind, differences: &[InputDifference]) {
     let Some(commit) = context.tree.commit.as_ref().filter(|_| !differences.is_empty()) else { return };
     let short = commit.short();
     if !context.request.wanted.push {
@@ -84,10 +84,10 @@ fn announce(context: &Context<'_>, kind: ImageKind, differences: &[Difference]) 
 }
 
 /// Refuses files that git ignores, unless the policy allows them.
-fn refuse_ignored(tree: &Tree, kind: ImageKind, parsed: &Parsed, differences: &[Difference]) -> Result<(), Fault> {
+fn refuse_ignored(tree: &Tree, kind: ImageKind, parsed: &Parsed, differences: &[InputDifference]) -> Result<(), Fault> {
     let patterns = tree.policy.project.allow_ignored.iter().map(String::as_str);
     let allowed = Ignore::from_patterns(patterns).unwrap_or_default();
-    let refused: Vec<&Difference> =
+    let refused: Vec<&InputDifference> =
         differences.iter().filter(|found| found.ignored && !allowed.ignores(found.path.as_bytes())).collect();
     let Some(first) = refused.first() else { return Ok(()) };
     let what = match refused.len() {
@@ -112,7 +112,7 @@ fn refuse_ignored(tree: &Tree, kind: ImageKind, parsed: &Parsed, differences: &[
 }
 
 /// Differences of each image of a tree from the commit that is checked out, for a report. What a build would refuse is a fault.
-pub fn survey(tree: &Tree, offline: bool) -> Result<Vec<(ImageKind, Vec<Difference>)>, Fault> {
+pub fn survey(tree: &Tree, offline: bool) -> Result<Vec<(ImageKind, Vec<InputDifference>)>, Fault> {
     let mut found = Vec::new();
     for (kind, args) in [(ImageKind::Base, &tree.policy.base.args), (ImageKind::App, &tree.policy.app.args)] {
         let parsed = facts::parse(tree, kind, args)?;

@@ -20,7 +20,7 @@ use xtask_host::tree::facts::Tree;
 use xtask_host::{clock, process, scratch, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
-use xtask_model::image::dependencies::{self as artifact, ARTIFACT, CONTENTS, Contents, Inputs};
+use xtask_model::image::dependencies::{self as artifact, ARTIFACT, CONTENTS, CompileInputs, Contents};
 use xtask_model::image::key::{BinaryKey, Fingerprint};
 use xtask_model::image::policy::{Binary, Compression, Dependencies, SharedTags};
 use xtask_model::image::presence::{CREATED, REVISION};
@@ -49,12 +49,12 @@ pub(super) struct Program<'a> {
 
 /// A finished compilation.
 #[derive(Default)]
-pub(super) struct Done {
+pub(super) struct CompiledProgram {
     pub took: Duration,
-    pub dependencies: Option<report::Dependencies>,
+    pub dependencies: Option<report::DependencyTransfer>,
 }
 
-impl Done {
+impl CompiledProgram {
     /// Adds another platform's.
     pub(super) fn add(&mut self, other: Self) {
         self.took += other.took;
@@ -77,10 +77,10 @@ impl<'a> Program<'a> {
     }
 
     /// Compiles it for a platform, unless it is staged; with pulled dependencies, where this machine lacks them.
-    pub(super) fn compile(&self, platform: &Platform) -> Result<Done, Fault> {
+    pub(super) fn compile(&self, platform: &Platform) -> Result<CompiledProgram, Fault> {
         let place = Place { root: self.root, compiled: self.compiled.as_deref(), binary: self.binary, platform };
         if binary::is_staged(&place, self.recipe) {
-            return Ok(Done::default());
+            return Ok(CompiledProgram::default());
         }
         let mut pulled = None;
         if let Some(shared) = &self.shared {
@@ -92,7 +92,7 @@ impl<'a> Program<'a> {
             let kept = optional("compiled dependencies are not kept", || shared.put(&place, &units))?;
             dependencies = dependencies.or(kept.flatten());
         }
-        Ok(Done { took, dependencies })
+        Ok(CompiledProgram { took, dependencies })
     }
 }
 
@@ -162,7 +162,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Pulls what this machine lacks.
-    fn pull(&self, place: &Place<'_>) -> Result<Option<report::Dependencies>, Fault> {
+    fn pull(&self, place: &Place<'_>) -> Result<Option<report::DependencyTransfer>, Fault> {
         let Some((build, key)) = self.lacking(place)? else { return Ok(None) };
         let began = Instant::now();
         let Some(found) = self.find(&key)? else {
@@ -195,7 +195,12 @@ impl<'a> Shared<'a> {
     }
 
     /// Unpacks a layer while it is downloaded. After a fault the folder has to be removed.
-    fn unpack(&self, found: &Found, (layer, diff_id): (&Descriptor, &Digest), folder: &Path) -> Result<(), Fault> {
+    fn unpack(
+        &self,
+        found: &PublishedDependencies,
+        (layer, diff_id): (&Descriptor, &Digest),
+        folder: &Path,
+    ) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build("cannot read compiled dependencies").cause(error);
         let limits = Limits { bytes: artifact::LONGEST_UNPACKED, entries: FILES, ..Limits::default() };
         let (source, sink) = io::pipe().map_err(cannot)?;
@@ -218,13 +223,13 @@ impl<'a> Shared<'a> {
         })
     }
 
-    fn find(&self, key: &Fingerprint) -> Result<Option<Found>, Fault> {
+    fn find(&self, key: &Fingerprint) -> Result<Option<PublishedDependencies>, Fault> {
         let Answer::Present(raw) = self.client.manifest(&self.repository, artifact::tag(key))? else { return Ok(None) };
-        Found::read(self.client, &self.repository, raw.digest).map(Some)
+        PublishedDependencies::read(self.client, &self.repository, raw.digest).map(Some)
     }
 
     /// Puts what was compiled where other machines find it, unless the registry has it.
-    fn put(&self, place: &Place<'_>, units: &Units) -> Result<Option<report::Dependencies>, Fault> {
+    fn put(&self, place: &Place<'_>, units: &Units) -> Result<Option<report::DependencyTransfer>, Fault> {
         let quick = cargo::quick_inputs(place)?;
         cargo::remember(place, &quick, units)?;
         let Some(puts) = &self.puts else { return Ok(None) };
@@ -270,13 +275,13 @@ impl<'a> Shared<'a> {
         let bytes = serde_json::to_vec(&manifest).expect("a manifest is JSON");
         let tag = if puts.untested { artifact::untested(&key) } else { artifact::tag(&key) };
         client.put_manifest(repository, tag, media_type::MANIFEST, &bytes)?;
-        let pushed = report::Dependencies { action: "pushed", crates: contents.crates, bytes: size };
+        let pushed = report::DependencyTransfer { action: "pushed", crates: contents.crates, bytes: size };
         terminal::step("pushed", &format!("dependencies: {} in {}", pushed.size(), quantity::seconds(began.elapsed())));
         Ok(Some(pushed))
     }
 }
 
-fn key(place: &Place<'_>, quick: &Inputs, build: &Path) -> Result<Fingerprint, Fault> {
+fn key(place: &Place<'_>, quick: &CompileInputs, build: &Path) -> Result<Fingerprint, Fault> {
     let slow = cargo::slow_inputs(place, build)?;
     Ok(artifact::key(&quick.iter().chain(&slow).map(|(name, value)| (*name, value.clone())).collect()))
 }
@@ -300,7 +305,7 @@ fn items<'f>(files: impl Iterator<Item = (&'f String, &'f PathBuf)>) -> io::Resu
 }
 
 /// An artifact in the registry.
-struct Found {
+struct PublishedDependencies {
     digest: Digest,
     contents: Contents,
     layers: Vec<Descriptor>,
@@ -325,7 +330,7 @@ impl Write for Pipe {
     }
 }
 
-impl Found {
+impl PublishedDependencies {
     /// # Errors
     /// It is of another kind, is larger than one may be, or cannot be read.
     fn read(client: &Client, repository: &Repository, digest: Digest) -> Result<Self, Fault> {
@@ -356,8 +361,8 @@ impl Found {
         Fault::network(format!("`{}` is not used", repository.digest(self.digest))).cause(why)
     }
 
-    fn report(&self, action: &'static str) -> report::Dependencies {
-        report::Dependencies { action, crates: self.contents.crates, bytes: self.bytes() }
+    fn report(&self, action: &'static str) -> report::DependencyTransfer {
+        report::DependencyTransfer { action, crates: self.contents.crates, bytes: self.bytes() }
     }
 }
 

@@ -30,7 +30,7 @@ use xtask_model::spec::reference::{Digest, Platform, Reference};
 use xtask_native::image::Place as ImagePlace;
 
 /// The program's compilation, in parallel with the build of the base.
-type Compilation<'scope> = ScopedJoinHandle<'scope, Result<dependencies::Done, Fault>>;
+type Compilation<'scope> = ScopedJoinHandle<'scope, Result<dependencies::CompiledProgram, Fault>>;
 
 struct Done {
     base: BaseImage,
@@ -86,7 +86,7 @@ pub(super) fn execute(
 fn compilation<'a>(
     context: &'a Context<'_>,
     images: &'a [Image<'a>],
-) -> Option<impl FnOnce() -> Result<dependencies::Done, Fault> + Send + 'a> {
+) -> Option<impl FnOnce() -> Result<dependencies::CompiledProgram, Fault> + Send + 'a> {
     let app = images.iter().find(|image| image.plan.kind == ImageKind::App && !context.request.dry_run)?;
     let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
     let program = Program::of(context, app)?;
@@ -96,7 +96,7 @@ fn compilation<'a>(
         return None;
     }
     Some(move || {
-        let mut done = dependencies::Done::default();
+        let mut done = dependencies::CompiledProgram::default();
         for platform in platforms {
             done.add(program.compile(platform)?);
         }
@@ -453,6 +453,6 @@ impl Execution<'_> {
 }
 
 /// Waits for the end of the compilation.
-fn compiled(compilation: Compilation<'_>) -> Result<dependencies::Done, Fault> {
+fn compiled(compilation: Compilation<'_>) -> Result<dependencies::CompiledProgram, Fault> {
     compilation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -17,7 +17,7 @@ use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::PlannedImage;
 use xtask_model::image::key::{AppKey, BaseKey, FileNames, Fingerprint, Key, app_changes, base_changes};
-use xtask_model::image::plan::{self, Difference, Facts, ImageFacts, ImagePlan, Plan, Target};
+use xtask_model::image::plan::{self, Facts, ImageFacts, ImagePlan, InputDifference, Plan, Target};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::{Presence, Published, UNSIGNED};
 use xtask_model::record::ledger::EditKind;
@@ -81,7 +81,7 @@ pub(super) struct Lookup<'a> {
     pub client: &'a Client,
     pub(super) detail: Detail,
     /// Differences from the commit, compared once for each image: they do not depend on the root.
-    differences: RefCell<BTreeMap<ImageKind, Vec<Difference>>>,
+    differences: RefCell<BTreeMap<ImageKind, Vec<InputDifference>>>,
     /// The root of this round is the placeholder of a dry run.
     unbuilt_root: Cell<bool>,
 }
@@ -361,7 +361,7 @@ impl<'a> Lookup<'a> {
         Ok(ImageFacts { presence, since, differences, ..facts })
     }
 
-    fn differences(&self, kind: ImageKind, fingerprint: &Fingerprint) -> Result<Vec<Difference>, Fault> {
+    fn differences(&self, kind: ImageKind, fingerprint: &Fingerprint) -> Result<Vec<InputDifference>, Fault> {
         if self.detail == Detail::Decisions {
             return Ok(Vec::new());
         }

@@ -259,13 +259,16 @@ fn known_layers(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) ->
 
 /// `latest` of another project's base. One that cannot be read saves no work; the build continues.
 fn base_of_another(context: &Context<'_>, repository: &Repository, order: &ImageOrder) -> Option<EarlierImage> {
-    if repository.registry() != order.repository.registry() {
-        terminal::detail(&format!("`{repository}` is in another registry: no layer can be mounted from it"));
-        return None;
-    }
-    let found = match publish::read(context.client, repository, Tag::latest()) {
-        Ok(answer) => answer.present().ok_or_else(|| "it has no `latest`".to_owned()),
-        Err(fault) => Err(fault.what),
+    let found = if repository.registry() == order.repository.registry() {
+        match publish::read(context.client, repository, Tag::latest()) {
+            Ok(answer) => answer.present().ok_or_else(|| "it has no `latest`".to_owned()),
+            Err(fault) => Err(fault.what),
+        }
+    } else {
+        Err(format!(
+            "layers are mounted only within one registry, and the base is in `{}`",
+            order.repository.registry()
+        ))
     };
     let image = found.and_then(|published| {
         let platform =

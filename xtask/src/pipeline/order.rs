@@ -16,7 +16,7 @@ use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
 use xtask_model::image::order::{Compiler, FromImage, FromPlace, ImageOrder, Output};
 use xtask_model::image::plan::{ImageFacts, ImagePlan, Latest};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::image::presence::{CREATED, REVISION, Record};
+use xtask_model::image::presence::{CREATED, CheckRecord, REVISION};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_native::push::published::EarlierImage;
 
@@ -32,7 +32,7 @@ pub(super) struct BaseImage {
     /// Layouts on this machine.
     pub layouts: BTreeMap<Platform, PathBuf>,
     /// Records of import checks.
-    pub checked: BTreeMap<Platform, Record>,
+    pub checked: BTreeMap<Platform, CheckRecord>,
 }
 
 impl BaseImage {

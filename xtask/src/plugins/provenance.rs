@@ -1,6 +1,6 @@
 //! The plugin `provenance`: a SLSA v1 statement about a build.
 
-use super::{Artifact, Call, Description, Outcome, Plugin, Rebased};
+use super::{Artifact, Call, Description, Outcome, Plugin, RebaseOrigin};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -113,7 +113,7 @@ fn materials(call: &Call<'_>, image: Option<&Image>) -> Vec<Resource> {
     {
         found.push(Resource::sha256(format!("docker://{name}"), digest).named("base"));
     }
-    if let Some(Rebased { origin, .. }) = &call.build.rebased {
+    if let Some(RebaseOrigin { origin, .. }) = &call.build.rebased {
         let digest = origin.image.digest.map(|digest| ("sha256".to_owned(), digest.hex()));
         found.push(Resource {
             name: Some("image".to_owned()),

@@ -12,7 +12,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::plugin::SCAN;
 use xtask_model::image::policy;
 use xtask_model::supply::inventory::Component;
-use xtask_model::supply::scan::{self, Gate, Records, Subject, Vulnerability};
+use xtask_model::supply::scan::{self, FoundRecords, Gate, Subject, Vulnerability};
 use xtask_model::supply::vex::{self, Statement};
 use xtask_native::image::Image;
 
@@ -114,7 +114,7 @@ impl Search {
     pub fn scan(&self, subject: Subject<'_>, tree: &Tree) -> Result<scan::Scan, Fault> {
         let wanted: Vec<_> = subject.components.iter().filter_map(Component::wanted).collect();
         let records =
-            Records { records: self.database.records(&wanted, tree.offline)?, source: self.database.to_string() };
+            FoundRecords { records: self.database.records(&wanted, tree.offline)?, source: self.database.to_string() };
         Ok(scan::scan(subject, &records, &self.statements, clock::now()))
     }
 }

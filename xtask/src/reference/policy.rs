@@ -1,7 +1,7 @@
 //! The tables of policy keys in the reference.
 
 use xtask_model::image::plugin::{BUILT_IN, Description};
-use xtask_model::image::policy::keys::{Default, Key, Kind, TABLES, Table};
+use xtask_model::image::policy::keys::{Default, PolicyKey, TABLES, Table, ValueKind};
 
 /// One section for each table of the policy; the plugins follow the steps.
 pub(super) fn tables() -> String {
@@ -31,7 +31,7 @@ fn section(table: &Table) -> String {
     )
 }
 
-fn row(key: &Key) -> String {
+fn row(key: &PolicyKey) -> String {
     let default = match key.default {
         Default::Required => "required".to_owned(),
         Default::None => "none".to_owned(),
@@ -43,29 +43,29 @@ fn row(key: &Key) -> String {
     format!("| `{}` | {} | {default} | {} | {} |\n", key.name, kind(key.kind), key.engine, cell(key.meaning))
 }
 
-fn kind(kind: Kind) -> String {
+fn kind(kind: ValueKind) -> String {
     let words = |words: &[&str]| words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ");
     match kind {
-        Kind::Text => "string".to_owned(),
-        Kind::Path => "path of a file".to_owned(),
-        Kind::Paths => "path of a file, or a list of them".to_owned(),
-        Kind::Version => "version as a string".to_owned(),
-        Kind::Choice(choices) => words(choices),
-        Kind::Whole(least, most) if most > 1_000_000 => format!("whole number from {least}"),
-        Kind::Whole(least, most) => format!("whole number from {least} to {most}"),
-        Kind::AtLeast(least) => format!("number from {least}"),
-        Kind::Share => "number from 0 to 1".to_owned(),
-        Kind::Boolean => "`true` or `false`".to_owned(),
-        Kind::Texts => "list of strings".to_owned(),
-        Kind::Choices(choices) => format!("list of {}", words(choices)),
-        Kind::Platforms => "list of `OS/ARCH`".to_owned(),
-        Kind::Map => "table of strings".to_owned(),
-        Kind::MapOf(choices) => format!("table of {}", words(choices)),
-        Kind::Table => "table".to_owned(),
-        Kind::Tables => "list of tables".to_owned(),
-        Kind::TableOrTables => "table, or list of tables".to_owned(),
-        Kind::Named(of) => format!("tables by name, each as `[{of}]`"),
-        Kind::ForEach(choices) => format!("{}, or a table with one for each engine", words(choices)),
+        ValueKind::Text => "string".to_owned(),
+        ValueKind::Path => "path of a file".to_owned(),
+        ValueKind::Paths => "path of a file, or a list of them".to_owned(),
+        ValueKind::Version => "version as a string".to_owned(),
+        ValueKind::Choice(choices) => words(choices),
+        ValueKind::Whole(least, most) if most > 1_000_000 => format!("whole number from {least}"),
+        ValueKind::Whole(least, most) => format!("whole number from {least} to {most}"),
+        ValueKind::AtLeast(least) => format!("number from {least}"),
+        ValueKind::Share => "number from 0 to 1".to_owned(),
+        ValueKind::Boolean => "`true` or `false`".to_owned(),
+        ValueKind::Texts => "list of strings".to_owned(),
+        ValueKind::Choices(choices) => format!("list of {}", words(choices)),
+        ValueKind::Platforms => "list of `OS/ARCH`".to_owned(),
+        ValueKind::Map => "table of strings".to_owned(),
+        ValueKind::MapOf(choices) => format!("table of {}", words(choices)),
+        ValueKind::Table => "table".to_owned(),
+        ValueKind::Tables => "list of tables".to_owned(),
+        ValueKind::TableOrTables => "table, or list of tables".to_owned(),
+        ValueKind::Named(of) => format!("tables by name, each as `[{of}]`"),
+        ValueKind::ForEach(choices) => format!("{}, or a table with one for each engine", words(choices)),
     }
 }
 

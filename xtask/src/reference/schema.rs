@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use xtask_model::image::plugin;
-use xtask_model::image::policy::keys::{self, Default, Key, Kind};
+use xtask_model::image::policy::keys::{self, Default, PolicyKey, ValueKind};
 
 /// The schema (draft 2020-12).
 pub(super) fn schema() -> Value {
@@ -51,29 +51,29 @@ fn table(name: &str) -> Value {
 /// Keys that only tables of a list have: the first is required there.
 const SEVERAL: [&str; 3] = ["name", "base", "smoke"];
 
-fn kind(key: &Key, full: &str) -> Value {
+fn kind(key: &PolicyKey, full: &str) -> Value {
     let text = || json!({"type": "string", "minLength": 1});
     match key.kind {
-        Kind::Text | Kind::Path => text(),
-        Kind::Paths => json!({"anyOf": [text(), {"type": "array", "items": text(), "minItems": 1}]}),
-        Kind::Version => json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)*$"}),
-        Kind::Choice(words) => json!({"enum": words}),
-        Kind::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
-        Kind::AtLeast(least) => json!({"type": "number", "minimum": least}),
-        Kind::Share => json!({"type": "number", "minimum": 0, "maximum": 1}),
-        Kind::Boolean => json!({"type": "boolean"}),
-        Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
-        Kind::Choices(words) => json!({"type": "array", "items": {"enum": words}}),
-        Kind::Platforms => json!({
+        ValueKind::Text | ValueKind::Path => text(),
+        ValueKind::Paths => json!({"anyOf": [text(), {"type": "array", "items": text(), "minItems": 1}]}),
+        ValueKind::Version => json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)*$"}),
+        ValueKind::Choice(words) => json!({"enum": words}),
+        ValueKind::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+        ValueKind::AtLeast(least) => json!({"type": "number", "minimum": least}),
+        ValueKind::Share => json!({"type": "number", "minimum": 0, "maximum": 1}),
+        ValueKind::Boolean => json!({"type": "boolean"}),
+        ValueKind::Texts => json!({"type": "array", "items": {"type": "string"}}),
+        ValueKind::Choices(words) => json!({"type": "array", "items": {"enum": words}}),
+        ValueKind::Platforms => json!({
             "type": "array",
             "minItems": 1,
             "items": {"type": "string", "pattern": "^linux/[a-z0-9]+(/v[0-9]+)?$"},
         }),
-        Kind::Map => json!({"type": "object", "additionalProperties": {"type": "string"}}),
-        Kind::MapOf(words) => json!({"type": "object", "additionalProperties": {"enum": words}}),
-        Kind::Table => table(full),
-        Kind::Tables => json!({"type": "array", "items": table(full)}),
-        Kind::TableOrTables => {
+        ValueKind::Map => json!({"type": "object", "additionalProperties": {"type": "string"}}),
+        ValueKind::MapOf(words) => json!({"type": "object", "additionalProperties": {"enum": words}}),
+        ValueKind::Table => table(full),
+        ValueKind::Tables => json!({"type": "array", "items": table(full)}),
+        ValueKind::TableOrTables => {
             let mut one = table(full);
             if let Some(properties) = one["properties"].as_object_mut() {
                 SEVERAL.iter().for_each(|key| drop(properties.remove(*key)));
@@ -82,12 +82,12 @@ fn kind(key: &Key, full: &str) -> Value {
             several["required"] = json!([SEVERAL[0]]);
             json!({"anyOf": [one, {"type": "array", "items": several}]})
         }
-        Kind::Named(of) => json!({"type": "object", "additionalProperties": table(of)}),
-        Kind::ForEach(words) => json!({"anyOf": [{"enum": words}, table(full)]}),
+        ValueKind::Named(of) => json!({"type": "object", "additionalProperties": table(of)}),
+        ValueKind::ForEach(words) => json!({"anyOf": [{"enum": words}, table(full)]}),
     }
 }
 
-fn default(key: &Key) -> Option<Value> {
+fn default(key: &PolicyKey) -> Option<Value> {
     match key.default {
         Default::Text(text) => Some(json!(text)),
         Default::Number(number) => Some(json!(number)),
@@ -97,7 +97,7 @@ fn default(key: &Key) -> Option<Value> {
     }
 }
 
-fn description(key: &Key) -> String {
+fn description(key: &PolicyKey) -> String {
     match key.default {
         Default::Derived(text) => format!("{} (default: {text})", key.meaning),
         _ => key.meaning.to_owned(),
@@ -131,7 +131,7 @@ mod tests {
             "minLength" => value.as_str().is_none_or(|text| !text.is_empty()),
             "minItems" => value.as_array().is_none_or(|items| !items.is_empty()),
             "pattern" => value.as_str().is_none_or(|text| match wanted.as_str().unwrap() {
-                r"^[0-9]+(\.[0-9]+)*$" => text.parse::<policy::Version>().is_ok(),
+                r"^[0-9]+(\.[0-9]+)*$" => text.parse::<policy::DottedVersion>().is_ok(),
                 "^linux/[a-z0-9]+(/v[0-9]+)?$" => text.parse::<xtask_model::spec::reference::Platform>().is_ok(),
                 other => panic!("pattern {other}"),
             }),

@@ -224,10 +224,13 @@ fn the_base_of_another_project_gives_its_layers() {
     let steps = &done.report().0["images"][0]["steps"];
     assert!(layers > 2 && traffic.mounted() >= layers - 2, "{steps}: {} of {layers} layers mounted", traffic.mounted());
     assert_eq!(traffic.count("PUT", "/shop-base/blobs/"), 2, "the layer that differs and the configuration are sent");
-    // A base that does not exist is named, and ends nothing.
-    other.edit("images.toml", "/app-base\"]", "/misspelt-base\"]");
+    // A base that does not exist, or is in another registry, is named and ends nothing.
+    other.edit("images.toml", "/app-base\"]", "/misspelt-base\", \"ghcr.io/acme/shop-base\"]");
     other.write("dockerfiles/check.txt", "one more\n").commit("misspelt");
-    call().says("no layers from `").says("/misspelt-base`: it has no `latest`");
+    call().says("no layers from `").says("/misspelt-base`: it has no `latest`").says(&format!(
+        "no layers from `ghcr.io/acme/shop-base`: layers are mounted only within one registry, and the base is in `{}`",
+        world.repo.repository("app-base").registry()
+    ));
 }
 
 #[track_caller]

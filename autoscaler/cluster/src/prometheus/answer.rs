@@ -53,13 +53,13 @@ struct Series<'a> {
 }
 
 #[derive(Deserialize)]
-struct Refused {
+struct ErrorAnswer {
     error: Option<String>,
 }
 
 /// What a refusal says.
 pub(super) fn refusal(body: &[u8]) -> Option<String> {
-    let refused: Refused = serde_json::from_slice(body).ok()?;
+    let refused: ErrorAnswer = serde_json::from_slice(body).ok()?;
     refused.error.map(|error| short(&error))
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::print::table;
-use autoscaler_floor::choose::{Choice, Goal, Point};
+use autoscaler_floor::choose::{Choice, Goal, RulePoint};
 use autoscaler_floor::compare::RuleCost;
 use autoscaler_floor::decide::Policy;
 use autoscaler_floor::simulate::{Cost, Outcome, Step, Workload};
@@ -107,10 +107,10 @@ impl Simulation {
     }
 
     /// The rules over this trace as shares of the autoscaler alone.
-    pub fn points(&self) -> Vec<Point> {
+    pub fn points(&self) -> Vec<RulePoint> {
         let alone = self.outcome.alone;
         let share = |value: f64, of: f64| if of > 0.0 { value / of } else { 0.0 };
-        let point = |name: &str, cost: &Cost| Point {
+        let point = |name: &str, cost: &Cost| RulePoint {
             name: name.to_owned(),
             short: share(cost.short_pod_seconds, alone.short_pod_seconds),
             cost: share(cost.pod_seconds as f64, alone.pod_seconds as f64) - 1.0,

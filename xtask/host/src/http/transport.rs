@@ -336,8 +336,8 @@ fn send(agent: &Agent, outgoing: &HttpRequest<'_>, deadline: &Deadline) -> Resul
             let request = request.header("content-length", length).body(body).map_err(malformed)?;
             let sent = agent.run(limited(agent, request, deadline));
             sent.map_err(|error| match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(Failure::Source(local)) => unreadable(&local),
-                Some(Failure::Slow(why)) => too_slow(url, deadline, &why),
+                Some(TransferFailure::Source(local)) => unreadable(&local),
+                Some(TransferFailure::Slow(why)) => too_slow(url, deadline, &why),
                 None => explain(url, deadline, error),
             })
         }
@@ -404,11 +404,11 @@ fn limited<S: ureq::AsSendBody>(agent: &Agent, request: Request<S>, deadline: &D
 struct ExactReader<'a> {
     reader: Box<dyn Read + 'a>,
     left: u64,
-    failure: Arc<Mutex<Option<Failure>>>,
+    failure: Arc<Mutex<Option<TransferFailure>>>,
     pace: Pace,
 }
 
-enum Failure {
+enum TransferFailure {
     Source(io::Error),
     Slow(String),
 }
@@ -416,7 +416,7 @@ enum Failure {
 impl ExactReader<'_> {
     fn fail(&self, error: io::Error) -> io::Error {
         let copy = io::Error::new(error.kind(), error.to_string());
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure::Source(error));
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(TransferFailure::Source(error));
         copy
     }
 }
@@ -437,7 +437,7 @@ impl Read for ExactReader<'_> {
                 }
                 Ok(count) => {
                     if let Err(why) = self.pace.moved(count as u64) {
-                        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure::Slow(why));
+                        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(TransferFailure::Slow(why));
                         return Err(io::Error::other("the upload is too slow"));
                     }
                     self.left -= count as u64;

@@ -4,8 +4,8 @@
 //! removed.
 
 use super::Failure;
-use super::client::{Client, LONGEST_WHEEL, Location};
-use super::progress::Progress;
+use super::client::{IndexClient, LONGEST_WHEEL, Location};
+use super::progress::DownloadProgress;
 use crate::http::download;
 use crate::{file, process, scratch};
 use serde::{Deserialize, Serialize};
@@ -44,9 +44,9 @@ pub(super) struct Choice {
 }
 
 /// A download that the cache lacks.
-pub(super) struct Download<'a> {
-    pub(super) client: &'a Client,
-    pub(super) progress: &'a Progress,
+pub(super) struct WheelDownload<'a> {
+    pub(super) client: &'a IndexClient,
+    pub(super) progress: &'a DownloadProgress,
     pub(super) name: &'a str,
     /// It may hold a password.
     pub(super) url: &'a str,
@@ -57,7 +57,7 @@ pub(super) struct Download<'a> {
     pub(super) allowed: BTreeSet<String>,
 }
 
-impl Download<'_> {
+impl WheelDownload<'_> {
     fn what(&self) -> String {
         format!("cannot download `{}`", self.name)
     }
@@ -154,7 +154,7 @@ impl Cache {
     }
 
     /// Downloads a wheel. What an interrupted download has left is used, and two processes do not download one file at once.
-    pub(super) fn downloaded(&self, wanted: &Download<'_>) -> Result<(PathBuf, Digest), Failure> {
+    pub(super) fn downloaded(&self, wanted: &WheelDownload<'_>) -> Result<(PathBuf, Digest), Failure> {
         let location = Location::parse(wanted.url)
             .ok_or_else(|| Failure::Unsupported("a file has an address of another kind".to_owned()))?;
         let folder = self.wheels();
@@ -215,7 +215,7 @@ impl Cache {
 }
 
 /// Brings the bytes that the part lacks; the digest of all.
-fn bring(file: &File, location: &Location, wanted: &Download<'_>) -> Result<Digest, Failure> {
+fn bring(file: &File, location: &Location, wanted: &WheelDownload<'_>) -> Result<Digest, Failure> {
     let cannot =
         |error: io::Error| Fault::build(&*wanted.what()).cause(format!("cannot read the part on disk: {error}"));
     let mut to = Counted { file, progress: wanted.progress };
@@ -239,7 +239,7 @@ fn bring(file: &File, location: &Location, wanted: &Download<'_>) -> Result<Dige
 /// A file that counts what is written to it.
 struct Counted<'a> {
     file: &'a File,
-    progress: &'a Progress,
+    progress: &'a DownloadProgress,
 }
 
 impl Write for Counted<'_> {

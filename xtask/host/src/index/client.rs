@@ -71,7 +71,7 @@ pub(super) struct RawPage {
     pub(super) url: Url,
 }
 
-pub(super) struct Client {
+pub(super) struct IndexClient {
     limits: Limits,
     transport: Transport,
     unchecked: Option<Transport>,
@@ -84,7 +84,7 @@ pub(super) struct Client {
     offline: bool,
 }
 
-impl Client {
+impl IndexClient {
     pub(super) fn new(settings: &Settings, indexes: &Indexes) -> Self {
         let Settings { limits, proxies, trusted, netrc, .. } = settings;
         let trust = settings.bundle.clone().map_or(Trust::Host, Trust::Bundle);

@@ -10,7 +10,7 @@ use xtask_model::quantity;
 /// Downloads that take no longer are not worth a line.
 const QUICK: Duration = Duration::from_secs(1);
 
-pub(super) struct Progress {
+pub(super) struct DownloadProgress {
     began: Instant,
     total: usize,
     finished: AtomicUsize,
@@ -20,7 +20,7 @@ pub(super) struct Progress {
     warnings: Mutex<BTreeSet<String>>,
 }
 
-impl Progress {
+impl DownloadProgress {
     pub(super) fn new(total: usize) -> Self {
         Self {
             began: Instant::now(),

@@ -47,7 +47,7 @@ impl Settings {
         load: &mut dyn FnMut(&Path) -> Option<String>,
     ) -> Result<Self, Fault> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let mut from_pip = pip::Settings::read(variable, load).for_uv(variable, &Options::default(), false);
+        let mut from_pip = pip::PipSettings::read(variable, load).for_uv(variable, &Options::default(), false);
         let mut limits = Limits::default();
         let seconds = |text: String| text.trim().parse().ok().map(Duration::from_secs);
         let timeout = ["UV_HTTP_TIMEOUT", "UV_REQUEST_TIMEOUT", "HTTP_TIMEOUT"].into_iter().find_map(set);

@@ -1,7 +1,7 @@
 //! Where files are listed: the pages of indexes, pages of links, and folders.
 
 use super::Failure;
-use super::client::{Client, Location, RawPage};
+use super::client::{IndexClient, Location, RawPage};
 use crate::http::url::Url;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -12,11 +12,11 @@ use xtask_model::spec::lock::indexes::Strategy;
 use xtask_model::spec::lock::{Indexes, LockedPackage};
 use xtask_model::spec::requirements::secret;
 use xtask_model::spec::wheel::choice::{self, NoWheel, Python};
-use xtask_model::spec::wheel::page::{File, Page, decoded};
+use xtask_model::spec::wheel::page::{IndexFile, Page, decoded};
 
 /// A file that was chosen. Its URL is absolute, or a path of this machine, which begins with `/`; it may hold a password.
 #[derive(Clone, Default)]
-pub(super) struct Found {
+pub(super) struct ChosenFile {
     pub(super) name: String,
     pub(super) url: String,
     pub(super) sha256: Option<String>,
@@ -33,9 +33,9 @@ pub(super) enum Wanted {
 impl Wanted {
     fn choose<'f>(
         &self,
-        files: impl IntoIterator<Item = &'f File>,
+        files: impl IntoIterator<Item = &'f IndexFile>,
         package: &LockedPackage,
-    ) -> Result<&'f File, NoWheel> {
+    ) -> Result<&'f IndexFile, NoWheel> {
         match self {
             Self::Wheel(python) => choice::choose(files, package, python).map(|(file, _)| file),
             Self::Archive => choice::archive(files, package),
@@ -43,21 +43,21 @@ impl Wanted {
     }
 }
 
-pub(super) struct Sources<'a> {
-    client: &'a Client,
+pub(super) struct WheelSources<'a> {
+    client: &'a IndexClient,
     indexes: &'a Indexes,
     /// The files of all pages of links and folders, read when first needed.
-    links: OnceLock<Result<Vec<File>, Failure>>,
+    links: OnceLock<Result<Vec<IndexFile>, Failure>>,
     /// Held while a page is read: its files need several times its bytes.
     reading: Mutex<()>,
 }
 
-impl<'a> Sources<'a> {
-    pub(super) fn new(client: &'a Client, indexes: &'a Indexes) -> Self {
+impl<'a> WheelSources<'a> {
+    pub(super) fn new(client: &'a IndexClient, indexes: &'a Indexes) -> Self {
         Self { client, indexes, links: OnceLock::new(), reading: Mutex::default() }
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &IndexClient {
         self.client
     }
 
@@ -68,13 +68,17 @@ impl<'a> Sources<'a> {
     }
 
     /// The file to install of a package, or why there is none.
-    pub(super) fn find(&self, package: &LockedPackage, wanted: &Wanted) -> Result<Result<Found, NoWheel>, Failure> {
+    pub(super) fn find(
+        &self,
+        package: &LockedPackage,
+        wanted: &Wanted,
+    ) -> Result<Result<ChosenFile, NoWheel>, Failure> {
         let links = match self.links.get_or_init(|| self.links()) {
             Ok(links) => links.as_slice(),
             Err(failure) => return Err(failure.clone()),
         };
         let strategy = self.indexes.strategy();
-        let mut files: Vec<File> = links.to_vec();
+        let mut files: Vec<IndexFile> = links.to_vec();
         let mut why = None;
         for index in self.indexes.in_order() {
             let Some(page) = self.page(index, package)? else { continue };
@@ -94,7 +98,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The files of a project on an index, maybe those of the package's version alone; `None` where the index does not have it.
-    fn page(&self, index: &str, package: &LockedPackage) -> Result<Option<Vec<File>>, Failure> {
+    fn page(&self, index: &str, package: &LockedPackage) -> Result<Option<Vec<IndexFile>>, Failure> {
         let project = &package.name;
         if let Some(folder) = folder(index) {
             let page = folder.join(project).join("index.html");
@@ -106,7 +110,7 @@ impl<'a> Sources<'a> {
         Ok(Some(read(&raw)?))
     }
 
-    fn links(&self) -> Result<Vec<File>, Failure> {
+    fn links(&self) -> Result<Vec<IndexFile>, Failure> {
         let mut found = Vec::new();
         for link in self.indexes.links() {
             if let Some(folder) = folder(link) {
@@ -137,7 +141,7 @@ fn folder(place: &str) -> Option<PathBuf> {
 }
 
 /// The files in a folder, or the links of a local page.
-fn local(place: &Path) -> Result<Vec<File>, Fault> {
+fn local(place: &Path) -> Result<Vec<IndexFile>, Fault> {
     let cannot = |error| Fault::usage(format!("cannot read the packages in `{}`", place.display())).cause(error);
     if place.is_file() {
         return Ok(local_page(place, &std::fs::read_to_string(place).map_err(cannot)?));
@@ -148,13 +152,13 @@ fn local(place: &Path) -> Result<Vec<File>, Fault> {
         let (Some(name), Some(url)) = (path.file_name().and_then(|name| name.to_str()), path.to_str()) else {
             continue;
         };
-        found.push(File { name: name.to_owned(), url: url.to_owned(), ..File::default() });
+        found.push(IndexFile { name: name.to_owned(), url: url.to_owned(), ..IndexFile::default() });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
-fn local_page(page: &Path, text: &str) -> Vec<File> {
+fn local_page(page: &Path, text: &str) -> Vec<IndexFile> {
     let folder = page.parent().unwrap_or(Path::new("/"));
     let mut files = Page::html(text).files;
     for file in &mut files {
@@ -178,7 +182,7 @@ fn may_be_of(object: &[u8], package: &LockedPackage) -> bool {
 }
 
 /// The files of a page that came, with absolute addresses.
-fn read(raw: &RawPage) -> Result<Vec<File>, Fault> {
+fn read(raw: &RawPage) -> Result<Vec<IndexFile>, Fault> {
     let cannot = |why: String| Fault::network(format!("cannot read the package index `{}`", raw.url)).cause(why);
     let page = match raw.media_type.as_str() {
         "application/vnd.pypi.simple.v1+json" => Page::json(&raw.bytes).map_err(cannot)?,
@@ -189,7 +193,7 @@ fn read(raw: &RawPage) -> Result<Vec<File>, Fault> {
     Ok(page.files.into_iter().filter_map(|file| absolute(&base, file)).collect())
 }
 
-fn absolute(base: &Url, mut file: File) -> Option<File> {
+fn absolute(base: &Url, mut file: IndexFile) -> Option<IndexFile> {
     // An address with a user name stays as it is.
     if Location::parse(&file.url).is_none() {
         file.url = base.join(&file.url)?.wire();
@@ -197,7 +201,7 @@ fn absolute(base: &Url, mut file: File) -> Option<File> {
     Some(file)
 }
 
-fn found(file: &File) -> Found {
-    let File { name, url, sha256, yanked, size, .. } = file.clone();
-    Found { name, url, sha256, yanked, size }
+fn found(file: &IndexFile) -> ChosenFile {
+    let IndexFile { name, url, sha256, yanked, size, .. } = file.clone();
+    ChosenFile { name, url, sha256, yanked, size }
 }

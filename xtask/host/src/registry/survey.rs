@@ -40,7 +40,7 @@ pub fn survey(ask: &SurveyRequest<'_>) -> Result<Survey, Fault> {
         let apps = scope.spawn(|| apps(ask));
         (bases(ask), apps.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let Found { bases, strays, wheels } = bases?;
+    let SurveyedRepository { bases, strays, wheels } = bases?;
     Ok(Survey { bases, apps: apps?, strays, wheels: built(ask, &wheels)? })
 }
 
@@ -59,7 +59,7 @@ pub fn dependencies(client: &Client, repository: &Repository) -> Result<Vec<Stor
 
 /// Surveys an app's repository in the place of a base's, for a clean-up.
 pub fn apps_of(ask: &SurveyRequest<'_>) -> Result<AppSurvey, Fault> {
-    let Found { bases: images, strays, .. } = bases(&SurveyRequest { referrers: true, ..*ask })?;
+    let SurveyedRepository { bases: images, strays, .. } = bases(&SurveyRequest { referrers: true, ..*ask })?;
     let tags = ask.client.tags(ask.bases)?.present().unwrap_or_default();
     let heads = at_once(&tags, |tag| {
         // The tag of a signature or of referrers has the digest of its image.
@@ -90,13 +90,13 @@ fn built(ask: &SurveyRequest<'_>, found: &[(Tag, Digest)]) -> Result<Vec<Stray>,
 }
 
 /// What a repository of bases has.
-struct Found {
+struct SurveyedRepository {
     bases: Vec<PublishedBase>,
     strays: Vec<Stray>,
     wheels: Vec<(Tag, Digest)>,
 }
 
-fn bases(ask: &SurveyRequest<'_>) -> Result<Found, Fault> {
+fn bases(ask: &SurveyRequest<'_>) -> Result<SurveyedRepository, Fault> {
     let (wheels, tagged): (Vec<_>, Vec<_>) =
         tagged_digests(ask, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
     let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
@@ -133,7 +133,7 @@ fn bases(ask: &SurveyRequest<'_>) -> Result<Found, Fault> {
         let created = publish::read(ask.client, ask.bases, *digest)?.present().and_then(|found| created(&found));
         Ok(Stray { tag: tag.clone(), digest: *digest, created })
     })?;
-    Ok(Found { bases, strays, wheels })
+    Ok(SurveyedRepository { bases, strays, wheels })
 }
 
 fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<PublishedBase>, Fault> {

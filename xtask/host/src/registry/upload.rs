@@ -24,10 +24,10 @@ pub enum Mount {
     /// The blob is there; nothing has to be sent.
     Mounted,
     /// The registry would rather have the bytes: [`Client::upload_into`] this, or [`Client::cancel`] it.
-    Session(Session),
+    Session(UploadSession),
 }
 
-pub struct Session {
+pub struct UploadSession {
     endpoint: Endpoint,
     repository: Repository,
     url: Url,
@@ -35,7 +35,7 @@ pub struct Session {
     least: u64,
 }
 
-struct Blob<'a> {
+struct BlobUpload<'a> {
     digest: &'a Digest,
     size: u64,
     source: &'a dyn BlobSource,
@@ -49,7 +49,7 @@ enum End {
 }
 
 /// The answer to one piece or to the question how much there is.
-enum Step {
+enum UploadStep {
     /// Number of bytes that the registry has.
     At(u64),
     Done,
@@ -74,14 +74,14 @@ impl Client {
     /// Sends a blob into a session that a mount has left.
     pub fn upload_into(
         &self,
-        session: Session,
+        session: UploadSession,
         digest: &Digest,
         size: u64,
         source: &dyn BlobSource,
     ) -> Result<(), Fault> {
         let repository = session.repository.clone();
         let what = upload_what(&repository, digest);
-        let blob = Blob { digest, size, source, what: &what };
+        let blob = BlobUpload { digest, size, source, what: &what };
         let mut retry = Retry::until(&self.limits, Deadline::of_upload(&self.limits, size));
         let mut session = session;
         for begun in 1.. {
@@ -125,7 +125,7 @@ impl Client {
     }
 
     /// Gives up a session. The registry would forget it by itself, so that one it does not know is none to speak of.
-    pub fn cancel(&self, session: Session) -> Result<(), Fault> {
+    pub fn cancel(&self, session: UploadSession) -> Result<(), Fault> {
         let what = format!("cannot cancel an upload to `{}`", session.repository);
         let ask = ApiRequest::new(&what, Method::DELETE, session.url.clone(), push(&session.repository));
         match self.send_short(&session.endpoint, &ask, &[200, 202, 204, 404, 405])? {
@@ -134,7 +134,7 @@ impl Client {
         }
     }
 
-    fn begin(&self, repository: &Repository, what: &str) -> Result<Session, Fault> {
+    fn begin(&self, repository: &Repository, what: &str) -> Result<UploadSession, Fault> {
         let (endpoint, url) = self.of(repository, "blobs/uploads/")?;
         let ask = ApiRequest::new(what, Method::POST, url, push(repository)).payload(Payload::Bytes(b""));
         let reply = match self.send_short(&endpoint, &ask, &[202]) {
@@ -159,15 +159,15 @@ impl Client {
     }
 
     /// Sends the missing bytes until the session is closed or lost.
-    fn run(&self, mut session: Session, blob: &Blob<'_>, retry: &mut Retry) -> Result<End, Fault> {
+    fn run(&self, mut session: UploadSession, blob: &BlobUpload<'_>, retry: &mut Retry) -> Result<End, Fault> {
         let mut at = 0;
         loop {
             let step = if at == 0 && blob.size <= self.options.whole {
                 // A short blob that does not arrive is sent again from its beginning.
                 match self.close(&mut session, blob, 0, retry)? {
-                    Step::Unsure(broken, after) => {
+                    UploadStep::Unsure(broken, after) => {
                         retry.pause_or_fail(blob.what, broken, after)?;
-                        Step::Lost(ExchangeError::passing("the answer was lost".to_owned()))
+                        UploadStep::Lost(ExchangeError::passing("the answer was lost".to_owned()))
                     }
                     step => step,
                 }
@@ -177,22 +177,22 @@ impl Client {
                 self.close(&mut session, blob, blob.size, retry)?
             };
             match step {
-                Step::Done => return Ok(End::Done),
-                Step::Lost(broken) => return Ok(End::Lost(broken)),
-                Step::At(now) => at = self.moved(at, now, blob, retry)?,
-                Step::Unsure(broken, after) => {
+                UploadStep::Done => return Ok(End::Done),
+                UploadStep::Lost(broken) => return Ok(End::Lost(broken)),
+                UploadStep::At(now) => at = self.moved(at, now, blob, retry)?,
+                UploadStep::Unsure(broken, after) => {
                     let slow = broken.slow;
                     retry.pause_or_fail(blob.what, broken, after)?;
                     match self.arrived(&mut session, blob)? {
-                        Step::At(now) if now > blob.size => return Ok(End::Lost(too_much(now))),
-                        Step::At(now) => {
+                        UploadStep::At(now) if now > blob.size => return Ok(End::Lost(too_much(now))),
+                        UploadStep::At(now) => {
                             if now > at && !slow {
                                 retry.progress();
                             }
                             at = now;
                         }
-                        Step::Done => return Ok(End::Done),
-                        Step::Lost(broken) | Step::Unsure(broken, _) => return Ok(End::Lost(broken)),
+                        UploadStep::Done => return Ok(End::Done),
+                        UploadStep::Lost(broken) | UploadStep::Unsure(broken, _) => return Ok(End::Lost(broken)),
                     }
                 }
             }
@@ -200,7 +200,7 @@ impl Client {
     }
 
     /// A registry that keeps less than it was sent gets the rest, with limited retries.
-    fn moved(&self, before: u64, now: u64, blob: &Blob<'_>, retry: &mut Retry) -> Result<u64, Fault> {
+    fn moved(&self, before: u64, now: u64, blob: &BlobUpload<'_>, retry: &mut Retry) -> Result<u64, Fault> {
         if now > before {
             retry.progress();
         } else {
@@ -210,7 +210,13 @@ impl Client {
         Ok(now)
     }
 
-    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
+    fn piece(
+        &self,
+        session: &mut UploadSession,
+        blob: &BlobUpload<'_>,
+        at: u64,
+        retry: &Retry,
+    ) -> Result<UploadStep, Fault> {
         let left = blob.size - at;
         let length = self.options.chunk.map_or(left, |chunk| chunk.max(session.least).max(1).min(left));
         let ask = ApiRequest::new(blob.what, Method::PATCH, session.url.clone(), push(&session.repository))
@@ -226,14 +232,20 @@ impl Client {
                 session.follow(&reply);
                 let end = at + length;
                 // `0-0` spells one byte as well as none.
-                Ok(Step::At(range_end(&reply).filter(|_| end > 1).unwrap_or(end)))
+                Ok(UploadStep::At(range_end(&reply).filter(|_| end > 1).unwrap_or(end)))
             }
             _ => self.judge(session, blob, reply),
         }
     }
 
     /// Closes the session with the digest and whatever follows `at`.
-    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
+    fn close(
+        &self,
+        session: &mut UploadSession,
+        blob: &BlobUpload<'_>,
+        at: u64,
+        retry: &Retry,
+    ) -> Result<UploadStep, Fault> {
         let digest = blob.digest.to_string();
         let url = session.url.query([("digest", digest.as_str())]);
         let payload = match blob.size - at {
@@ -254,48 +266,48 @@ impl Client {
             Some(said) if said != *blob.digest => {
                 Err(Fault::network(blob.what).cause(format!("the registry stored it as `{said}`")))
             }
-            _ => Ok(Step::Done),
+            _ => Ok(UploadStep::Done),
         }
     }
 
     /// Next step after an error response in a session.
-    fn judge(&self, session: &Session, blob: &Blob<'_>, reply: HttpResponse) -> Result<Step, Fault> {
+    fn judge(&self, session: &UploadSession, blob: &BlobUpload<'_>, reply: HttpResponse) -> Result<UploadStep, Fault> {
         let (status, after) = (reply.status, reply.retry_after());
         let refusal = ErrorResponse::read(reply);
         let broken = ExchangeError::passing(refusal.cause.clone());
         // A wrong range says that the registry and its own last word disagree.
         if matches!(status, 404 | 416) || refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID") {
-            return Ok(Step::Lost(broken));
+            return Ok(UploadStep::Lost(broken));
         }
         if refusal.has("DIGEST_INVALID") {
             // Pieces that were put together wrongly are correct when sent again; a wrong source fails again.
-            return Ok(Step::Lost(ExchangeError {
+            return Ok(UploadStep::Lost(ExchangeError {
                 hint: Some("check whether the file changed during the upload".to_owned()),
                 ..broken
             }));
         }
         if is_retryable(status) {
-            return Ok(Step::Unsure(broken, after));
+            return Ok(UploadStep::Unsure(broken, after));
         }
         Err(self.refused(&session.endpoint, blob.what, &refusal))
     }
 
-    fn arrived(&self, session: &mut Session, blob: &Blob<'_>) -> Result<Step, Fault> {
+    fn arrived(&self, session: &mut UploadSession, blob: &BlobUpload<'_>) -> Result<UploadStep, Fault> {
         let ask = ApiRequest::new(blob.what, Method::GET, session.url.clone(), push(&session.repository));
         match self.send_short(&session.endpoint, &ask, &[204, 200, 202])? {
             Ok(reply) => {
                 session.follow(&reply);
-                Ok(Step::At(range_end(&reply).unwrap_or(0)))
+                Ok(UploadStep::At(range_end(&reply).unwrap_or(0)))
             }
             Err(refusal) if matches!(refusal.status, 401 | 403) => {
                 Err(self.refused(&session.endpoint, blob.what, &refusal))
             }
-            Err(refusal) => Ok(Step::Lost(ExchangeError::passing(refusal.cause))),
+            Err(refusal) => Ok(UploadStep::Lost(ExchangeError::passing(refusal.cause))),
         }
     }
 }
 
-impl Session {
+impl UploadSession {
     /// Each answer may move the session to another address.
     fn follow(&mut self, reply: &HttpResponse) {
         if let Some(url) = reply.location().filter(|url| url.is_https() || !self.url.is_https()) {
@@ -308,18 +320,23 @@ fn upload_what(repository: &Repository, digest: &Digest) -> String {
     format!("cannot upload the blob `{}`", repository.digest(*digest))
 }
 
-fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &HttpResponse) -> Result<Session, Fault> {
+fn session(
+    endpoint: Endpoint,
+    repository: &Repository,
+    what: &str,
+    reply: &HttpResponse,
+) -> Result<UploadSession, Fault> {
     let url = reply.location().filter(|url| url.is_https() || !endpoint.base.is_https());
     let url = url.ok_or_else(|| {
         Fault::network(what).cause(format!("`{}` started an upload without an upload address", reply.url))
     })?;
     let least = reply.header("oci-chunk-min-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    Ok(Session { endpoint, repository: repository.clone(), url, least })
+    Ok(UploadSession { endpoint, repository: repository.clone(), url, least })
 }
 
 /// A failed exchange leaves the number of received bytes unknown, unless the error is local.
-fn unsure(blob: &Blob<'_>, broken: ExchangeError) -> Result<Step, Fault> {
-    if broken.again { Ok(Step::Unsure(broken, None)) } else { Err(broken.fault(blob.what)) }
+fn unsure(blob: &BlobUpload<'_>, broken: ExchangeError) -> Result<UploadStep, Fault> {
+    if broken.again { Ok(UploadStep::Unsure(broken, None)) } else { Err(broken.fault(blob.what)) }
 }
 
 fn too_much(now: u64) -> ExchangeError {

@@ -148,7 +148,7 @@ fn browsed(url: &str) -> String {
 
 /// A new file compared with the one that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum FileState {
     New,
     Unchanged,
     /// Another text.
@@ -159,7 +159,7 @@ pub enum State {
 ///
 /// # Errors
 /// A place outside the repository, or one that is not a file.
-pub fn state(root: &Path, file: &NewFile) -> Result<State, Fault> {
+pub fn state(root: &Path, file: &NewFile) -> Result<FileState, Fault> {
     let refuse = |why: &str| Err(Fault::usage(format!("cannot write `{}`", file.path)).cause(why));
     let relative = Path::new(&file.path);
     if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
@@ -175,11 +175,11 @@ pub fn state(root: &Path, file: &NewFile) -> Result<State, Fault> {
     }
     let path = root.join(relative);
     match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(State::New),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(FileState::New),
         Err(error) => refuse(&error.to_string()),
         Ok(meta) if meta.is_file() => match fs::read(&path) {
-            Ok(bytes) if bytes == file.text.as_bytes() => Ok(State::Unchanged),
-            Ok(bytes) => Ok(State::Differs(String::from_utf8_lossy(&bytes).into_owned())),
+            Ok(bytes) if bytes == file.text.as_bytes() => Ok(FileState::Unchanged),
+            Ok(bytes) => Ok(FileState::Differs(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) => refuse(&error.to_string()),
         },
         Ok(_) => refuse("something else than a file is there"),
@@ -290,14 +290,14 @@ mod tests {
         let (one, two) = (file("a/b/one", "1"), file("two", "2"));
         place(root, &[&one, &two], &BTreeSet::new()).unwrap();
         assert_eq!(names(root), ["a/b/one", "two"]);
-        assert_eq!(state(root, &one).unwrap(), State::Unchanged);
+        assert_eq!(state(root, &one).unwrap(), FileState::Unchanged);
         // `two` exists: `new/three` goes away again, with its folder.
         let (three, other) = (file("new/three", "3"), file("two", "another"));
         let fault = place(root, &[&three, &other], &BTreeSet::new()).unwrap_err();
         assert!(fault.to_string().contains("nothing was changed"), "{fault}");
         assert_eq!((names(root), root.join("new").exists()), (vec!["a/b/one".to_owned(), "two".to_owned()], false));
         assert_eq!(fs::read_to_string(root.join("two")).unwrap(), "2");
-        assert_eq!(state(root, &other).unwrap(), State::Differs("2".to_owned()));
+        assert_eq!(state(root, &other).unwrap(), FileState::Differs("2".to_owned()));
         // Replaced where the caller says so; its mode stays.
         fs::set_permissions(root.join("two"), fs::Permissions::from_mode(0o755)).unwrap();
         place(root, &[&other], &BTreeSet::from(["two"])).unwrap();

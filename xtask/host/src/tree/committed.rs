@@ -10,7 +10,7 @@ mod known;
 use crate::tree::binary;
 use crate::tree::facts::{self, Parsed, Tree};
 use crate::tree::git::{Git, Objects, Revision, pointer, revision};
-use known::Known;
+use known::KnownInputs;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -19,20 +19,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, ObjectId};
-use xtask_model::image::plan::{self, Difference};
+use xtask_model::image::plan::{self, InputDifference};
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
 pub struct Compared {
     /// What differs, sorted by path. What cannot be compared is part of it.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<InputDifference>,
     /// Paths of pointer files of Git LFS: the image gets these instead of the contents.
     pub pointers: Vec<ContextPath>,
 }
 
 impl Compared {
-    fn new(mut differences: Vec<Difference>, pointers: Vec<ContextPath>) -> Self {
+    fn new(mut differences: Vec<InputDifference>, pointers: Vec<ContextPath>) -> Self {
         plan::sort(&mut differences);
         Self { differences, pointers }
     }
@@ -54,7 +54,7 @@ pub fn compare<'c>(
     memory: &Memory<'_>,
     committed: &dyn Fn() -> Result<&'c Committed, Fault>,
 ) -> Result<Compared, Fault> {
-    if let Some(known) = Known::read(memory.path, id)
+    if let Some(known) = KnownInputs::read(memory.path, id)
         && let Some(compared) = known.compare(tree, kind, parsed)?
     {
         return Ok(compared);
@@ -96,12 +96,12 @@ impl Committed {
     }
 
     /// The same, with what there is to remember of a commit that can be read.
-    fn examine(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<(Compared, Option<Known>), Fault> {
+    fn examine(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<(Compared, Option<KnownInputs>), Fault> {
         let theirs = match &self.tree {
             Ok(theirs) => theirs,
             Err(fault) => {
                 let why = format!("the commit's cannot be read: {}", reason(fault));
-                return Ok((Compared::new(vec![Difference::new(policy::FILE, why)], Vec::new()), None));
+                return Ok((Compared::new(vec![InputDifference::new(policy::FILE, why)], Vec::new()), None));
             }
         };
         let args = facts::args(theirs, kind);
@@ -110,12 +110,12 @@ impl Committed {
         match facts::parse(theirs, kind, args) {
             Ok(committed) => {
                 if committed.path != parsed.path || committed.meaning != parsed.meaning {
-                    found.push(Difference::new(&parsed.path, EDITED));
+                    found.push(InputDifference::new(&parsed.path, EDITED));
                 }
                 let (before, now) = match self.opened((theirs, &committed), (tree, parsed), kind) {
                     Ok(files) => files,
                     Err(fault) => {
-                        found.push(Difference::new(
+                        found.push(InputDifference::new(
                             &parsed.path,
                             format!("the commit's cannot be read: {}", reason(&fault)),
                         ));
@@ -128,7 +128,7 @@ impl Committed {
                 self.files(tree, theirs, &before, &now, &mut found)?;
                 let is_pointer = |entry: &&ContextEntry| self.is_pointer(entry);
                 pointers = now.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
-                known = Known::of(&self.id, theirs, kind, &committed).ok();
+                known = KnownInputs::of(&self.id, theirs, kind, &committed).ok();
                 if let Some(known) = &mut known {
                     known.pointers = before.iter().filter(is_pointer).filter_map(|entry| entry.id).collect();
                     known.contents.clone_from(&self.contents.borrow());
@@ -142,7 +142,7 @@ impl Committed {
             Err(fault) => {
                 // What is here and not there may be the very reason: it is named all the same.
                 let why = format!("the commit's cannot be read: {}", reason(&fault));
-                found.push(Difference::new(&parsed.path, why));
+                found.push(InputDifference::new(&parsed.path, why));
                 let listed = facts::list(tree, kind, &parsed.files)?;
                 found.extend(ignored(&self.git, &listed)?.into_values());
             }
@@ -182,7 +182,7 @@ impl Committed {
         read.is_some_and(|id| self.objects.pointer(&id).is_ok_and(|contents| contents.is_some()))
     }
 
-    fn settings(&self, tree: &Tree, theirs: &Tree, kind: ImageKind) -> Result<Vec<Difference>, Fault> {
+    fn settings(&self, tree: &Tree, theirs: &Tree, kind: ImageKind) -> Result<Vec<InputDifference>, Fault> {
         let mut found = Vec::new();
         let same = |path: &Path| Ok::<_, Fault>(tree.files.read(path)? == theirs.files.read(path)?);
         if !same(Path::new(policy::FILE))? {
@@ -192,19 +192,19 @@ impl Committed {
                 != format!("{:?}", (&other.project, &other.root, &other.base));
             let app = kind != ImageKind::Base && format!("{:?}", mine.app) != format!("{:?}", other.app);
             if base || app {
-                found.push(Difference::new(policy::FILE, EDITED));
+                found.push(InputDifference::new(policy::FILE, EDITED));
             }
         }
         let pins = Path::new(lock::images::PATH);
         if !same(pins)? && facts::images_lock(tree)?.to_string() != facts::images_lock(theirs)?.to_string() {
-            found.push(Difference::new(pins.display(), EDITED));
+            found.push(InputDifference::new(pins.display(), EDITED));
         }
         let lock = &tree.policy.base.lock;
         if kind != ImageKind::App && !same(lock.as_ref())? {
             let meaning = |tree: &Tree| facts::unchecked_lock(tree).map(|lock| lock.meaning());
             match (meaning(tree), meaning(theirs)) {
                 (Ok(mine), Ok(other)) if mine == other => {}
-                _ => found.push(Difference::new(lock, EDITED)),
+                _ => found.push(InputDifference::new(lock, EDITED)),
             }
         }
         Ok(found)
@@ -216,7 +216,7 @@ impl Committed {
         theirs: &Tree,
         committed: &[ContextEntry],
         here: &[ContextEntry],
-        found: &mut Vec<Difference>,
+        found: &mut Vec<InputDifference>,
     ) -> Result<(), Fault> {
         files(&self.git, committed, here, found, &|path, ids| self.contents(tree, theirs, path, ids))
     }
@@ -251,7 +251,7 @@ impl Committed {
         theirs: &Tree,
         committed: &Parsed,
         parsed: &Parsed,
-        found: &mut Vec<Difference>,
+        found: &mut Vec<InputDifference>,
     ) -> Result<(), Fault> {
         let key = |tree: &Tree, parsed: &Parsed| facts::binary_key(tree, parsed);
         let Some(mine) = key(tree, parsed)? else { return Ok(()) };
@@ -259,15 +259,18 @@ impl Committed {
             Ok(Some(other)) => other,
             Ok(None) => return Ok(()),
             Err(fault) => {
-                found.push(Difference::new("Cargo.toml", format!("the commit's cannot be read: {}", reason(&fault))));
+                found.push(InputDifference::new(
+                    "Cargo.toml",
+                    format!("the commit's cannot be read: {}", reason(&fault)),
+                ));
                 return Ok(());
             }
         };
         if mine.crates != other.crates {
-            found.push(Difference::new("Cargo.lock", EDITED));
+            found.push(InputDifference::new("Cargo.lock", EDITED));
         }
         if mine.toolchain != other.toolchain {
-            found.push(Difference::new("rust-toolchain.toml", EDITED));
+            found.push(InputDifference::new("rust-toolchain.toml", EDITED));
         }
         if mine.sources == other.sources {
             return Ok(());
@@ -295,7 +298,7 @@ fn files(
     git: &Git,
     committed: &[ContextEntry],
     here: &[ContextEntry],
-    found: &mut Vec<Difference>,
+    found: &mut Vec<InputDifference>,
     contents: &Contents<'_>,
 ) -> Result<(), Fault> {
     let index = |entries: &'_ [ContextEntry]| -> BTreeMap<ContextPath, ContextEntry> {
@@ -309,17 +312,17 @@ fn files(
             continue;
         };
         if old.kind != entry.kind {
-            found.push(Difference::new(path, "another kind of file than in the commit"));
+            found.push(InputDifference::new(path, "another kind of file than in the commit"));
         } else if old.id != entry.id {
             let ids = (old.id, entry.id);
-            found.extend(contents(path, ids)?.map(|why| Difference::new(path, why)));
+            found.extend(contents(path, ids)?.map(|why| InputDifference::new(path, why)));
         } else if old.mode != entry.mode {
             let why = if entry.mode & 0o100 == 0 {
                 "executable in the commit, not here"
             } else {
                 "executable here, not in the commit"
             };
-            found.push(Difference::new(path, why));
+            found.push(InputDifference::new(path, why));
         }
     }
     let gone: BTreeSet<&ContextPath> = before.keys().filter(|path| !now.contains_key(*path)).collect();
@@ -327,7 +330,7 @@ fn files(
         paths.range(folder.join(b"")..).next().is_some_and(|path| path.below(folder).is_some())
     };
     for path in gone.iter().filter(|path| before[*path].kind != FileKind::Dir || !holds(&gone, path)) {
-        found.push(Difference::new(path, "in the commit, missing here (deleted, or not checked out)"));
+        found.push(InputDifference::new(path, "in the commit, missing here (deleted, or not checked out)"));
     }
     let ignored = ignored(git, &new)?;
     found.extend(ignored.values().cloned());
@@ -338,16 +341,16 @@ fn files(
             continue;
         }
         if entry.kind != FileKind::Dir {
-            found.push(Difference::new(path, "not in the commit"));
+            found.push(InputDifference::new(path, "not in the commit"));
         } else if !holds(&paths, path) {
-            found.push(Difference::new(path, "an empty folder, which git does not record"));
+            found.push(InputDifference::new(path, "an empty folder, which git does not record"));
         }
     }
     Ok(())
 }
 
 /// The files that git ignores among an image's, where there is no commit to compare with.
-pub fn ignored_without_commit(tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Vec<Difference>, Fault> {
+pub fn ignored_without_commit(tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Vec<InputDifference>, Fault> {
     let git = Git::at(&tree.root);
     if !git.is_repository() {
         return Ok(Vec::new());
@@ -365,16 +368,18 @@ fn unequal_folders(one: &[ContextEntry], other: &[ContextEntry]) -> BTreeSet<Con
 }
 
 /// Files and folders that git ignores; of a folder with all in it, the folder alone.
-fn ignored(git: &Git, entries: &[ContextEntry]) -> Result<BTreeMap<ContextPath, Difference>, Fault> {
+fn ignored(git: &Git, entries: &[ContextEntry]) -> Result<BTreeMap<ContextPath, InputDifference>, Fault> {
     let paths: Vec<&Path> = entries.iter().map(|entry| entry.path.to_path()).collect();
     let rules = git.ignored(&paths)?;
-    let mut found: BTreeMap<ContextPath, Difference> = BTreeMap::new();
+    let mut found: BTreeMap<ContextPath, InputDifference> = BTreeMap::new();
     for entry in entries {
         let Some(rule) = rules.get(entry.path.to_path()) else { continue };
         let above = std::iter::successors(entry.path.parent(), ContextPath::parent);
         if !above.into_iter().any(|folder| found.contains_key(&folder)) {
-            let difference =
-                Difference { ignored: true, ..Difference::new(&entry.path, format!("ignored by git, {rule}")) };
+            let difference = InputDifference {
+                ignored: true,
+                ..InputDifference::new(&entry.path, format!("ignored by git, {rule}"))
+            };
             found.insert(entry.path.clone(), difference);
         }
     }

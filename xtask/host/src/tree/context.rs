@@ -23,7 +23,7 @@ pub use staged::{StagedContext, stage};
 pub use walk::Open;
 pub use worktree::WorkTree;
 use xtask_model::image::context::{
-    ContextEntry, ContextPath, FileInfo, FileKind, Match, ObjectId, Selection, Tree, select,
+    ContextEntry, ContextPath, FileInfo, FileKind, Match, ObjectId, SelectedPaths, Tree, select,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,7 +108,7 @@ fn seen<F: Files + ?Sized>(
     ignore: &Ignore,
     absent: &BTreeSet<ContextPath>,
     open: Open<'_>,
-) -> Result<(Walked, Selection), Fault> {
+) -> Result<(Walked, SelectedPaths), Fault> {
     // A link leads to paths that no source names; each round learns of more, and the last learns of none.
     let mut linked = BTreeSet::new();
     loop {

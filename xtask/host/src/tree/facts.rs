@@ -407,12 +407,12 @@ fn argument(tree: &Tree, text: &str, name: &str) -> Option<String> {
 }
 
 /// Targets of packages for which uv knows wheels.
-pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
+pub fn targets(tree: &Tree) -> Result<Vec<uv::WheelTarget>, Fault> {
     let glibc = glibc(tree)?;
     let mut targets = Vec::new();
     for platform in &tree.policy.project.platforms {
         for python in tree.policy.root.pythons() {
-            targets.extend(uv::Target::new(platform, &python, &glibc));
+            targets.extend(uv::WheelTarget::new(platform, &python, &glibc));
         }
     }
     Ok(targets)

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{self, Base, Policy, RequirementFiles};
-use xtask_model::spec::lock::formats::{self, Format, Input, Selection, Targets, Translation};
+use xtask_model::spec::lock::formats::{self, Format, LockInput, Selection, Targets, TranslatedLock};
 use xtask_model::spec::lock::{self, Lock};
 use xtask_model::spec::project::{self, Project};
 use xtask_model::spec::requirements::{self, LocalProject, Requirements};
@@ -28,7 +28,7 @@ pub struct Inputs {
 pub fn read<F: Files + ?Sized>(files: &F, policy: &Policy) -> Result<Inputs, Fault> {
     let base = &policy.base;
     if base.format() != Format::Pip {
-        let Translation { lock, asked, .. } = translation(files, policy)?;
+        let TranslatedLock { lock, asked, .. } = translation(files, policy)?;
         return Ok(Inputs { requirements: asked, lock });
     }
     let requirements = requirements(files, base)?;
@@ -152,20 +152,20 @@ pub fn local<F: Files + ?Sized>(files: &F, policy: &Policy) -> Result<Vec<String
     }
 }
 
-fn translation<F: Files + ?Sized>(files: &F, policy: &Policy) -> Result<Translation, Fault> {
+fn translation<F: Files + ?Sized>(files: &F, policy: &Policy) -> Result<TranslatedLock, Fault> {
     with_input(files, policy, formats::translate)
 }
 
 fn with_input<F: Files + ?Sized, T>(
     files: &F,
     policy: &Policy,
-    work: impl FnOnce(&Input<'_>) -> Result<T, Fault>,
+    work: impl FnOnce(&LockInput<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let base = &policy.base;
     let text = lock_text(files, base)?;
     let source = base.requirements.paths().first().map(|path| files.text(path.as_ref())).transpose()?;
     let pythons = policy.root.pythons();
-    work(&Input {
+    work(&LockInput {
         path: base.lock.as_ref(),
         text: &text,
         selection: &base.selection,

@@ -8,7 +8,7 @@ mod describe;
 mod install;
 
 pub use build::BuildRequest;
-pub use describe::Target;
+pub use describe::WheelTarget;
 pub use install::install;
 
 use crate::process::{self, Command};
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::RequirementFiles;
 use xtask_model::spec::lock::formats::Selection;
-use xtask_model::spec::lock::pip::Settings;
+use xtask_model::spec::lock::pip::PipSettings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
 use xtask_model::spec::project::Project;
 use xtask_model::spec::requirements::{self, LocalProject, Options, Requirements, normalised, secret};
@@ -197,7 +197,7 @@ impl Uv {
 
     fn reaching(&self, options: &Options, indexed: bool) -> Command {
         let variable = |name: &str| std::env::var(name).ok();
-        let settings = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
+        let settings = PipSettings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
         let told = settings.for_uv(&variable, options, indexed);
         let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"];
         let mut command = Command::new(&self.program).env("UV_PYTHON_DOWNLOADS", "never").env("UV_NO_PROGRESS", "1");
@@ -308,7 +308,7 @@ impl Uv {
 
     fn compile(&self, options: &Options, python: &str) -> Command {
         let variable = |name: &str| std::env::var(name).ok();
-        let no_index = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok()).no_index();
+        let no_index = PipSettings::read(&variable, &mut |path| std::fs::read_to_string(path).ok()).no_index();
         let mut command = self
             .command(options)
             .args(["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-strip-extras"])

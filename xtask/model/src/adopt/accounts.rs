@@ -2,7 +2,7 @@
 //!
 //! Pure. The rules are those of Debian's `adduser` and of shadow's `useradd`, in an image of Debian where nothing was created before.
 
-use super::run::Effect;
+use super::run::CommandEffect;
 use super::shell::Simple;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ pub(super) struct NewUser {
     pub id: Option<u32>,
     pub group: Group,
     pub home: Option<String>,
-    pub range: Range,
+    pub range: IdRange,
 }
 
 /// The primary group of a new user.
@@ -38,12 +38,12 @@ pub(super) enum Group {
 pub(super) struct NewGroup {
     pub name: String,
     pub id: Option<u32>,
-    pub range: Range,
+    pub range: IdRange,
 }
 
 /// Where a number is looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Range {
+pub(super) enum IdRange {
     /// From 1000 upwards.
     #[default]
     Ordinary,
@@ -53,7 +53,7 @@ pub(super) enum Range {
     SystemDown,
 }
 
-impl Range {
+impl IdRange {
     fn system(adduser: bool) -> Self {
         if adduser { Self::SystemUp } else { Self::SystemDown }
     }
@@ -108,11 +108,11 @@ pub(super) fn numbers(created: &[&Created]) -> Vec<(u32, u32)> {
             Created::User(new) => {
                 let id = new.id.unwrap_or_else(|| new.range.free(&users));
                 let own = match new.range {
-                    Range::Ordinary if !taken.contains(&id) => id,
+                    IdRange::Ordinary if !taken.contains(&id) => id,
                     range => range.free(&taken),
                 };
                 let group = match &new.group {
-                    Group::Default if new.range == Range::SystemUp => NOGROUP,
+                    Group::Default if new.range == IdRange::SystemUp => NOGROUP,
                     Group::Default | Group::Own => *groups.entry(new.name.clone()).or_insert(own),
                     Group::Named(name) => match name.parse() {
                         Ok(number) => number,
@@ -127,7 +127,7 @@ pub(super) fn numbers(created: &[&Created]) -> Vec<(u32, u32)> {
     numbers
 }
 
-pub(super) fn user(one: &Simple) -> Effect {
+pub(super) fn user(one: &Simple) -> CommandEffect {
     let adduser = one.program() == "adduser";
     let mut user = NewUser::default();
     let mut names: Vec<String> = Vec::new();
@@ -142,13 +142,13 @@ pub(super) fn user(one: &Simple) -> Effect {
             word.clone()
         } else {
             if word.contains(if adduser { 'S' } else { 'r' }) {
-                user.range = Range::system(adduser);
+                user.range = IdRange::system(adduser);
             }
             // A cluster: only its last letter takes a value.
             format!("-{}", word.chars().next_back().unwrap_or('-'))
         };
         match flag.as_str() {
-            "--system" => user.range = Range::system(adduser),
+            "--system" => user.range = IdRange::system(adduser),
             "--group" if adduser => user.group = Group::Own,
             "-u" | "--uid" => user.id = words.next().and_then(|text| text.parse().ok()),
             "-g" | "--gid" | "--ingroup" if !adduser || flag != "-g" => user.group = named(words.next()),
@@ -164,30 +164,30 @@ pub(super) fn user(one: &Simple) -> Effect {
     }
     let mut names = names.into_iter();
     match (names.next(), names.next()) {
-        (Some(_), Some(_)) => Effect::Unknown(
+        (Some(_), Some(_)) => CommandEffect::Unknown(
             "the new images run with one group, and it adds a user to another one",
             "give the files that need it to the user's own group",
         ),
         (Some(name), None) => {
             let home = user.home.or_else(|| Some(format!("{}/{name}", homes?.trim_end_matches('/'))));
-            Effect::Account(Created::User(NewUser { name, home, ..user }))
+            CommandEffect::Account(Created::User(NewUser { name, home, ..user }))
         }
-        (None, _) => Effect::Other,
+        (None, _) => CommandEffect::Other,
     }
 }
 
-pub(super) fn group(one: &Simple) -> Effect {
+pub(super) fn group(one: &Simple) -> CommandEffect {
     let addgroup = one.program() == "addgroup";
     let (mut group, mut names) = (NewGroup::default(), Vec::new());
     let mut words = one.args().iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--gid" => group.id = words.next().and_then(|text| text.parse().ok()),
-            "--system" => group.range = Range::system(addgroup),
+            "--system" => group.range = IdRange::system(addgroup),
             _ if word.starts_with("--gid=") => group.id = word["--gid=".len()..].parse().ok(),
             _ if word.starts_with('-') => {
                 if !word.starts_with("--") && word.contains(if addgroup { 'S' } else { 'r' }) {
-                    group.range = Range::system(addgroup);
+                    group.range = IdRange::system(addgroup);
                 }
                 if !word.starts_with("--") && word.ends_with('g') {
                     group.id = words.next().and_then(|text| text.parse().ok());
@@ -197,8 +197,8 @@ pub(super) fn group(one: &Simple) -> Effect {
         }
     }
     match names.as_slice() {
-        [name] => Effect::Account(Created::Group(NewGroup { name: name.clone(), ..group })),
-        _ => Effect::Other,
+        [name] => CommandEffect::Account(Created::Group(NewGroup { name: name.clone(), ..group })),
+        _ => CommandEffect::Other,
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
 
     fn created(text: &str) -> Vec<Created> {
         let created = |one: &Simple| match effect(one, "/app") {
-            Effect::Account(created) => created,
+            CommandEffect::Account(created) => created,
             other => panic!("{text}: {other:?}"),
         };
         shell::commands(text, &BTreeMap::new()).unwrap().all.iter().map(created).collect()
@@ -226,19 +226,19 @@ mod tests {
     #[test]
     fn options_of_users_and_groups_are_read() {
         let one = user("useradd -r -u 1001 -g app -d /srv -s /sbin/nologin -ms /bin/bash app");
-        assert_eq!((one.name.as_str(), one.id, one.range), ("app", Some(1001), Range::SystemDown));
+        assert_eq!((one.name.as_str(), one.id, one.range), ("app", Some(1001), IdRange::SystemDown));
         assert_eq!((one.group, one.home.as_deref()), (Group::Named("app".to_owned()), Some("/srv")));
         let two = user("adduser --disabled-password --gecos '' --uid=1500 web");
-        assert_eq!((two.name.as_str(), two.id, two.range), ("web", Some(1500), Range::Ordinary));
+        assert_eq!((two.name.as_str(), two.id, two.range), ("web", Some(1500), IdRange::Ordinary));
         let three = user("adduser -D -u 1000 -h /data -G users app");
         assert_eq!((three.name.as_str(), three.id), ("app", Some(1000)));
         assert_eq!(three.group, Group::Named("users".to_owned()));
         let four = user("useradd -u 5 -M -b /opt -c 'A user' app");
         assert_eq!((four.name.as_str(), four.home.as_deref()), ("app", Some("/opt/app")));
-        let group = NewGroup { name: "app".to_owned(), id: Some(900), range: Range::SystemDown };
+        let group = NewGroup { name: "app".to_owned(), id: Some(900), range: IdRange::SystemDown };
         assert_eq!(created("groupadd -r -g 900 app"), [Created::Group(group)]);
         let two = effect(&shell::commands("adduser app video", &BTreeMap::new()).unwrap().all[0], "/");
-        assert!(matches!(two, Effect::Unknown(..)), "{two:?}");
+        assert!(matches!(two, CommandEffect::Unknown(..)), "{two:?}");
     }
 
     /// What the programs of Debian 12 did with the accounts of a slim image.

@@ -7,7 +7,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 /// A build of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Build {
+pub struct ServiceBuild {
     pub service: String,
     /// Path from the repository's root; empty at the top.
     pub context: String,
@@ -28,7 +28,7 @@ pub fn is_compose(path: &str) -> bool {
 ///
 /// # Errors
 /// The parser's words about a file that is not YAML.
-pub fn builds(path: &str, text: &str) -> Result<Vec<Build>, String> {
+pub fn builds(path: &str, text: &str) -> Result<Vec<ServiceBuild>, String> {
     let documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let services = documents.first().and_then(|document| document["services"].as_hash());
@@ -47,7 +47,7 @@ pub fn builds(path: &str, text: &str) -> Result<Vec<Build>, String> {
         let context = absolute(&format!("/{folder}"), &context);
         let dockerfile = absolute(&context, &plain("dockerfile")?.unwrap_or_else(|| "Dockerfile".to_owned()));
         let from_root = |path: String| path.trim_start_matches('/').to_owned();
-        Some(Build {
+        Some(ServiceBuild {
             service: name.as_str()?.to_owned(),
             context: from_root(context),
             dockerfile: from_root(dockerfile),

@@ -14,7 +14,7 @@ pub use cause::Cause;
 
 use crate::spec::oci::Execution;
 use crate::spec::reference::Digest;
-use contents::{Contents, Distribution};
+use contents::{ImageContents, InstalledDistribution};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,7 +22,7 @@ use std::fmt;
 /// Something at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    pub kind: Kind,
+    pub kind: NodeKind,
     /// Permission bits with set-id and sticky; 0 of a link.
     pub mode: u32,
     pub uid: u32,
@@ -30,7 +30,7 @@ pub struct Node {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum NodeKind {
     Folder,
     File {
         digest: Digest,
@@ -46,12 +46,12 @@ impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, mode, uid, gid } = self;
         match kind {
-            Kind::Folder => write!(f, "folder, mode {mode:04o}, owner {uid}:{gid}"),
-            Kind::File { digest, .. } => {
+            NodeKind::Folder => write!(f, "folder, mode {mode:04o}, owner {uid}:{gid}"),
+            NodeKind::File { digest, .. } => {
                 write!(f, "file `{}`, mode {mode:04o}, owner {uid}:{gid}", &digest.hex()[..12])
             }
-            Kind::Link(target) => write!(f, "link to `{target}`, owner {uid}:{gid}"),
-            Kind::Device => write!(f, "device, mode {mode:04o}, owner {uid}:{gid}"),
+            NodeKind::Link(target) => write!(f, "link to `{target}`, owner {uid}:{gid}"),
+            NodeKind::Device => write!(f, "device, mode {mode:04o}, owner {uid}:{gid}"),
         }
     }
 }
@@ -77,7 +77,7 @@ pub fn is_read(path: &str) -> bool {
 
 /// An image to compare.
 #[derive(Clone, Copy, Debug)]
-pub struct Image<'a> {
+pub struct ComparedImage<'a> {
     pub files: &'a Files,
     pub config: &'a Execution,
 }
@@ -93,14 +93,14 @@ pub struct Known {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Part {
+pub enum ImagePart {
     Distribution,
     Package,
     Path,
     Setting,
 }
 
-impl Part {
+impl ImagePart {
     const ALL: [Self; 4] = [Self::Distribution, Self::Package, Self::Path, Self::Setting];
 
     fn plural(self) -> &'static str {
@@ -116,7 +116,7 @@ impl Part {
 /// A difference of the two images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    pub part: Part,
+    pub part: ImagePart,
     /// A distribution, a package, a path, or a field of the configuration.
     pub name: String,
     /// The old image's value; `None` where it has none.
@@ -137,7 +137,7 @@ impl fmt::Display for Difference {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Proof {
     /// Number of things that are equal.
-    pub equal: BTreeMap<Part, usize>,
+    pub equal: BTreeMap<ImagePart, usize>,
     pub differences: Vec<Difference>,
 }
 
@@ -146,11 +146,11 @@ impl Proof {
         self.differences.iter().filter(|difference| difference.cause.is_none())
     }
 
-    fn same(&mut self, part: Part, count: usize) {
+    fn same(&mut self, part: ImagePart, count: usize) {
         *self.equal.entry(part).or_default() += count;
     }
 
-    fn add(&mut self, part: Part, name: &str, values: [Option<String>; 2], cause: Option<Cause>) {
+    fn add(&mut self, part: ImagePart, name: &str, values: [Option<String>; 2], cause: Option<Cause>) {
         let [old, new] = values;
         self.differences.push(Difference { part, name: name.to_owned(), old, new, cause });
     }
@@ -162,7 +162,7 @@ const EXAMPLES: usize = 3;
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {:<22}{:>8}{:>11}{:>13}", "", "equal", "explained", "unexplained")?;
-        for part in Part::ALL {
+        for part in ImagePart::ALL {
             let of = |explained: bool| {
                 let these = self.differences.iter().filter(|one| one.part == part);
                 these.filter(|one| one.cause.is_some() == explained).count()
@@ -192,8 +192,8 @@ impl fmt::Display for Proof {
 }
 
 /// Compares the old image with the new one.
-pub fn compare(old: Image<'_>, new: Image<'_>, known: &Known) -> Proof {
-    let sides = Sides { old: Contents::read(old.files), new: Contents::read(new.files), known };
+pub fn compare(old: ComparedImage<'_>, new: ComparedImage<'_>, known: &Known) -> Proof {
+    let sides = Sides { old: ImageContents::read(old.files), new: ImageContents::read(new.files), known };
     let mut proof = Proof::default();
     sides.distributions(&mut proof);
     let packages = sides.packages(&mut proof);
@@ -214,17 +214,17 @@ pub struct Stated<'a> {
 }
 
 /// Compares what is stated of the old image with the new one: versions of distributions, and the configuration.
-pub fn compare_stated(old: &Stated<'_>, new: Image<'_>, known: &Known) -> Proof {
-    let sides = Sides { old: Contents::stated(old, new.files), new: Contents::read(new.files), known };
+pub fn compare_stated(old: &Stated<'_>, new: ComparedImage<'_>, known: &Known) -> Proof {
+    let sides = Sides { old: ImageContents::stated(old, new.files), new: ImageContents::read(new.files), known };
     let mut proof = Proof::default();
     for (name, version) in old.versions {
         let found = sides.new.distributions.iter().filter(|one| one.name == *name);
         let found: Vec<&str> = found.map(|one| one.version.as_str()).collect();
         match found.contains(&version.as_str()) {
-            true => proof.same(Part::Distribution, 1),
+            true => proof.same(ImagePart::Distribution, 1),
             false => {
                 let found = (!found.is_empty()).then(|| found.join(", "));
-                proof.add(Part::Distribution, name, [Some(version.clone()), found], None);
+                proof.add(ImagePart::Distribution, name, [Some(version.clone()), found], None);
             }
         }
     }
@@ -234,20 +234,22 @@ pub fn compare_stated(old: &Stated<'_>, new: Image<'_>, known: &Known) -> Proof 
 
 /// Both images, read.
 struct Sides<'a> {
-    old: Contents<'a>,
-    new: Contents<'a>,
+    old: ImageContents<'a>,
+    new: ImageContents<'a>,
     known: &'a Known,
 }
 
 impl Sides<'_> {
     fn distributions(&self, proof: &mut Proof) {
-        let same = |one: &Distribution, other: &Distribution| one.site == other.site && one.says() == other.says();
-        let alone = |mine: &Contents<'_>, theirs: &Contents<'_>| -> Vec<usize> {
-            let is_shared = |one: &Distribution| theirs.distributions.iter().any(|other| same(one, other));
+        let same = |one: &InstalledDistribution, other: &InstalledDistribution| {
+            one.site == other.site && one.says() == other.says()
+        };
+        let alone = |mine: &ImageContents<'_>, theirs: &ImageContents<'_>| -> Vec<usize> {
+            let is_shared = |one: &InstalledDistribution| theirs.distributions.iter().any(|other| same(one, other));
             (0..mine.distributions.len()).filter(|at| !is_shared(&mine.distributions[*at])).collect()
         };
         let (old, new) = (alone(&self.old, &self.new), alone(&self.new, &self.old));
-        proof.same(Part::Distribution, self.old.distributions.len() - old.len());
+        proof.same(ImagePart::Distribution, self.old.distributions.len() - old.len());
         let installers = self.old.installers(&old);
         let mut met = BTreeSet::new();
         for one in old.iter().map(|at| &self.old.distributions[*at]) {
@@ -259,55 +261,55 @@ impl Sides<'_> {
                 }
                 None => {
                     let cause = installers.contains(one.name.as_str()).then_some(Cause::Installer);
-                    proof.add(Part::Distribution, &one.name, [Some(one.shown()), None], cause);
+                    proof.add(ImagePart::Distribution, &one.name, [Some(one.shown()), None], cause);
                 }
             }
         }
         for one in new.iter().filter(|at| !met.contains(*at)).map(|at| &self.new.distributions[*at]) {
-            proof.add(Part::Distribution, &one.name, [None, Some(one.shown())], None);
+            proof.add(ImagePart::Distribution, &one.name, [None, Some(one.shown())], None);
         }
     }
 
     /// Compares a distribution by its record, and the files of both by their contents.
-    fn distribution(&self, old: &Distribution, new: &Distribution, proof: &mut Proof) {
+    fn distribution(&self, old: &InstalledDistribution, new: &InstalledDistribution, proof: &mut Proof) {
         let shown = [Some(old.shown()), Some(new.shown())];
         if old.version != new.version {
             // The root's own installer, of which the old image has another release.
             let of_root = !self.new.environments.iter().any(|folder| new.site.starts_with(folder));
             let cause = (of_root && contents::is_installer(&old.name)).then_some(Cause::Installer);
-            return proof.add(Part::Distribution, &old.name, shown, cause);
+            return proof.add(ImagePart::Distribution, &old.name, shown, cause);
         }
         if old.is_project() || new.is_project() {
-            return proof.add(Part::Distribution, &old.name, shown, Some(Cause::Project));
+            return proof.add(ImagePart::Distribution, &old.name, shown, Some(Cause::Project));
         }
         if old.says() != new.says() {
-            return proof.add(Part::Distribution, &old.name, shown, None);
+            return proof.add(ImagePart::Distribution, &old.name, shown, None);
         }
         let before = proof.differences.len();
         for line in old.lines.keys() {
             let (one, other) = (old.path(line), new.path(line));
-            let node = |side: &Contents<'_>, path: &str| side.files.nodes.get(path).map(|node| node.kind.clone());
+            let node = |side: &ImageContents<'_>, path: &str| side.files.nodes.get(path).map(|node| node.kind.clone());
             let (one, other) = (node(&self.old, &one), node(&self.new, &other));
             if one == other || old.is_written_by_installer(line) {
                 continue;
             }
-            let rest = |kind: &Option<Kind>| match kind {
-                Some(Kind::File { script, .. }) => *script,
+            let rest = |kind: &Option<NodeKind>| match kind {
+                Some(NodeKind::File { script, .. }) => *script,
                 _ => None,
             };
             // The first line names the environment's Python.
             if rest(&one).is_some() && rest(&one) == rest(&other) {
                 continue;
             }
-            let shown = |kind: &Option<Kind>| match kind {
-                Some(Kind::File { digest, .. }) => Some(format!("file `{}`", &digest.hex()[..12])),
+            let shown = |kind: &Option<NodeKind>| match kind {
+                Some(NodeKind::File { digest, .. }) => Some(format!("file `{}`", &digest.hex()[..12])),
                 Some(_) => Some("no file".to_owned()),
                 None => None,
             };
-            proof.add(Part::Distribution, &format!("{}: {line}", old.name), [shown(&one), shown(&other)], None);
+            proof.add(ImagePart::Distribution, &format!("{}: {line}", old.name), [shown(&one), shown(&other)], None);
         }
         if proof.differences.len() == before {
-            proof.same(Part::Distribution, 1);
+            proof.same(ImagePart::Distribution, 1);
         }
     }
 
@@ -322,13 +324,13 @@ impl Sides<'_> {
             let version =
                 |package: Option<&crate::supply::inventory::DebianPackage>| package.map(|p| p.version.clone());
             if version(one) == version(other) {
-                proof.same(Part::Package, 1);
+                proof.same(ImagePart::Package, 1);
                 continue;
             }
             let dropped = other.is_none() && needed.contains(name.as_str());
             let cause = dropped.then_some(Cause::Dropped);
             causes.insert(name.as_str(), cause);
-            proof.add(Part::Package, name, [version(one), version(other)], cause);
+            proof.add(ImagePart::Package, name, [version(one), version(other)], cause);
         }
         causes
     }
@@ -341,13 +343,13 @@ impl Sides<'_> {
             let (old, new) = (self.old.outside(path), self.new.outside(path));
             match (old, new) {
                 (None, None) => {}
-                (old, new) if old == new => proof.same(Part::Path, 1),
+                (old, new) if old == new => proof.same(ImagePart::Path, 1),
                 (old, new) => {
                     let cause = cause::of(path, [old, new], self, packages);
                     let cause = cause.or_else(|| self.by_contents(path, [old, new], &found));
                     found.insert(path, cause);
                     let shown = |node: Option<&Node>| node.map(ToString::to_string);
-                    proof.add(Part::Path, &format!("/{path}"), [shown(old), shown(new)], cause);
+                    proof.add(ImagePart::Path, &format!("/{path}"), [shown(old), shown(new)], cause);
                 }
             }
         }
@@ -361,8 +363,8 @@ impl Sides<'_> {
         found: &BTreeMap<&str, Option<Cause>>,
     ) -> Option<Cause> {
         let side = match nodes {
-            [Some(Node { kind: Kind::Folder, .. }), None] => &self.old,
-            [None, Some(Node { kind: Kind::Folder, .. })] => &self.new,
+            [Some(Node { kind: NodeKind::Folder, .. }), None] => &self.old,
+            [None, Some(Node { kind: NodeKind::Folder, .. })] => &self.new,
             _ => return None,
         };
         let begin = format!("{path}/");

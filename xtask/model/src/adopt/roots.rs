@@ -7,7 +7,7 @@ pub(super) const PYTHON: &str = "3.13";
 
 /// A root of the official images of Python.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Root {
+pub(super) struct PythonImage {
     /// `python:3.12-slim`.
     pub image: String,
     /// `3.12`, if the former image's name says it.
@@ -48,7 +48,7 @@ pub(super) fn version(tag: &str) -> Option<String> {
 }
 
 /// The root for an image; `python` is the version where the image's name does not say it. `None` for an image that may have anything.
-pub(super) fn root(image: &str, python: &str) -> Option<Root> {
+pub(super) fn root(image: &str, python: &str) -> Option<PythonImage> {
     let named = image.split('@').next().unwrap_or_default();
     let last = named.rsplit('/').next().unwrap_or_default();
     let (name, tag) = last.split_once(':').unwrap_or((last, ""));
@@ -63,7 +63,7 @@ pub(super) fn root(image: &str, python: &str) -> Option<Root> {
             _ => "-slim",
         };
         let (image, reason) = (on(&said, variant), Some("the app needs no installer"));
-        return Some(Root { image, python: said, reason, was_python: true });
+        return Some(PythonImage { image, python: said, reason, was_python: true });
     }
     if name == "python" && official {
         let said = version(tag);
@@ -76,12 +76,12 @@ pub(super) fn root(image: &str, python: &str) -> Option<Root> {
             (None, variant) => on(&said, &format!("-{variant}")),
         };
         let reason = alpine.then_some("Alpine's C library takes none of the wheels that are built for others");
-        return Some(Root { image, python: said, reason, was_python: true });
+        return Some(PythonImage { image, python: said, reason, was_python: true });
     }
     let (.., said) = SYSTEMS.iter().find(|(os, release, _)| official && *os == name && tag.starts_with(release))?;
     let said = Some((*said).to_owned()).filter(|said| !said.is_empty());
     let (image, reason) = (on(&said, "-slim"), Some("its Python comes from packages"));
-    Some(Root { image, python: said, reason, was_python: false })
+    Some(PythonImage { image, python: said, reason, was_python: false })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a command of a `RUN` does, where it is known.
 //!
-//! Pure. Everything that is not recognised is [`Effect::Other`]: it is kept for docker, and never guessed.
+//! Pure. Everything that is not recognised is [`CommandEffect::Other`]: it is kept for docker, and never guessed.
 
 use super::accounts::{self, Created};
 use super::shell::Simple;
@@ -8,7 +8,7 @@ use super::{Input, LockFile};
 
 /// The effect of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(super) enum CommandEffect {
     /// It changes nothing that the new images need: a clean-up, an upgrade of the installer.
     Nothing,
     /// Packages of the operating system.
@@ -44,10 +44,10 @@ pub(super) const HOME: &str = "/root";
 const INSTALLERS: [&str; 9] =
     ["pip", "setuptools", "wheel", "uv", "poetry", "pipenv", "poetry-plugin-export", "virtualenv", "build"];
 
-pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
+pub(super) fn effect(one: &Simple, workdir: &str) -> CommandEffect {
     let installs_tool = one.text.contains("astral.sh/uv") || one.text.contains("install.python-poetry.org");
     if installs_tool && one.text.contains('|') {
-        return Effect::Nothing;
+        return CommandEffect::Nothing;
     }
     let words: Vec<&str> = one.words.iter().map(String::as_str).collect();
     if let Some(effect) = python(&words, workdir) {
@@ -56,25 +56,27 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
     match one.program() {
         "apt-get" | "apt" | "aptitude" | "apk" => packages(one),
         "yum" | "dnf" | "microdnf" => {
-            Effect::Unknown("the root has Debian packages", "name Debian's packages: `--system-package NAME`")
+            CommandEffect::Unknown("the root has Debian packages", "name Debian's packages: `--system-package NAME`")
         }
-        "conda" | "mamba" | "micromamba" => Effect::Unknown(
+        "conda" | "mamba" | "micromamba" => CommandEffect::Unknown(
             "packages of conda are not wheels",
             "list them in a requirements file with their names on PyPI",
         ),
         // `set` and `export` are for the commands after them in the same shell.
-        "set" | "export" | "cd" | "ldconfig" | "which" => Effect::Nothing,
+        "set" | "export" | "cd" | "ldconfig" | "which" => CommandEffect::Nothing,
         // What it sets is for the commands after it, and the environment is on `PATH`.
-        "." | "source" if one.args().len() == 1 && one.args()[0].ends_with("/bin/activate") => Effect::Nothing,
-        "echo" | "printf" if !one.text.contains(['>', '|']) => Effect::Nothing,
-        "rm" if one.args().iter().filter(|arg| !arg.starts_with('-')).all(|path| is_cache(path)) => Effect::Nothing,
+        "." | "source" if one.args().len() == 1 && one.args()[0].ends_with("/bin/activate") => CommandEffect::Nothing,
+        "echo" | "printf" if !one.text.contains(['>', '|']) => CommandEffect::Nothing,
+        "rm" if one.args().iter().filter(|arg| !arg.starts_with('-')).all(|path| is_cache(path)) => {
+            CommandEffect::Nothing
+        }
         "truncate" if one.args().iter().rfind(|arg| arg.starts_with('/')).is_some_and(|path| is_cache(path)) => {
-            Effect::Nothing
+            CommandEffect::Nothing
         }
         "find" if one.text.contains("-delete") && (one.text.contains("pyc") || one.text.contains("__pycache__")) => {
-            Effect::Nothing
+            CommandEffect::Nothing
         }
-        _ if !one.plain => Effect::Other,
+        _ if !one.plain => CommandEffect::Other,
         "useradd" | "adduser" => accounts::user(one),
         "groupadd" | "addgroup" => accounts::group(one),
         "mkdir"
@@ -83,22 +85,22 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
                 .iter()
                 .any(|arg| arg.starts_with('-') && !["-p", "--parents", "-pv"].contains(&arg.as_str())) =>
         {
-            Effect::Other
+            CommandEffect::Other
         }
-        "mkdir" => Effect::Folders(one.args().iter().filter(|arg| !arg.starts_with('-')).cloned().collect()),
+        "mkdir" => CommandEffect::Folders(one.args().iter().filter(|arg| !arg.starts_with('-')).cloned().collect()),
         "chown" | "chmod" => {
             let (options, rest): (Vec<_>, Vec<_>) =
                 one.args().iter().cloned().partition(|arg| arg.starts_with('-') && arg.len() > 1);
             let recursive = options.iter().any(|option| option.contains('R') || option == "--recursive");
             match rest.split_first() {
                 Some((owner, paths)) if one.program() == "chown" => {
-                    Effect::Owner { owner: owner.clone(), recursive, paths: paths.to_vec() }
+                    CommandEffect::Owner { owner: owner.clone(), recursive, paths: paths.to_vec() }
                 }
-                Some((mode, paths)) => Effect::Mode { mode: mode.clone(), recursive, paths: paths.to_vec() },
-                None => Effect::Other,
+                Some((mode, paths)) => CommandEffect::Mode { mode: mode.clone(), recursive, paths: paths.to_vec() },
+                None => CommandEffect::Other,
             }
         }
-        _ => Effect::Other,
+        _ => CommandEffect::Other,
     }
 }
 
@@ -111,10 +113,12 @@ pub(super) fn is_cache(path: &str) -> bool {
         || path.contains("__pycache__")
 }
 
-fn packages(one: &Simple) -> Effect {
+fn packages(one: &Simple) -> CommandEffect {
     let is_option = |arg: &&String| arg.starts_with('-');
     let verbs = ["install", "add"];
-    let Some(at) = one.args().iter().position(|arg| verbs.contains(&arg.as_str())) else { return Effect::Nothing };
+    let Some(at) = one.args().iter().position(|arg| verbs.contains(&arg.as_str())) else {
+        return CommandEffect::Nothing;
+    };
     let mut names = Vec::new();
     let mut rest = one.args()[at + 1..].iter();
     while let Some(word) = rest.next() {
@@ -125,13 +129,13 @@ fn packages(one: &Simple) -> Effect {
         }
     }
     if !names.iter().all(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:=~_*".contains(c))) {
-        return Effect::Other;
+        return CommandEffect::Other;
     }
-    Effect::System { manager: if one.program() == "apk" { "apk" } else { "apt" }, names }
+    CommandEffect::System { manager: if one.program() == "apk" { "apk" } else { "apt" }, names }
 }
 
 /// The effect of a Python tool.
-fn python(words: &[&str], workdir: &str) -> Option<Effect> {
+fn python(words: &[&str], workdir: &str) -> Option<CommandEffect> {
     let last = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
     let program = last(words.first()?);
     let is_python = program == "python" || program == "python3" || program.starts_with("python3.");
@@ -140,44 +144,44 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
         (_, Some("-m"), Some("pip")) if is_python => pip(words.get(3..)?, workdir),
         (_, Some("-m"), Some("venv" | "virtualenv")) if is_python => {
             let folder = words[3..].iter().rfind(|word| !word.starts_with('-'))?;
-            Effect::Environment(absolute(folder))
+            CommandEffect::Environment(absolute(folder))
         }
-        (_, Some("-m"), Some("compileall")) if is_python => Effect::Nothing,
+        (_, Some("-m"), Some("compileall")) if is_python => CommandEffect::Nothing,
         (_, Some("-m"), Some("build")) if is_python => made(workdir),
         (_, Some("setup.py" | "./setup.py"), _) if is_python => match words.get(2..)? {
             verbs if verbs.iter().any(|verb| ["sdist", "bdist", "bdist_wheel"].contains(verb)) => made(workdir),
             verbs if verbs.iter().any(|verb| ["install", "develop"].contains(verb)) => {
-                Effect::Python(Input { names: vec![".".to_owned()], ..Input::default() })
+                CommandEffect::Python(Input { names: vec![".".to_owned()], ..Input::default() })
             }
             _ => return None,
         },
-        (_, Some("--version" | "-V"), None) => Effect::Nothing,
+        (_, Some("--version" | "-V"), None) => CommandEffect::Nothing,
         ("virtualenv", Some(_), _) => {
-            Effect::Environment(absolute(words[1..].iter().rfind(|word| !word.starts_with('-'))?))
+            CommandEffect::Environment(absolute(words[1..].iter().rfind(|word| !word.starts_with('-'))?))
         }
         ("uv", Some("pip"), _) => pip(words.get(2..)?, workdir),
         ("uv", Some("venv"), folder) => {
-            Effect::Environment(absolute(folder.filter(|word| !word.starts_with('-')).unwrap_or(".venv")))
+            CommandEffect::Environment(absolute(folder.filter(|word| !word.starts_with('-')).unwrap_or(".venv")))
         }
-        ("uv", Some("sync"), _) => Effect::Python(synced(LockFile::Uv, &words[2..])),
+        ("uv", Some("sync"), _) => CommandEffect::Python(synced(LockFile::Uv, &words[2..])),
         ("uv", Some("export"), _) | ("poetry", Some("export"), _) | ("pipenv", Some("requirements" | "lock"), _) => {
             let lock = match program.as_str() {
                 "uv" => LockFile::Uv,
                 "poetry" => LockFile::Poetry,
                 _ => LockFile::Pipenv,
             };
-            Effect::Python(locked(lock, &words[2..]))
+            CommandEffect::Python(locked(lock, &words[2..]))
         }
-        ("poetry", Some("install" | "sync"), _) => Effect::Python(synced(LockFile::Poetry, &words[2..])),
-        ("pipenv", Some("install" | "sync"), _) => Effect::Python(locked(LockFile::Pipenv, &words[2..])),
+        ("poetry", Some("install" | "sync"), _) => CommandEffect::Python(synced(LockFile::Poetry, &words[2..])),
+        ("pipenv", Some("install" | "sync"), _) => CommandEffect::Python(locked(LockFile::Pipenv, &words[2..])),
         ("pdm", Some("install" | "sync"), _) => {
-            Effect::Unknown("`pdm.lock` cannot be read", "export it: `pdm export --prod -o requirements.txt`")
+            CommandEffect::Unknown("`pdm.lock` cannot be read", "export it: `pdm export --prod -o requirements.txt`")
         }
         ("uv" | "poetry" | "pipenv", Some("config" | "cache" | "lock" | "self" | "check" | "env" | "python"), _) => {
-            Effect::Nothing
+            CommandEffect::Nothing
         }
         ("uv", Some("build"), _) => made(workdir),
-        ("pipx", _, _) => Effect::Nothing,
+        ("pipx", _, _) => CommandEffect::Nothing,
         (pip_like, ..) if pip_like == "pip" || pip_like.starts_with("pip3") || pip_like.starts_with("pip2") => {
             pip(&words[1..], workdir)
         }
@@ -186,9 +190,9 @@ fn python(words: &[&str], workdir: &str) -> Option<Effect> {
 }
 
 /// The project's own archives, which a later command installs.
-fn made(workdir: &str) -> Effect {
+fn made(workdir: &str) -> CommandEffect {
     let (names, wheels) = (vec![".".to_owned()], Some(super::stages::absolute(workdir, "dist")));
-    Effect::Python(Input { names, wheels, ..Input::default() })
+    CommandEffect::Python(Input { names, wheels, ..Input::default() })
 }
 
 /// The call of a tool that installs from a lock, and then the project, unless a flag says not to.
@@ -244,14 +248,16 @@ fn locked(file: LockFile, words: &[&str]) -> Input {
     input
 }
 
-fn pip(words: &[&str], workdir: &str) -> Effect {
+fn pip(words: &[&str], workdir: &str) -> CommandEffect {
     let absolute = |path: &str| super::stages::absolute(workdir, path);
-    let Some((verb, words)) = words.split_first() else { return Effect::Nothing };
+    let Some((verb, words)) = words.split_first() else { return CommandEffect::Nothing };
     match *verb {
         "install" | "wheel" | "sync" => {}
-        "uninstall" => return Effect::Other,
-        "download" => return Effect::Unknown("packages are downloaded by the base's installer", "remove the line"),
-        _ => return Effect::Nothing,
+        "uninstall" => return CommandEffect::Other,
+        "download" => {
+            return CommandEffect::Unknown("packages are downloaded by the base's installer", "remove the line");
+        }
+        _ => return CommandEffect::Nothing,
     }
     let mut input = Input::default();
     let mut written = None;
@@ -300,12 +306,12 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
     input.names.retain(|name| !bare(name));
     if input.is_empty() && written.is_none() && !input.made {
         return match input.place {
-            Some(place) => Effect::Environment(place),
-            None => Effect::Nothing,
+            Some(place) => CommandEffect::Environment(place),
+            None => CommandEffect::Nothing,
         };
     }
     input.wheels = written;
-    Effect::Python(input)
+    CommandEffect::Python(input)
 }
 
 #[cfg(test)]
@@ -314,7 +320,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn of(text: &str) -> Effect {
+    fn of(text: &str) -> CommandEffect {
         let found = shell::commands(text, &std::collections::BTreeMap::new()).unwrap().all;
         assert_eq!(found.len(), 1, "{text}");
         effect(&found[0], "/app")
@@ -323,7 +329,7 @@ mod tests {
     #[test]
     fn installers_give_their_input() {
         let requirements = |text: &str| match of(text) {
-            Effect::Python(input) => (input.requirements, input.names, input.options),
+            CommandEffect::Python(input) => (input.requirements, input.names, input.options),
             other => panic!("{text}: {other:?}"),
         };
         let one = |name: &str| vec![name.to_owned()];
@@ -341,31 +347,33 @@ mod tests {
         assert_eq!(torch.1, one("torch==2.9.0"));
         assert_eq!(torch.2, one("--index-url https://download.pytorch.org/whl/cpu"));
         assert_eq!(requirements("pip install -rrequirements.txt -e."), (one("requirements.txt"), one("."), vec![]));
-        assert_eq!(of("pip install --upgrade pip setuptools>=70 poetry==1.8.3"), Effect::Nothing);
+        assert_eq!(of("pip install --upgrade pip setuptools>=70 poetry==1.8.3"), CommandEffect::Nothing);
         for text in ["python setup.py sdist bdist_wheel", "python3 -m build --wheel", "uv build"] {
-            let Effect::Python(input) = of(text) else { panic!("{text}") };
+            let CommandEffect::Python(input) = of(text) else { panic!("{text}") };
             assert_eq!((input.names, input.wheels.as_deref()), (one("."), Some("/app/dist")), "{text}");
         }
         assert_eq!(requirements("python setup.py install").1, one("."));
-        assert_eq!(of("python setup.py build_ext"), Effect::Other);
-        assert_eq!(of("curl -LsSf https://astral.sh/uv/install.sh | sh"), Effect::Nothing);
-        let Effect::Python(uv) = of("uv sync --frozen --no-dev --extra web --group=worker --package api") else {
+        assert_eq!(of("python setup.py build_ext"), CommandEffect::Other);
+        assert_eq!(of("curl -LsSf https://astral.sh/uv/install.sh | sh"), CommandEffect::Nothing);
+        let CommandEffect::Python(uv) = of("uv sync --frozen --no-dev --extra web --group=worker --package api") else {
             panic!("uv sync")
         };
         assert_eq!(
             (uv.lock, uv.extras, uv.groups, uv.packages),
             (Some(LockFile::Uv), one("web"), one("worker"), one("api"))
         );
-        let Effect::Python(poetry) = of("poetry install --only main,web --no-root -E pg") else { panic!("poetry") };
+        let CommandEffect::Python(poetry) = of("poetry install --only main,web --no-root -E pg") else {
+            panic!("poetry")
+        };
         assert_eq!((poetry.lock, poetry.extras, poetry.groups), (Some(LockFile::Poetry), one("pg"), one("web")));
-        assert_eq!(of("python3.12 -m venv /opt/env"), Effect::Environment("/opt/env".to_owned()));
-        assert_eq!(of("uv venv"), Effect::Environment("/app/.venv".to_owned()));
+        assert_eq!(of("python3.12 -m venv /opt/env"), CommandEffect::Environment("/opt/env".to_owned()));
+        assert_eq!(of("uv venv"), CommandEffect::Environment("/app/.venv".to_owned()));
     }
 
     #[test]
     fn system_packages_users_and_folders_are_read() {
         let names = |text: &str| match of(text) {
-            Effect::System { names, .. } => names.join(" "),
+            CommandEffect::System { names, .. } => names.join(" "),
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(
@@ -379,11 +387,11 @@ mod tests {
         for text in
             ["npm ci", "python manage.py collectstatic --noinput", "curl -o /x https://example.com/x", "mkdir $A"]
         {
-            assert_eq!(of(text), Effect::Other, "{text}");
+            assert_eq!(of(text), CommandEffect::Other, "{text}");
         }
         for text in ["rm -rf /var/lib/apt/lists/* /tmp/*", "set -eux", "apt-get clean", "pip check", "echo done"] {
-            assert_eq!(of(text), Effect::Nothing, "{text}");
+            assert_eq!(of(text), CommandEffect::Nothing, "{text}");
         }
-        assert!(matches!(of("conda install numpy"), Effect::Unknown(..)));
+        assert!(matches!(of("conda install numpy"), CommandEffect::Unknown(..)));
     }
 }

@@ -6,8 +6,8 @@
 mod projects;
 
 use super::accounts::{self, Created};
-use super::run::{self, Effect};
-use super::system::{self, Purpose};
+use super::run::{self, CommandEffect};
+use super::system::{self, PackagePurpose};
 use super::{Input, Note, NoteKind, Request, roots, shell};
 use crate::fault::Fault;
 use crate::spec::dockerfile::{
@@ -48,7 +48,7 @@ pub(super) struct Translation {
     /// `RUN`s that need no file of the app.
     pub base_runs: Vec<Kept>,
     /// The app's files and the `RUN`s between them.
-    pub steps: Vec<Step>,
+    pub steps: Vec<AppStep>,
     /// Folders with owner and mode.
     pub folders: BTreeMap<String, Folder>,
     /// Projects whose metadata and programs the app has.
@@ -80,7 +80,7 @@ pub(super) struct Account {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum AppStep {
     Copy(Placed),
     Run(Kept),
 }
@@ -142,7 +142,7 @@ enum Item {
 
 /// A stage with everything below it.
 #[derive(Clone, Debug, Default)]
-struct Image {
+struct StageImage {
     /// The image at the bottom.
     image: String,
     items: Vec<Item>,
@@ -201,7 +201,7 @@ pub(super) fn translate(request: &Request<'_>) -> Result<Translation, Fault> {
     let none = BTreeMap::new();
     let expanded = request.dockerfile.expand(&none, &platform)?;
     let bases = request.dockerfile.stage_bases(&none, &platform)?;
-    let mut reader = Reader { request, bases: &bases, images: BTreeMap::new() };
+    let mut reader = StageReader { request, bases: &bases, images: BTreeMap::new() };
     for stage in &expanded.stages {
         let image = reader.image(stage);
         reader.images.insert(stage.index, image);
@@ -216,21 +216,21 @@ pub(super) fn translate(request: &Request<'_>) -> Result<Translation, Fault> {
     Ok(done)
 }
 
-struct Reader<'a> {
+struct StageReader<'a> {
     request: &'a Request<'a>,
     bases: &'a [StageBase],
-    images: BTreeMap<usize, Image>,
+    images: BTreeMap<usize, StageImage>,
 }
 
-impl Reader<'_> {
-    fn image(&self, stage: &Stage) -> Image {
+impl StageReader<'_> {
+    fn image(&self, stage: &Stage) -> StageImage {
         let base = self.bases.iter().find(|base| base.stage == stage.index);
         let below = base.and_then(|base| base.on).and_then(|on| self.images.get(&on)).cloned();
-        let mut image = below.unwrap_or_else(|| Image {
+        let mut image = below.unwrap_or_else(|| StageImage {
             image: base.map_or_else(|| stage.base.clone(), |base| base.base.clone()),
             workdir: "/".to_owned(),
             user: "0".to_owned(),
-            ..Image::default()
+            ..StageImage::default()
         });
         for instruction in &stage.instructions {
             self.instruction(stage, instruction, &mut image);
@@ -238,7 +238,7 @@ impl Reader<'_> {
         image
     }
 
-    fn instruction(&self, stage: &Stage, instruction: &Instruction, image: &mut Image) {
+    fn instruction(&self, stage: &Stage, instruction: &Instruction, image: &mut StageImage) {
         let line = instruction.line;
         let set = |pairs: &mut Vec<(String, String)>, (name, value): &(String, String)| {
             pairs.retain(|(known, _)| known != name);
@@ -285,7 +285,7 @@ impl Reader<'_> {
         note(kind, line, text, reason, replacement)
     }
 
-    fn copy(&self, stage: &Stage, line: usize, transfer: &Transfer, add: bool, image: &mut Image) {
+    fn copy(&self, stage: &Stage, line: usize, transfer: &Transfer, add: bool, image: &mut StageImage) {
         let from = match &transfer.from {
             None => From::Context,
             Some(name) => match self.request.dockerfile.find_stage(name, stage.index) {
@@ -311,10 +311,10 @@ impl Reader<'_> {
         }));
     }
 
-    fn run(&self, stage: &Stage, line: usize, run: &Run, image: &mut Image) {
+    fn run(&self, stage: &Stage, line: usize, run: &Run, image: &mut StageImage) {
         let whole = self.request.dockerfile.instruction_text(line).unwrap_or_default().to_owned();
         let text = shell_text(run);
-        let run_of = |text: String, shown: &str, image: &Image| Item::Run {
+        let run_of = |text: String, shown: &str, image: &StageImage| Item::Run {
             line,
             shown: shown.to_owned(),
             kept: Kept {
@@ -357,25 +357,25 @@ impl Reader<'_> {
         let workdir = image.workdir.clone();
         for one in &found.all {
             match run::effect(one, &image.workdir) {
-                Effect::Nothing if one.program() == "cd" => {
+                CommandEffect::Nothing if one.program() == "cd" => {
                     image.workdir = absolute(&image.workdir, &one.args()[0]);
                     others.push(one.text.clone());
                 }
-                Effect::Other if one.program() == "update-ca-certificates" && !has_certificates(image) => {}
-                Effect::Other if self.links_programs(one, image) => {
+                CommandEffect::Other if one.program() == "update-ca-certificates" && !has_certificates(image) => {}
+                CommandEffect::Other if self.links_programs(one, image) => {
                     known = true;
                     let reason = "the programs of packages are on `PATH`";
                     image.notes.push(note(NoteKind::Changed, line, &one.text, reason, "it makes no links"));
                 }
-                Effect::Other if one.program() == "rm" && self.removes_archives(one, image) => known = true,
-                Effect::Other => others.push(one.text.clone()),
+                CommandEffect::Other if one.program() == "rm" && self.removes_archives(one, image) => known = true,
+                CommandEffect::Other => others.push(one.text.clone()),
                 effect => {
                     if matches!(one.program(), "export" | "set") {
                         others.push(one.text.clone());
                     } else {
-                        known |= effect != Effect::Nothing;
+                        known |= effect != CommandEffect::Nothing;
                     }
-                    if one.forgiven && matches!(effect, Effect::Python(_)) {
+                    if one.forgiven && matches!(effect, CommandEffect::Python(_)) {
                         let reason = "the build went on without these packages where they could not be installed";
                         let kept = "the base has them, or fails";
                         image.notes.push(note(NoteKind::Changed, line, &one.text, reason, kept));
@@ -407,7 +407,7 @@ impl Reader<'_> {
     }
 
     /// True for links to programs of an environment in a folder of `PATH`.
-    fn links_programs(&self, one: &shell::Simple, image: &Image) -> bool {
+    fn links_programs(&self, one: &shell::Simple, image: &StageImage) -> bool {
         let (options, paths): (Vec<&String>, Vec<&String>) = one.args().iter().partition(|arg| arg.starts_with('-'));
         let Some((place, targets)) = paths.split_last() else { return false };
         let mut places = DEFAULT_FOLDERS.iter();
@@ -428,7 +428,7 @@ impl Reader<'_> {
     }
 
     /// True if all that is removed are caches and archives of packages, which the new images do not have.
-    fn removes_archives(&self, one: &shell::Simple, image: &Image) -> bool {
+    fn removes_archives(&self, one: &shell::Simple, image: &StageImage) -> bool {
         let made = |folder: &str| {
             let stages = self.images.values().chain([image]);
             let mut places = stages.flat_map(|image| &image.intermediate);
@@ -453,11 +453,11 @@ impl Reader<'_> {
         one.plain && paths.all(|path| run::is_cache(path) || is_archive(path))
     }
 
-    fn effect(&self, (line, text): (usize, &str), effect: Effect, run: &Run, image: &mut Image) {
+    fn effect(&self, (line, text): (usize, &str), effect: CommandEffect, run: &Run, image: &mut StageImage) {
         match effect {
-            Effect::Nothing | Effect::Other => {}
-            Effect::System { manager, names } => image.system.push((line, manager, names)),
-            Effect::Python(mut input) => {
+            CommandEffect::Nothing | CommandEffect::Other => {}
+            CommandEffect::System { manager, names } => image.system.push((line, manager, names)),
+            CommandEffect::Python(mut input) => {
                 input.requirements = self.context_paths(&input.requirements, run, image, (line, text));
                 input.constraints = self.context_paths(&input.constraints, run, image, (line, text));
                 let earlier = self.images.values().chain([&*image]).any(|image| !image.intermediate.is_empty());
@@ -476,22 +476,22 @@ impl Reader<'_> {
                 }
                 image.input.add(input);
             }
-            Effect::Environment(path) => {
+            CommandEffect::Environment(path) => {
                 image.environments.insert(path);
             }
-            Effect::Account(created) => image.accounts.push((line, created)),
-            Effect::Folders(paths) => {
+            CommandEffect::Account(created) => image.accounts.push((line, created)),
+            CommandEffect::Folders(paths) => {
                 image.items.push(Item::Folders(paths.iter().map(|path| absolute(&image.workdir, path)).collect()));
             }
-            Effect::Owner { owner, paths, .. } => {
+            CommandEffect::Owner { owner, paths, .. } => {
                 let paths = paths.iter().map(|path| absolute(&image.workdir, path)).collect();
                 image.items.push(Item::Owner { line, owner, paths });
             }
-            Effect::Mode { mode, paths, .. } => {
+            CommandEffect::Mode { mode, paths, .. } => {
                 let paths = paths.iter().map(|path| absolute(&image.workdir, path)).collect();
                 image.items.push(Item::Mode { line, mode, paths, shown: text.to_owned() });
             }
-            Effect::Unknown(reason, replacement) => {
+            CommandEffect::Unknown(reason, replacement) => {
                 image.notes.push(note(NoteKind::Missing, line, text, reason, replacement));
             }
         }
@@ -502,7 +502,7 @@ impl Reader<'_> {
         &self,
         paths: &[String],
         run: &Run,
-        image: &mut Image,
+        image: &mut StageImage,
         (line, text): (usize, &str),
     ) -> Vec<String> {
         let mut found = Vec::new();
@@ -537,7 +537,7 @@ impl Reader<'_> {
     }
 
     /// The file of the context that is at a place of an image.
-    fn copied(&self, image: &Image, place: &str) -> Option<String> {
+    fn copied(&self, image: &StageImage, place: &str) -> Option<String> {
         image.items.iter().rev().find_map(|item| {
             let Item::Copy(placed) = item else { return None };
             let source = || located(placed, place, self.request).into_iter().next();
@@ -573,14 +573,14 @@ fn decided(line: usize, name: &str, value: &str) -> Note {
 }
 
 /// True if a command or a copy adds a repository of packages that is not Debian's own.
-fn adds_a_source(text: &str, image: &Image) -> bool {
+fn adds_a_source(text: &str, image: &StageImage) -> bool {
     let places = ["/etc/apt/sources.list", "/etc/apt/keyrings", "add-apt-repository", "apt-key"];
     let copied = |item: &Item| matches!(item, Item::Copy(placed) if placed.destination.starts_with("/etc/apt/"));
     places.iter().any(|place| text.contains(place)) || image.items.iter().any(copied)
 }
 
 /// True if a certificate was copied to where `update-ca-certificates` finds it.
-fn has_certificates(image: &Image) -> bool {
+fn has_certificates(image: &StageImage) -> bool {
     let is_certificate = |item: &Item| matches!(item, Item::Copy(placed) if placed.destination.starts_with("/usr/local/share/ca-certificates"));
     image.items.iter().any(is_certificate)
 }
@@ -628,7 +628,7 @@ fn located(placed: &Placed, path: &str, request: &Request<'_>) -> Vec<(String, S
 
 struct Translator<'a> {
     request: &'a Request<'a>,
-    images: &'a BTreeMap<usize, Image>,
+    images: &'a BTreeMap<usize, StageImage>,
     done: Translation,
     accounts: BTreeMap<String, Account>,
 }
@@ -667,7 +667,7 @@ impl Translator<'_> {
         self.request.dockerfile.instruction_text(line).unwrap_or_default().to_owned()
     }
 
-    fn translate(&mut self, image: &Image) {
+    fn translate(&mut self, image: &StageImage) {
         self.done.notes.extend(image.notes.iter().cloned());
         self.accounts(image);
         self.root(image);
@@ -698,7 +698,7 @@ impl Translator<'_> {
         self.python_path(image, &builders);
     }
 
-    fn accounts(&mut self, image: &Image) {
+    fn accounts(&mut self, image: &StageImage) {
         let known =
             [("root", 0, 0, "/root"), ("nobody", 65534, 65534, "/nonexistent"), ("www-data", 33, 33, "/var/www")];
         for (name, user, group, home) in known {
@@ -757,7 +757,7 @@ impl Translator<'_> {
         Some(format!("{}:{}", account.user, account.group)).filter(|owner| owner != "0:0")
     }
 
-    fn root(&mut self, image: &Image) {
+    fn root(&mut self, image: &StageImage) {
         let line = self.request.dockerfile.target().line;
         let from = format!("FROM {}", image.image);
         let given = self.request.python.map(str::to_owned);
@@ -798,7 +798,7 @@ impl Translator<'_> {
         match item {
             Item::Copy(placed) => self.copy(placed, environments, builders),
             Item::Run { line, shown, kept, mounts } => {
-                let first = !self.done.steps.iter().any(|step| matches!(step, Step::Copy(_)));
+                let first = !self.done.steps.iter().any(|step| matches!(step, AppStep::Copy(_)));
                 let reason = "it runs a program";
                 let account = self.account(&kept.user, *line);
                 let user = format!("{}:{}", account.user, account.group);
@@ -824,7 +824,7 @@ impl Translator<'_> {
                 if first {
                     self.done.base_runs.push(kept);
                 } else {
-                    self.done.steps.push(Step::Run(kept));
+                    self.done.steps.push(AppStep::Run(kept));
                 }
             }
             Item::Folders(paths) => {
@@ -837,7 +837,7 @@ impl Translator<'_> {
                 for path in paths {
                     self.own(path, owner.as_ref());
                 }
-                if self.done.steps.iter().any(|step| matches!(step, Step::Run(_))) {
+                if self.done.steps.iter().any(|step| matches!(step, AppStep::Run(_))) {
                     // For what the programs before it wrote.
                     let text = format!("RUN chown -R {} {}", owner.as_deref().unwrap_or("0:0"), paths.join(" "));
                     self.done.steps.push(self.of_root(text));
@@ -852,14 +852,14 @@ impl Translator<'_> {
     }
 
     /// A `RUN` that needs nothing but root's rights.
-    fn of_root(&self, text: String) -> Step {
-        Step::Run(Kept { text, user: "0:0".to_owned(), workdir: self.done.workdir.clone(), ..Kept::default() })
+    fn of_root(&self, text: String) -> AppStep {
+        AppStep::Run(Kept { text, user: "0:0".to_owned(), workdir: self.done.workdir.clone(), ..Kept::default() })
     }
 
     fn own(&mut self, path: &str, owner: Option<&String>) {
         let mut inner = None;
         for step in &mut self.done.steps {
-            let Step::Copy(placed) = step else { continue };
+            let AppStep::Copy(placed) = step else { continue };
             if below(&placed.destination, path).is_some() {
                 placed.owner = owner.cloned();
             } else if placed.from == From::Context {
@@ -875,7 +875,7 @@ impl Translator<'_> {
             }
         }
         match inner {
-            Some(placed) => self.done.steps.push(Step::Copy(placed)),
+            Some(placed) => self.done.steps.push(AppStep::Copy(placed)),
             None => self.done.folders.entry(path.to_owned()).or_default().owner = owner.cloned(),
         }
     }
@@ -886,14 +886,15 @@ impl Translator<'_> {
             mode => mode,
         };
         // A folder, or one that was made on the way to one.
-        let copied = |step: &Step| matches!(step, Step::Copy(placed) if below(&placed.destination, path).is_some());
+        let copied =
+            |step: &AppStep| matches!(step, AppStep::Copy(placed) if below(&placed.destination, path).is_some());
         let made = self.done.folders.keys().any(|folder| below(folder, path).is_some());
         if made && !self.done.steps.iter().any(copied) {
             self.done.folders.entry(path.to_owned()).or_default().mode = Some(octal.to_owned());
             return;
         }
         let found = self.done.steps.iter().rev().find_map(|step| match step {
-            Step::Copy(placed) => {
+            AppStep::Copy(placed) => {
                 let (source, rest) = located(placed, path, self.request).into_iter().next()?;
                 let is_file = placed.from == From::Context
                     && rest.is_empty()
@@ -906,15 +907,15 @@ impl Translator<'_> {
                     ..placed.clone()
                 })
             }
-            Step::Run(_) => None,
+            AppStep::Run(_) => None,
         });
         match found {
             Some(placed) => {
-                let same = |step: &Step| matches!(step, Step::Copy(known) if known.sources == placed.sources && known.line == placed.line);
+                let same = |step: &AppStep| matches!(step, AppStep::Copy(known) if known.sources == placed.sources && known.line == placed.line);
                 // A copy of this file alone gets the mode itself.
                 match self.done.steps.iter().position(same) {
-                    Some(at) => self.done.steps[at] = Step::Copy(placed),
-                    None => self.done.steps.push(Step::Copy(placed)),
+                    Some(at) => self.done.steps[at] = AppStep::Copy(placed),
+                    None => self.done.steps.push(AppStep::Copy(placed)),
                 }
             }
             None => {
@@ -941,7 +942,7 @@ impl Translator<'_> {
                 }
                 placed.sources.retain(|source| !is_input(source));
                 if !placed.sources.is_empty() || !placed.heredocs.is_empty() {
-                    self.done.steps.push(Step::Copy(placed));
+                    self.done.steps.push(AppStep::Copy(placed));
                 }
             }
             From::Image(name) => {
@@ -950,7 +951,7 @@ impl Translator<'_> {
                 }
                 let stage = "the app's Dockerfile keeps it, and only docker builds that";
                 self.add(NoteKind::Docker, line, &self.text(line), "it copies from another image", stage);
-                self.done.steps.push(Step::Copy(placed));
+                self.done.steps.push(AppStep::Copy(placed));
             }
             From::Stage(index) => {
                 for source in placed.sources.clone() {
@@ -1017,7 +1018,7 @@ impl Translator<'_> {
                 one.owner = placed.owner.clone();
                 one.line = placed.line;
                 if !one.sources.is_empty() {
-                    self.done.steps.push(Step::Copy(one));
+                    self.done.steps.push(AppStep::Copy(one));
                 }
             }
             return;
@@ -1026,7 +1027,7 @@ impl Translator<'_> {
         let stage = format!("the stage `{name}` stays as it is, and only docker builds it");
         self.add(NoteKind::Docker, placed.line, &self.text(placed.line), "the files are made by programs", &stage);
         self.keep(index);
-        self.done.steps.push(Step::Copy(placed.clone()));
+        self.done.steps.push(AppStep::Copy(placed.clone()));
     }
 
     /// Files of the context that another stage has below a path.
@@ -1079,8 +1080,8 @@ impl Translator<'_> {
             let (mut unknown, apk) = (Vec::new(), manager == "apk");
             for name in &names {
                 match system::purpose(name) {
-                    Purpose::Runtime if apk && name.ends_with("-dev") => {}
-                    Purpose::Build(libraries) => {
+                    PackagePurpose::Runtime if apk && name.ends_with("-dev") => {}
+                    PackagePurpose::Build(libraries) => {
                         if !apk {
                             push(&mut self.done.build, name);
                         }
@@ -1095,8 +1096,8 @@ impl Translator<'_> {
                         }
                         self.add(NoteKind::Changed, line, &format!("install {name}"), reason, &replacement);
                     }
-                    Purpose::Present => {}
-                    Purpose::Asks if asks => {
+                    PackagePurpose::Present => {}
+                    PackagePurpose::Asks if asks => {
                         push(&mut self.done.dropped, name);
                         let reason = "only the health check calls it";
                         self.add(
@@ -1107,11 +1108,11 @@ impl Translator<'_> {
                             "the health check asks with Python",
                         );
                     }
-                    Purpose::Runtime if apk => match system::of_alpine(name) {
+                    PackagePurpose::Runtime if apk => match system::of_alpine(name) {
                         Some(debian) => push(&mut self.done.system, debian),
                         None => unknown.push(name.clone()),
                     },
-                    Purpose::Asks | Purpose::Runtime => push(&mut self.done.system, name),
+                    PackagePurpose::Asks | PackagePurpose::Runtime => push(&mut self.done.system, name),
                 }
             }
             if !unknown.is_empty() && given.is_empty() {
@@ -1122,7 +1123,7 @@ impl Translator<'_> {
         }
         self.done.system.retain(|name| name != "none");
         for (_, _, names) in build.iter().filter(|(_, manager, _)| *manager != "apk") {
-            for name in names.iter().filter(|name| !matches!(system::purpose(name), Purpose::Present)) {
+            for name in names.iter().filter(|name| !matches!(system::purpose(name), PackagePurpose::Present)) {
                 push(&mut self.done.build, name);
             }
         }
@@ -1135,7 +1136,7 @@ impl Translator<'_> {
     }
 
     /// True if a command of the image calls curl or wget.
-    fn calls_a_downloader(&self, image: &Image) -> bool {
+    fn calls_a_downloader(&self, image: &StageImage) -> bool {
         let says = |text: &str| text.contains("curl") || text.contains("wget");
         let command = |command: &Option<Command>| match command {
             Some(Command::Exec(words)) => words.iter().any(|word| says(word)),
@@ -1149,7 +1150,7 @@ impl Translator<'_> {
     }
 
     /// The health check; true if it no longer needs curl or wget.
-    fn healthcheck(&mut self, image: &Image, environments: &BTreeSet<String>) -> bool {
+    fn healthcheck(&mut self, image: &StageImage, environments: &BTreeSet<String>) -> bool {
         let Some(Some(check)) = &image.healthcheck else {
             self.done.healthcheck.clone_from(&image.healthcheck);
             // Then nothing says what a downloader is for.
@@ -1187,7 +1188,7 @@ impl Translator<'_> {
         url.is_some()
     }
 
-    fn configuration(&mut self, image: &Image, environments: &BTreeSet<String>) {
+    fn configuration(&mut self, image: &StageImage, environments: &BTreeSet<String>) {
         let tools = ["PIP_", "UV_", "POETRY_", "PIPENV_", "DEBIAN_FRONTEND"];
         let base = ["VIRTUAL_ENV", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "HOME"];
         for (name, value) in &image.env {

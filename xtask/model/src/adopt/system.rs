@@ -4,7 +4,7 @@
 
 /// What a package is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum PackagePurpose {
     /// It compiles: a compiler, headers. With the libraries that what is compiled needs at run time.
     Build(&'static [&'static str]),
     /// The root has it.
@@ -118,19 +118,19 @@ pub(super) fn of_alpine(package: &str) -> Option<&'static str> {
     other.or_else(|| SAME.into_iter().find(|same| *same == name))
 }
 
-pub(super) fn purpose(package: &str) -> Purpose {
+pub(super) fn purpose(package: &str) -> PackagePurpose {
     let name = package.split(['=', '~']).next().unwrap_or(package);
     if let Some((_, libraries)) = LIBRARIES.iter().find(|(headers, _)| *headers == name) {
-        return Purpose::Build(libraries);
+        return PackagePurpose::Build(libraries);
     }
     match name {
-        _ if COMPILERS.contains(&name) => Purpose::Build(&[]),
+        _ if COMPILERS.contains(&name) => PackagePurpose::Build(&[]),
         "ca-certificates" | "tzdata" | "libstdc++6" | "libffi" | "libstdc++" | "libgcc" | "apt-utils" | "zlib" => {
-            Purpose::Present
+            PackagePurpose::Present
         }
-        "curl" | "wget" => Purpose::Asks,
-        "python-dev" | "python2-dev" => Purpose::Build(&[]),
-        _ if name.starts_with("python3") || name == "python" || name == "py3-pip" => Purpose::Present,
-        _ => Purpose::Runtime,
+        "curl" | "wget" => PackagePurpose::Asks,
+        "python-dev" | "python2-dev" => PackagePurpose::Build(&[]),
+        _ if name.starts_with("python3") || name == "python" || name == "py3-pip" => PackagePurpose::Present,
+        _ => PackagePurpose::Runtime,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure. The stages of the base's Dockerfile are the texts that the native engine's recipes implement, so that they cannot differ.
 
-use super::stages::{ENVIRONMENT, Folder, From, Kept, Placed, Step, Translation, below, in_context, is_input};
+use super::stages::{AppStep, ENVIRONMENT, Folder, From, Kept, Placed, Translation, below, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
 use crate::image::policy::{self, BUILD_PACKAGES, Policy, Provider, RelPath, SYSTEM_PACKAGES};
 use crate::record::workflows::{self, PolicyLocation};
@@ -439,7 +439,7 @@ impl<'a> Writer<'a> {
             text.push('\n');
         }
         text += "FROM ${BASE_IMAGE} AS app\n";
-        let runs = steps.iter().any(|step| matches!(step, Step::Run(_)));
+        let runs = steps.iter().any(|step| matches!(step, AppStep::Run(_)));
         let env = self.env();
         if runs {
             text += &env;
@@ -455,10 +455,10 @@ impl<'a> Writer<'a> {
         };
         for (at, step) in steps.iter().enumerate() {
             match step {
-                Step::Copy(placed) => {
+                AppStep::Copy(placed) => {
                     let _ = writeln!(text, "{}", self.copy(placed, &mut sources));
                 }
-                Step::Run(kept) => text += &command(&mut around, kept),
+                AppStep::Run(kept) => text += &command(&mut around, kept),
             }
             if let Some((_, placed)) = self.done.metadata.as_ref().filter(|(after, _)| *after == at) {
                 text += &self.installed(placed, &mut sources);

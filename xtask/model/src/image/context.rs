@@ -6,7 +6,7 @@ mod selection;
 
 pub use object::{ObjectFormat, ObjectId};
 pub use path::ContextPath;
-pub use selection::{FileInfo, Match, Selection, Tree, select};
+pub use selection::{FileInfo, Match, SelectedPaths, Tree, select};
 
 use serde::{Deserialize, Serialize};
 

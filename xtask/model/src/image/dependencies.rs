@@ -34,10 +34,10 @@ pub fn repository(app: &str) -> String {
 }
 
 /// Everything that decides whether cargo uses what another machine has compiled, by name.
-pub type Inputs = BTreeMap<&'static str, String>;
+pub type CompileInputs = BTreeMap<&'static str, String>;
 
 /// Hash of the inputs and of the artifact's form.
-pub fn key(inputs: &Inputs) -> Fingerprint {
+pub fn key(inputs: &CompileInputs) -> Fingerprint {
     let digest = Digest::of(serde_json::to_string(&(ARTIFACT, inputs)).expect("texts are JSON").as_bytes());
     digest.hex().parse().expect("a digest is a fingerprint")
 }
@@ -69,12 +69,12 @@ pub struct Contents {
     /// Uncompressed digests of the layers.
     pub diff_ids: Vec<Digest>,
     /// Files that are a part of another one, and are made of it after unpacking.
-    pub parts: BTreeMap<String, Part>,
+    pub parts: BTreeMap<String, FilePart>,
 }
 
 /// Bytes of a file: the metadata of a crate is in its library once more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct FilePart {
     pub of: String,
     pub at: u64,
     pub size: u64,
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn untested_artifacts_have_a_tag_that_no_build_reads() {
-        let key = key(&Inputs::from([("crates", "serde 1".to_owned())]));
+        let key = key(&CompileInputs::from([("crates", "serde 1".to_owned())]));
         assert_eq!(tested(&untested(&key)), Some(tag(&key)));
         assert_eq!(tested(&tag(&key)), None);
     }

@@ -94,7 +94,7 @@ pub struct ImageFacts {
     /// Part of the app that was edited since then.
     pub edited: Option<EditKind>,
     /// Inputs that are not as the commit has them, those of the base included.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<InputDifference>,
     /// Recipe of the program in it.
     pub binary: Option<BinaryKey>,
     /// Image that compiles the program of an image from scratch.
@@ -279,7 +279,7 @@ pub enum Latest {
 
 /// An input of an image that is not as the commit has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Difference {
+pub struct InputDifference {
     /// Its path below the root.
     pub path: String,
     /// The difference, in a few words.
@@ -292,7 +292,7 @@ pub struct Difference {
     pub program: bool,
 }
 
-impl Difference {
+impl InputDifference {
     /// A difference of something that git does not ignore.
     pub fn new(path: impl ToString, why: impl Into<String>) -> Self {
         Self { path: path.to_string(), why: why.into(), ignored: false, program: false }
@@ -300,7 +300,7 @@ impl Difference {
 }
 
 /// Sorts differences by path and merges those that say the same.
-pub fn sort(differences: &mut Vec<Difference>) {
+pub fn sort(differences: &mut Vec<InputDifference>) {
     differences.sort();
     differences.dedup_by(|later, first| {
         let same = (&later.path, &later.why, later.ignored) == (&first.path, &first.why, first.ignored);
@@ -310,7 +310,7 @@ pub fn sort(differences: &mut Vec<Difference>) {
 }
 
 /// Differences in one line, the first of many. A reason that several in a row have is written once.
-pub fn listed(differences: &[Difference]) -> String {
+pub fn listed(differences: &[InputDifference]) -> String {
     const SHOWN: usize = 5;
     let first = &differences[..SHOWN.min(differences.len())];
     let alike = first.chunk_by(|one, next| one.why == next.why).map(|alike| {
@@ -329,7 +329,7 @@ pub struct LatestFacts<'a> {
     /// The commit that is checked out, or why there is none.
     pub commit: Result<&'a Commit, &'a str>,
     /// The image's inputs that are not the commit's.
-    pub differences: &'a [Difference],
+    pub differences: &'a [InputDifference],
     /// Platforms of the fingerprint's tag after the build.
     pub platforms: &'a [Platform],
 }
@@ -377,7 +377,12 @@ pub fn latest(policy: &Policy, wanted: &Wanted, facts: &LatestFacts<'_>) -> Late
 
 /// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
 /// commit's must not carry the commit's names.
-pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wanted: &Wanted) -> CommitTags {
+pub fn app_tags(
+    commit: Option<&Commit>,
+    differences: &[InputDifference],
+    policy: &Policy,
+    wanted: &Wanted,
+) -> CommitTags {
     let Some(commit) = commit.filter(|_| differences.is_empty() && !(wanted.push && wanted.untested)) else {
         return CommitTags::default();
     };
@@ -586,8 +591,8 @@ mod tests {
         }
     }
 
-    fn difference() -> Difference {
-        Difference {
+    fn difference() -> InputDifference {
+        InputDifference {
             path: "templates/prod.env".to_owned(),
             why: "not in the commit".to_owned(),
             ignored: false,
@@ -618,8 +623,8 @@ mod tests {
     #[test]
     fn a_reason_of_several_files_is_written_once() {
         let of = |why: &[&str]| {
-            let found: Vec<Difference> =
-                why.iter().enumerate().map(|(number, why)| Difference::new(number, *why)).collect();
+            let found: Vec<InputDifference> =
+                why.iter().enumerate().map(|(number, why)| InputDifference::new(number, *why)).collect();
             listed(&found)
         };
         assert_eq!(of(&["new"]), "`0` (new)");
@@ -702,8 +707,9 @@ mod tests {
 
     #[test]
     fn tags_follow_the_commit_only_when_the_inputs_are_the_commits() {
-        let names =
-            |commit: Option<&Commit>, differences: &[Difference]| app_tags(commit, differences, &policy(), &wanted());
+        let names = |commit: Option<&Commit>, differences: &[InputDifference]| {
+            app_tags(commit, differences, &policy(), &wanted())
+        };
         let texts = |commit: &Commit| names(Some(commit), &[]).all.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(texts(&commit()), ["0123456789ab", "main", "1.2.3"]);
         let queue = Some("gh-readonly-queue/main/pr-7-0123456789abcdef0123456789abcdef01234567".to_owned());

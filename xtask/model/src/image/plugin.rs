@@ -3,7 +3,7 @@
 //! `images.toml` is checked against them, so that bad settings of any plugin are reported with every other problem of the policy. The code
 //! that runs a plugin is elsewhere.
 
-use super::policy::keys::{Default, Key, Kind};
+use super::policy::keys::{Default, PolicyKey, ValueKind};
 use super::policy::{RelPath, size};
 use crate::spec::reference::Platform;
 use serde_json::Value;
@@ -19,7 +19,7 @@ pub struct Description {
     /// Programs that it needs on `PATH`.
     pub tools: &'static [&'static str],
     /// Keys of its `[[step]]`, besides those that every step has.
-    pub settings: &'static [Key],
+    pub settings: &'static [PolicyKey],
     /// Checks that need more than one setting, or more than a type.
     pub check: fn(&Settings) -> Vec<SettingProblem>,
     /// The steps whose outcome it reads, where the policy has no `needs`.
@@ -65,10 +65,10 @@ pub fn unchecked(_: &Settings) -> Vec<SettingProblem> {
 
 /// The settings of a step, by name.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settings(BTreeMap<String, Setting>);
+pub struct Settings(BTreeMap<String, PlacedValue>);
 
 #[derive(Clone, Debug, PartialEq)]
-struct Setting {
+struct PlacedValue {
     value: Value,
     /// `images.toml:12:1`.
     place: String,
@@ -76,7 +76,7 @@ struct Setting {
 
 impl Settings {
     pub fn insert(&mut self, name: &str, value: Value, place: String) {
-        self.0.insert(name.to_owned(), Setting { value, place });
+        self.0.insert(name.to_owned(), PlacedValue { value, place });
     }
 
     /// The others.
@@ -151,7 +151,7 @@ pub fn problems(
 }
 
 /// The difference between a value and its description, if there is one.
-fn wrong(key: &Key, value: &Value, is_file: &dyn Fn(&RelPath) -> bool) -> Option<String> {
+fn wrong(key: &PolicyKey, value: &Value, is_file: &dyn Fn(&RelPath) -> bool) -> Option<String> {
     let name = format!("`step.{}`", key.name);
     let words = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     let list = |of: &dyn Fn(&str) -> Option<String>| match value.as_array() {
@@ -166,45 +166,47 @@ fn wrong(key: &Key, value: &Value, is_file: &dyn Fn(&RelPath) -> bool) -> Option
         Ok(path) => (!is_file(&path)).then(|| format!("{name}: there is no file `{path}`")),
     };
     match key.kind {
-        Kind::Text => value.as_str().is_none_or(str::is_empty).then(|| format!("{name} is not a string, or empty")),
-        Kind::Path => match value.as_str() {
+        ValueKind::Text => {
+            value.as_str().is_none_or(str::is_empty).then(|| format!("{name} is not a string, or empty"))
+        }
+        ValueKind::Path => match value.as_str() {
             None => Some(format!("{name} is not a path")),
             Some(text) => file(text),
         },
-        Kind::Paths => match value.as_str() {
+        ValueKind::Paths => match value.as_str() {
             None => list(&file),
             Some(text) => file(text),
         },
-        Kind::Choice(choices) => {
+        ValueKind::Choice(choices) => {
             let good = value.as_str().is_some_and(|text| choices.contains(&text));
             (!good).then(|| format!("{name} is not one of {}", words(choices)))
         }
-        Kind::Choices(choices) => list(&|text| {
+        ValueKind::Choices(choices) => list(&|text| {
             (!choices.contains(&text)).then(|| format!("{name} holds `{text}`, not one of {}", words(choices)))
         }),
-        Kind::Texts => list(&|_| None),
-        Kind::Platforms => list(&|text| text.parse::<Platform>().err().map(|error| format!("{name}: {error}"))),
-        Kind::Boolean => (!value.is_boolean()).then(|| format!("{name} is not `true` or `false`")),
-        Kind::Whole(least, most) => {
+        ValueKind::Texts => list(&|_| None),
+        ValueKind::Platforms => list(&|text| text.parse::<Platform>().err().map(|error| format!("{name}: {error}"))),
+        ValueKind::Boolean => (!value.is_boolean()).then(|| format!("{name} is not `true` or `false`")),
+        ValueKind::Whole(least, most) => {
             let good = value.as_i64().is_some_and(|number| (least..=most).contains(&number));
             (!good).then(|| format!("{name} is not a whole number from {least} to {most}"))
         }
-        Kind::AtLeast(least) => {
+        ValueKind::AtLeast(least) => {
             let good = value.as_f64().is_some_and(|number| number >= least);
             (!good).then(|| format!("{name} is not a number of at least {least}"))
         }
-        Kind::Share => {
+        ValueKind::Share => {
             let good = value.as_f64().is_some_and(|number| (0.0..=1.0).contains(&number));
             (!good).then(|| format!("{name} is not a number from 0 to 1"))
         }
-        Kind::Version
-        | Kind::Map
-        | Kind::MapOf(_)
-        | Kind::Table
-        | Kind::Tables
-        | Kind::TableOrTables
-        | Kind::Named(_)
-        | Kind::ForEach(_) => None,
+        ValueKind::Version
+        | ValueKind::Map
+        | ValueKind::MapOf(_)
+        | ValueKind::Table
+        | ValueKind::Tables
+        | ValueKind::TableOrTables
+        | ValueKind::Named(_)
+        | ValueKind::ForEach(_) => None,
     }
 }
 
@@ -224,9 +226,9 @@ pub const SIZE_BUDGET: Description = Description {
     name: "size-budget",
     about: "fails if the image is larger than its budget",
     tools: &[],
-    settings: &[Key::plugin(
+    settings: &[PolicyKey::plugin(
         "max",
-        Kind::Text,
+        ValueKind::Text,
         Default::Required,
         "largest compressed size, for example `max = \"400 MB\"`",
     )],
@@ -254,15 +256,15 @@ pub const SBOM: Description = Description {
     about: "attaches a list of every Python package, Debian package and crate in the image",
     tools: &[],
     settings: &[
-        Key::plugin(
+        PolicyKey::plugin(
             "formats",
-            Kind::Choices(SBOM_FORMATS),
+            ValueKind::Choices(SBOM_FORMATS),
             Default::Toml("[\"spdx\", \"cyclonedx\"]"),
             "formats to write: SPDX 2.3, CycloneDX 1.6, and SPDX 3.0 as `spdx3`",
         ),
-        Key::plugin(
+        PolicyKey::plugin(
             "crate-licences",
-            Kind::Text,
+            ValueKind::Text,
             Default::None,
             "file of the repository with the licences of crates, which `Cargo.lock` does not have; `cargo xtask sbom --write-licences` writes it",
         ),
@@ -322,20 +324,25 @@ pub const SIGN: Description = Description {
     about: "signs the image, its index and its provenance, as cosign does",
     tools: &[],
     settings: &[
-        Key::plugin(
+        PolicyKey::plugin(
             "public-key",
-            Kind::Path,
+            ValueKind::Path,
             Default::None,
             "PEM file of the public key, ECDSA P-256. The private one is in the file that `XTASK_SIGNING_KEY_FILE` names, or in `XTASK_SIGNING_KEY`",
         ),
-        Key::plugin(
+        PolicyKey::plugin(
             "cosign",
-            Kind::Text,
+            ValueKind::Text,
             Default::None,
             "key for the cosign program instead: `awskms://…`, `hashivault://…`, the file of an encrypted key; `keyless` for an identity of OIDC",
         ),
-        Key::plugin("identity", Kind::Text, Default::None, "identity in the certificate, for `cosign = \"keyless\"`"),
-        Key::plugin("issuer", Kind::Text, Default::None, "OIDC issuer of that identity"),
+        PolicyKey::plugin(
+            "identity",
+            ValueKind::Text,
+            Default::None,
+            "identity in the certificate, for `cosign = \"keyless\"`",
+        ),
+        PolicyKey::plugin("issuer", ValueKind::Text, Default::None, "OIDC issuer of that identity"),
     ],
     check: |settings| {
         let keyless = settings.text("cosign") == Some(KEYLESS);
@@ -376,23 +383,33 @@ pub const SCAN: Description = Description {
     about: "looks up known vulnerabilities of every Python package, Debian package and crate in the image",
     tools: &[],
     settings: &[
-        Key::plugin(
+        PolicyKey::plugin(
             "database",
-            Kind::Text,
+            ValueKind::Text,
             Default::Required,
             "records in the OSV format: a folder or a file of the repository or of this machine (`.zip`, `.json`), the URL of a mirror with `ECOSYSTEM/all.zip`, or the URL of a service, which ends with `/v1`",
         ),
-        Key::plugin(
+        PolicyKey::plugin(
             "public-key",
-            Kind::Path,
+            ValueKind::Path,
             Default::None,
             "PEM file of a public key, ECDSA P-256, that signed each archive of the database: `cosign sign-blob` wrote `FILE.sig` next to it",
         ),
-        Key::plugin("fail-on", Kind::Choice(FAIL_ON), Default::Text("high"), "mildest severity that stops the image"),
-        Key::plugin("only-fixed", Kind::Boolean, Default::Toml("false"), "stop only for what a newer version fixes"),
-        Key::plugin(
+        PolicyKey::plugin(
+            "fail-on",
+            ValueKind::Choice(FAIL_ON),
+            Default::Text("high"),
+            "mildest severity that stops the image",
+        ),
+        PolicyKey::plugin(
+            "only-fixed",
+            ValueKind::Boolean,
+            Default::Toml("false"),
+            "stop only for what a newer version fixes",
+        ),
+        PolicyKey::plugin(
             "vex",
-            Kind::Paths,
+            ValueKind::Paths,
             Default::None,
             "OpenVEX documents of the repository: which vulnerabilities do not count, why, and until when (`expires`)",
         ),

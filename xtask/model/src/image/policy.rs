@@ -34,7 +34,7 @@ pub const TRANSLATED: &str = "target/lock/packages.lock";
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// The project as a whole.
-    pub project: Project,
+    pub project: ProjectPolicy,
     /// The OS and Python under everything.
     pub root: Root,
     /// The base image.
@@ -53,7 +53,7 @@ pub struct Policy {
 
 /// `[project]`
 #[derive(Clone, Debug)]
-pub struct Project {
+pub struct ProjectPolicy {
     /// Its name, and the app repository's by default.
     pub name: String,
     /// Registry host with the path that all repositories share: `ghcr.io/acme`.
@@ -321,7 +321,7 @@ pub struct Binary {
     /// The cargo profile.
     pub profile: String,
     /// The newest glibc version that the root has; a binary that needs a newer one is refused.
-    pub glibc: Option<Version>,
+    pub glibc: Option<DottedVersion>,
     /// The image that has cargo, for the enhanced Dockerfile; without it the Dockerfile installs Debian's.
     pub rust_image: Option<Reference>,
     /// It is compiled from files that the image copies too: these count for both.
@@ -620,15 +620,15 @@ impl FromStr for RelPath {
 
 /// A dotted version that compares number by number: `2.36`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(Vec<u64>);
+pub struct DottedVersion(Vec<u64>);
 
-impl fmt::Display for Version {
+impl fmt::Display for DottedVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.iter().map(u64::to_string).collect::<Vec<_>>().join("."))
     }
 }
 
-impl FromStr for Version {
+impl FromStr for DottedVersion {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -827,7 +827,7 @@ fn read(
     Some(images?.into_iter().map(policy).collect())
 }
 
-fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Project> {
+fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<ProjectPolicy> {
     let name = section.required("name", problems);
     if let Some(name) = &name {
         repository_name("project.name", name, problems);
@@ -864,7 +864,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         problems.add(&at, "`project.platforms` is empty", Some("write `platforms = [\"linux/amd64\"]`".into()));
     }
     section.finish(problems);
-    Some(Project {
+    Some(ProjectPolicy {
         name: name?.value,
         registry: registry?,
         insecure_registries: insecure.into_iter().map(|host| host.value).collect(),
@@ -1017,7 +1017,7 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
     }
     let python = section.required("python", problems);
     if let Some(python) = &python
-        && (python.value.parse::<Version>().is_err() || python.value.matches('.').count() != 1)
+        && (python.value.parse::<DottedVersion>().is_err() || python.value.matches('.').count() != 1)
     {
         problems.add(&python.at, format!("`root.python` is `{}`, not a version like `3.12`", python.value), None);
     }
@@ -1025,7 +1025,7 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
     use FallbackPublishes::{Always, Loopback, Never};
     let publishes = [("never", Never), ("loopback", Loopback), ("always", Always)];
     let fallback_publishes = section.choice("fallback-publishes", &publishes, problems).unwrap_or_default();
-    let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
+    let locked_for = python.as_ref().and_then(|python| python.value.parse::<DottedVersion>().ok());
     let debian = section.section("debian", problems);
     if let Some(debian) = debian.as_ref().filter(|_| fallback.is_none()) {
         let what = "`[root.debian]` has no effect without `root.fallback`";
@@ -1033,7 +1033,7 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
     }
     let debian = debian.map(|mut debian| {
         let suite = debian.text("suite", problems).map(|suite| suite.value);
-        let debian_python = debian.parsed::<Version>("python", problems);
+        let debian_python = debian.parsed::<DottedVersion>("python", problems);
         if let (Some(debian), Some(locked)) = (&debian_python, &locked_for)
             && debian.value < *locked
         {
@@ -1060,7 +1060,7 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
         let debian = written.clone().unwrap_or_else(|| debian_python(&suite).to_owned());
         if let (Some(locked), Some(python)) = (&locked_for, root_python)
             && written.is_none()
-            && debian.parse::<Version>().is_ok_and(|debian| debian < *locked)
+            && debian.parse::<DottedVersion>().is_ok_and(|debian| debian < *locked)
         {
             let what = format!("Debian {suite}, the fallback, has Python {debian}: older than `root.python` {locked}");
             let hint = "the lock is resolved for the older of both: name that here, or a newer `root.debian.suite`";
@@ -1334,7 +1334,7 @@ fn read_app(
         let package = section.required("package", problems);
         let name = section.text("name", problems);
         let profile = section.text("profile", problems);
-        let glibc = section.parsed::<Version>("glibc", problems);
+        let glibc = section.parsed::<DottedVersion>("glibc", problems);
         let rust_image = section.parsed::<Reference>("rust-image", problems);
         let embeds = section.boolean("embeds", problems);
         let places = [("registry", Dependencies::Registry), ("off", Dependencies::Off)];

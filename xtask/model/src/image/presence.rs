@@ -21,13 +21,13 @@ pub const CREATED: &str = "org.opencontainers.image.created";
 /// that the same commit gives the same bytes; an index is put together once for each build anyway.
 pub const BUILT: &str = "dev.xtask.built.";
 
-/// Annotations of an index that name the layer with the record of each platform's import check, as [`Record`] prints it. An index that
+/// Annotations of an index that name the layer with the record of each platform's import check, as [`CheckRecord`] prints it. An index that
 /// was published without this check has none.
 pub const CHECKED: &str = "dev.xtask.checked.";
 
 /// Where an image has the record of a check that ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct CheckRecord {
     /// The platform's manifest.
     pub image: Digest,
     pub layer: Digest,
@@ -37,14 +37,14 @@ pub struct Record {
     pub size: u64,
 }
 
-impl fmt::Display for Record {
+impl fmt::Display for CheckRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { image, layer, version, size } = self;
         write!(f, "{version} {image} {layer} {size}")
     }
 }
 
-impl FromStr for Record {
+impl FromStr for CheckRecord {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -93,8 +93,8 @@ impl Published {
     }
 
     /// Where the image of a platform has the record of its import check.
-    pub fn checked(&self, platform: &Platform) -> Option<Record> {
-        let record: Record = self.notes.get(&format!("{CHECKED}{}", platform.dashed()))?.parse().ok()?;
+    pub fn checked(&self, platform: &Platform) -> Option<CheckRecord> {
+        let record: CheckRecord = self.notes.get(&format!("{CHECKED}{}", platform.dashed()))?.parse().ok()?;
         // An index may have replaced the image, and kept what was said of the one before.
         (self.platforms.get(platform)?.digest == record.image).then_some(record)
     }
@@ -223,7 +223,7 @@ mod tests {
     fn a_record_counts_for_the_image_that_it_names() {
         let (platform, other): (Platform, Platform) = ("linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap());
         let image = Descriptor::new(media_type::MANIFEST, Digest::of(b"image"), 5);
-        let record = Record { image: image.digest, layer: Digest::of(b"layer"), version: 1, size: 7 };
+        let record = CheckRecord { image: image.digest, layer: Digest::of(b"layer"), version: 1, size: 7 };
         let mut published = Published::for_tests(BTreeMap::from([(platform.clone(), image)]));
         assert_eq!(published.checked(&platform), None);
         published.notes.insert("dev.xtask.checked.linux-amd64".to_owned(), record.to_string());
@@ -232,7 +232,7 @@ mod tests {
             published.notes.insert("dev.xtask.checked.linux-amd64".to_owned(), text);
             assert_eq!(published.checked(&platform), None);
         }
-        let replaced = Record { image: Digest::of(b"another image"), ..record };
+        let replaced = CheckRecord { image: Digest::of(b"another image"), ..record };
         published.notes.insert("dev.xtask.checked.linux-amd64".to_owned(), replaced.to_string());
         assert_eq!(published.checked(&platform), None);
     }

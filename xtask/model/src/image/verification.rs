@@ -70,7 +70,7 @@ impl fmt::Display for Needed {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct VerificationFacts<'a> {
     pub purpose: Purpose,
     /// Changed paths from the policy's folder, with `..` where they are outside of it; or why they are unknown.
     pub changed: Result<&'a [String], &'a str>,
@@ -79,7 +79,7 @@ pub struct Facts<'a> {
 }
 
 /// Returns the tests that are needed, and the reason.
-pub fn needed(facts: &Facts<'_>, documents: &Ignore, selected: &[Selected]) -> (Needed, String) {
+pub fn needed(facts: &VerificationFacts<'_>, documents: &Ignore, selected: &[Selected]) -> (Needed, String) {
     if facts.purpose != Purpose::Change {
         return match facts.tested {
             Some(tag) => (Needed::None, format!("the commit passed its tests before: they wrote the tag `{tag}`")),
@@ -126,7 +126,7 @@ mod tests {
     #[track_caller]
     fn check(purpose: Purpose, changed: Result<&[&str], &str>, tested: Option<&str>, expected: &str, reason: &str) {
         let changed = changed.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
-        let facts = Facts { purpose, changed: changed.as_deref().map_err(|why| *why), tested };
+        let facts = VerificationFacts { purpose, changed: changed.as_deref().map_err(|why| *why), tested };
         let pages = |name: &str, path: &str| Selected {
             name: name.to_owned(),
             paths: ignore(&[path]),
@@ -174,7 +174,7 @@ mod tests {
             let payload = long("payload", &["operator", "!operator/**/Cargo.toml"]);
             let selected = [long("pages", &["operator/templates"]), payload, long("tool", &["tool"])];
             let changed = [path.to_owned()];
-            let facts = Facts { purpose: Purpose::Change, changed: Ok(&changed), tested: None };
+            let facts = VerificationFacts { purpose: Purpose::Change, changed: Ok(&changed), tested: None };
             super::needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &selected).0.outputs().map(|(_, value)| value)
         };
         for (path, tests, long) in [

@@ -69,7 +69,7 @@ impl Class {
 
 /// One commit, replayed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Commit {
+pub struct ReplayedCommit {
     /// Its full name.
     pub commit: String,
     /// First line of its message.
@@ -121,7 +121,7 @@ pub struct Census {
     /// Seconds saved against building everything for each commit.
     pub saved: f64,
     /// The commits, oldest first.
-    pub commits: Vec<Commit>,
+    pub commits: Vec<ReplayedCommit>,
 }
 
 /// The result for one of several apps.
@@ -225,7 +225,7 @@ fn cost(records: &[Record], class: Class) -> Cost {
 }
 
 /// Sums up. `records` are those of this machine.
-pub fn count(range: &str, commits: Vec<Commit>, records: &[Record]) -> Census {
+pub fn count(range: &str, commits: Vec<ReplayedCommit>, records: &[Record]) -> Census {
     let everything = cost(records, Class::Everything);
     let mut classes = Vec::new();
     for class in Class::ALL {
@@ -373,9 +373,9 @@ mod tests {
     use super::*;
     use crate::record::ledger::test_data::record;
 
-    fn commit(class: Class, tests: &str) -> Commit {
+    fn commit(class: Class, tests: &str) -> ReplayedCommit {
         let (subject, reasons) = ("<b> & more".to_owned(), vec!["app: `a<b` was edited".to_owned()]);
-        Commit { commit: "0123456789abcdef".to_owned(), subject, class, reasons, tests: tests.to_owned() }
+        ReplayedCommit { commit: "0123456789abcdef".to_owned(), subject, class, reasons, tests: tests.to_owned() }
     }
 
     fn census() -> Census {
@@ -425,7 +425,7 @@ mod tests {
         let records = [files, record(BuildKind::BaseFast, 1, 40.0), record(BuildKind::Enhanced, 1, 100.0)];
         let app = |name: &str, base: &str, classes: &[Class]| {
             let commits = classes.iter().enumerate();
-            let commits = commits.map(|(at, class)| Commit { commit: at.to_string(), ..commit(*class, "all") });
+            let commits = commits.map(|(at, class)| ReplayedCommit { commit: at.to_string(), ..commit(*class, "all") });
             let census = count("a..b", commits.collect(), &records);
             AppCensus { name: name.to_owned(), base: Some(base.to_owned()), census }
         };

@@ -1,8 +1,8 @@
 //! Reports: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
 
-use crate::image::plan::{Difference, Latest};
+use crate::image::plan::{InputDifference, Latest};
 use crate::image::policy::ImageKind;
-use crate::image::presence::Record;
+use crate::image::presence::CheckRecord;
 use crate::quantity;
 use crate::spec::oci::Manifest;
 use crate::spec::reference::{Digest, Platform, Reference, Tag};
@@ -43,7 +43,7 @@ pub struct ImageReport {
     pub kept: Vec<String>,
     /// Inputs that are not the commit's: the reason for tags that it does not carry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub differences: Vec<Difference>,
+    pub differences: Vec<InputDifference>,
     /// `built`, `reused`, or `adopted` where another job was first.
     pub action: &'static str,
     pub reasons: Vec<String>,
@@ -59,13 +59,13 @@ pub struct ImageReport {
     pub seconds: Vec<(String, f64)>,
     /// Compiled dependencies of the program, if they were pulled or pushed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dependencies: Option<Dependencies>,
+    pub dependencies: Option<DependencyTransfer>,
     /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
     #[serde(skip)]
     pub layers: Vec<(Digest, u64)>,
     /// Where the images have the records of their import checks: for the index.
     #[serde(skip)]
-    pub checked: BTreeMap<Platform, Record>,
+    pub checked: BTreeMap<Platform, CheckRecord>,
     /// Bytes of blobs that came over the network to build on, where they are known: for the ledger.
     #[serde(skip)]
     pub pulled: Option<u64>,
@@ -86,7 +86,7 @@ pub struct Imports {
 
 /// Compiled dependencies that came from the registry or went there.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Dependencies {
+pub struct DependencyTransfer {
     /// `pulled` or `pushed`.
     pub action: &'static str,
     /// Number of crates.
@@ -96,7 +96,7 @@ pub struct Dependencies {
     pub bytes: u64,
 }
 
-impl Dependencies {
+impl DependencyTransfer {
     /// Their size, for people.
     pub fn size(&self) -> String {
         format!("{} crates, {}", self.crates, quantity::bytes(self.bytes))

@@ -205,7 +205,7 @@ fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Gate {
+pub struct TimeGate {
     /// The machines, and the native engine where that built; where others differ, whether it was pushed and what was edited.
     pub of: String,
     #[serde(flatten)]
@@ -263,7 +263,7 @@ impl Comparable {
 
 /// Compares the last `count` fast builds with as many before, like with like: machine, engine, whether it was pushed, and kind
 /// of edit. What has built nothing since `since` is past: what it once took holds nobody up.
-pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> Vec<Gate> {
+pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> Vec<TimeGate> {
     let mut fast: Vec<&Record> =
         records.iter().filter(|record| record.decision == BuildKind::Fast && record.counts()).collect();
     fast.sort_by_key(|record| record.when);
@@ -282,7 +282,7 @@ pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> 
             let before = median(times[count..].iter().copied()).unwrap_or(0.0);
             GateResult::Compared { before, now, slower: now > factor * before }
         };
-        Gate { of: alike.among(&all), found }
+        TimeGate { of: alike.among(&all), found }
     };
     current.into_iter().map(gate).collect()
 }

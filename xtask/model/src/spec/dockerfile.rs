@@ -107,7 +107,7 @@ impl Dockerfile {
         Ok(())
     }
 
-    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::From) -> Result<(), ParseError> {
+    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::FromInstruction) -> Result<(), ParseError> {
         let twin = self.stages.iter().find(|stage| from.name.is_some() && stage.name == from.name);
         if let (Some(twin), Some(name)) = (twin, &from.name) {
             let what = format!("two stages are named `{name}` (the other is on line {})", twin.line);

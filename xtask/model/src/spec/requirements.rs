@@ -32,7 +32,7 @@ pub use version::{Specifier, Version};
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
 use lines::{Line, LineError, LocatedError};
-use local::Local;
+use local::LocalRequirement;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -358,11 +358,11 @@ impl FileReader<'_> {
         }
         let number = line.position(line.text.len() - line.text.trim_start().len()).0;
         match local::read(text.trim())? {
-            Local::Project(project) => {
+            LocalRequirement::Project(project) => {
                 let place = format!("{}:{number}", path.display());
                 self.found.projects.push(LocalProject { place, ..project });
             }
-            Local::File(requirement, folder) => {
+            LocalRequirement::File(requirement, folder) => {
                 self.found.locations.push(PackageLocation::new(LocationKind::Links, &folder));
                 self.found.options.find_links.insert(folder);
                 self.found.requirements.push(Requirement { file: path.to_owned(), line: number, ..requirement });

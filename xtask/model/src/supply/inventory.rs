@@ -4,7 +4,7 @@
 //! an unpacker would: an upper layer replaces and removes what is below.
 
 use super::licence;
-use super::osv::Wanted;
+use super::osv::WantedPackage;
 use super::versions::Ecosystem;
 use crate::spec::lock::closure::PackageMetadata;
 use crate::spec::lock::{Lock, LockedPackage};
@@ -355,12 +355,12 @@ fn decoded(text: &str) -> String {
 
 impl Component {
     /// What databases of vulnerabilities have to be asked for it; `None` where none of them knows its kind.
-    pub fn wanted(&self) -> Option<Wanted> {
+    pub fn wanted(&self) -> Option<WantedPackage> {
         let (kind, rest) = self.purl.strip_prefix("pkg:")?.split_once('/')?;
         let (version, name) = (self.version.clone(), self.name.clone());
         match kind {
-            "pypi" => Some(Wanted { ecosystem: Ecosystem::Pypi, name, version }),
-            "cargo" => Some(Wanted { ecosystem: Ecosystem::Crates, name, version }),
+            "pypi" => Some(WantedPackage { ecosystem: Ecosystem::Pypi, name, version }),
+            "cargo" => Some(WantedPackage { ecosystem: Ecosystem::Crates, name, version }),
             "deb" => {
                 let (_, qualifiers) = rest.split_once('?')?;
                 let qualifier = |name: &str| {
@@ -372,7 +372,7 @@ impl Component {
                     Some((name, version)) => (name.to_owned(), version.to_owned()),
                     None => (source, version),
                 };
-                Some(Wanted { ecosystem: Ecosystem::Debian(release), name, version })
+                Some(WantedPackage { ecosystem: Ecosystem::Debian(release), name, version })
             }
             _ => None,
         }

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 /// A record, as far as it is used.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Record {
+pub struct OsvRecord {
     pub id: String,
     #[serde(deserialize_with = "null_is_empty")]
     pub summary: String,
@@ -38,7 +38,7 @@ struct Score {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Affected {
-    package: Option<Package>,
+    package: Option<AffectedPackage>,
     #[serde(deserialize_with = "null_is_empty")]
     ranges: Vec<Range>,
     #[serde(deserialize_with = "null_is_empty")]
@@ -50,7 +50,7 @@ struct Affected {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Package {
+struct AffectedPackage {
     ecosystem: String,
     name: String,
 }
@@ -60,12 +60,12 @@ struct Range {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
-    events: Vec<Event>,
+    events: Vec<RangeEvent>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Event {
+struct RangeEvent {
     introduced: Option<String>,
     fixed: Option<String>,
     last_affected: Option<String>,
@@ -78,7 +78,7 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from:
 
 /// A package to look up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Wanted {
+pub struct WantedPackage {
     pub ecosystem: Ecosystem,
     /// As the ecosystem's databases spell it: a source package of Debian.
     pub name: String,
@@ -94,9 +94,9 @@ pub struct Hit {
     pub score: Option<f64>,
 }
 
-impl Record {
+impl OsvRecord {
     /// What the record says about a version; `None` if it does not affect it.
-    pub fn affects(&self, wanted: &Wanted) -> Option<Hit> {
+    pub fn affects(&self, wanted: &WantedPackage) -> Option<Hit> {
         if self.withdrawn.is_some() {
             return None;
         }
@@ -156,8 +156,8 @@ pub fn earliest(ecosystem: &Ecosystem, one: Option<String>, other: Option<String
     })
 }
 
-impl Package {
-    fn is(&self, wanted: &Wanted) -> bool {
+impl AffectedPackage {
+    fn is(&self, wanted: &WantedPackage) -> bool {
         if self.ecosystem != wanted.ecosystem.name() {
             return false;
         }
@@ -169,7 +169,7 @@ impl Package {
 }
 
 impl Affected {
-    fn contains(&self, wanted: &Wanted) -> bool {
+    fn contains(&self, wanted: &WantedPackage) -> bool {
         let same = |version: &String| {
             *version == wanted.version || wanted.ecosystem.compare(version, &wanted.version) == Some(Ordering::Equal)
         };
@@ -181,7 +181,7 @@ impl Affected {
         self.ranges.iter().filter(|range| matches!(range.kind.as_str(), "ECOSYSTEM" | "SEMVER"))
     }
 
-    fn fixed_in(&self, wanted: &Wanted) -> Option<String> {
+    fn fixed_in(&self, wanted: &WantedPackage) -> Option<String> {
         let fixed = self.in_order().flat_map(|range| &range.events).filter_map(|event| event.fixed.as_ref());
         let newer = fixed.filter(|fixed| wanted.ecosystem.compare(fixed, &wanted.version) == Some(Ordering::Greater));
         newer.fold(None, |least, fixed| earliest(&wanted.ecosystem, least, Some(fixed.clone())))
@@ -190,7 +190,7 @@ impl Affected {
 
 impl Range {
     /// The algorithm of the schema, "Evaluation".
-    fn contains(&self, Wanted { ecosystem, version, .. }: &Wanted) -> bool {
+    fn contains(&self, WantedPackage { ecosystem, version, .. }: &WantedPackage) -> bool {
         // `0` is before every version, and `*` after it.
         let order = |to: &str| match to {
             "0" => Some(Ordering::Greater),
@@ -207,9 +207,9 @@ impl Range {
         // The newest event before the version decides.
         let events = self.events.iter().filter_map(|event| {
             let (at, affected) = match event {
-                Event { introduced: Some(at), .. } => (at, true),
-                Event { fixed: Some(at), .. } | Event { last_affected: Some(at), .. } => (at, false),
-                Event { .. } => return None,
+                RangeEvent { introduced: Some(at), .. } => (at, true),
+                RangeEvent { fixed: Some(at), .. } | RangeEvent { last_affected: Some(at), .. } => (at, false),
+                RangeEvent { .. } => return None,
             };
             let passed = match (order(at)?, &event.last_affected) {
                 (Ordering::Greater, _) | (Ordering::Equal, None) => true,
@@ -239,7 +239,7 @@ pub fn names(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn record(affected: &str) -> Record {
+    fn record(affected: &str) -> OsvRecord {
         let text = format!(
             r#"{{"id": "X-1", "aliases": null, "affected": [{{"package": {{"ecosystem": "PyPI", "name": "Some_Name"}}, {affected}}}]}}"#
         );
@@ -249,7 +249,8 @@ mod tests {
 
     #[track_caller]
     fn fixed(affected: &str, version: &str, expected: Option<Option<&str>>) {
-        let wanted = Wanted { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: version.to_owned() };
+        let wanted =
+            WantedPackage { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: version.to_owned() };
         let found = record(affected).affects(&wanted).map(|hit| hit.fixed);
         assert_eq!(found, expected.map(|fixed| fixed.map(str::to_owned)), "{version}: {affected}");
     }
@@ -285,17 +286,19 @@ mod tests {
 
     #[test]
     fn a_withdrawn_record_and_one_of_another_ecosystem_affect_nothing() {
-        let wanted = Wanted { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: "1".to_owned() };
+        let wanted =
+            WantedPackage { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: "1".to_owned() };
         let affected = r#""versions": ["1"]"#;
         assert!(record(affected).affects(&wanted).is_some());
-        let withdrawn = Record { withdrawn: Some("2026-01-01T00:00:00Z".to_owned()), ..record(affected) };
+        let withdrawn = OsvRecord { withdrawn: Some("2026-01-01T00:00:00Z".to_owned()), ..record(affected) };
         assert_eq!(withdrawn.affects(&wanted), None);
-        assert_eq!(record(affected).affects(&Wanted { ecosystem: Ecosystem::Crates, ..wanted }), None);
+        assert_eq!(record(affected).affects(&WantedPackage { ecosystem: Ecosystem::Crates, ..wanted }), None);
     }
 
     #[test]
     fn severity_is_the_scores_or_the_word_of_the_database() {
-        let wanted = Wanted { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: "1".to_owned() };
+        let wanted =
+            WantedPackage { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: "1".to_owned() };
         let of = |more: &str| {
             let hit = record(&format!(r#""versions": ["1"]{more}"#)).affects(&wanted).unwrap();
             (hit.severity, hit.score)

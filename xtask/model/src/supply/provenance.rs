@@ -89,7 +89,7 @@ pub fn statement(build: &Build) -> Vec<u8> {
 
 /// A statement that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub struct ProvenanceStatement {
     pub subjects: Vec<Digest>,
     pub builder: String,
     /// Fingerprint of the key.
@@ -103,7 +103,7 @@ pub struct Statement {
 ///
 /// # Errors
 /// It is another kind of statement.
-pub fn read(bytes: &[u8]) -> Result<Statement, String> {
+pub fn read(bytes: &[u8]) -> Result<ProvenanceStatement, String> {
     let document: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if document["_type"] != STATEMENT || document["predicateType"] != PREDICATE {
         return Err("it is not a statement of SLSA v1 provenance".to_owned());
@@ -116,7 +116,7 @@ pub fn read(bytes: &[u8]) -> Result<Statement, String> {
     let subjects = document["subject"].as_array().into_iter().flatten();
     let subjects = subjects.filter_map(|one| format!("sha256:{}", one["digest"]["sha256"].as_str()?).parse().ok());
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    Ok(Statement {
+    Ok(ProvenanceStatement {
         subjects: subjects.collect(),
         builder: text(&predicate["runDetails"]["builder"]["id"]).unwrap_or_default(),
         fingerprint: text(&definition["internalParameters"]["fingerprint"]),

@@ -2,10 +2,10 @@
 
 mod show;
 
-pub use show::Place;
+pub use show::Locate;
 
 use super::inventory::Component;
-use super::osv::{self, Record, Wanted};
+use super::osv::{self, OsvRecord, WantedPackage};
 use super::severity::Severity;
 use super::vex::Statement;
 use crate::spec::reference::Digest;
@@ -100,13 +100,13 @@ pub struct Subject<'a> {
 
 /// Records with the place that they are from.
 #[derive(Clone, Debug, Default)]
-pub struct Records {
+pub struct FoundRecords {
     pub source: String,
-    pub records: Vec<Record>,
+    pub records: Vec<OsvRecord>,
 }
 
 /// Looks every component up.
-pub fn scan(subject: Subject<'_>, database: &Records, statements: &[Statement], now: Timestamp) -> Scan {
+pub fn scan(subject: Subject<'_>, database: &FoundRecords, statements: &[Statement], now: Timestamp) -> Scan {
     let by_name = index(&database.records);
     let mut unchecked = Vec::new();
     let mut found = Vec::new();
@@ -140,8 +140,8 @@ pub fn scan(subject: Subject<'_>, database: &Records, statements: &[Statement], 
 }
 
 /// Records by the normalised names of the packages that they may be about.
-fn index(records: &[Record]) -> BTreeMap<String, Vec<&Record>> {
-    let mut by_name: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
+fn index(records: &[OsvRecord]) -> BTreeMap<String, Vec<&OsvRecord>> {
+    let mut by_name: BTreeMap<String, Vec<&OsvRecord>> = BTreeMap::new();
     for record in records {
         let names: BTreeSet<String> = record.packages().flat_map(spellings).collect();
         for name in names {
@@ -157,7 +157,7 @@ pub fn spellings(name: &str) -> [String; 2] {
 }
 
 /// The vulnerabilities of a component, each once although several databases have it.
-fn of_component(component: &Component, wanted: &Wanted, records: &[&Record]) -> Vec<Vulnerability> {
+fn of_component(component: &Component, wanted: &WantedPackage, records: &[&OsvRecord]) -> Vec<Vulnerability> {
     let mut found: Vec<Vulnerability> = Vec::new();
     let mut advisories = Vec::new();
     for record in records {
@@ -211,7 +211,7 @@ fn of_component(component: &Component, wanted: &Wanted, records: &[&Record]) -> 
 }
 
 /// The first sentence of a record.
-fn summary(record: &Record) -> String {
+fn summary(record: &OsvRecord) -> String {
     let text = if record.summary.is_empty() { &record.details } else { &record.summary };
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     match line.char_indices().nth(120) {
@@ -261,8 +261,8 @@ pub(super) mod tests {
     /// A database in OSV's own format.
     pub(crate) const DATABASE: &str = include_str!("scan/database.json");
 
-    pub(crate) fn records() -> Records {
-        Records { source: "test".to_owned(), records: serde_json::from_str(DATABASE).unwrap() }
+    pub(crate) fn records() -> FoundRecords {
+        FoundRecords { source: "test".to_owned(), records: serde_json::from_str(DATABASE).unwrap() }
     }
 
     pub(crate) fn of(statements: &[Statement]) -> Scan {

@@ -6,7 +6,7 @@ use crate::time::Timestamp;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
-struct Document {
+struct OpenVex {
     #[serde(rename = "@context")]
     context: String,
     statements: Vec<Raw>,
@@ -95,7 +95,7 @@ pub struct Statement {
 /// # Errors
 /// It is not OpenVEX, or a statement lacks what the specification requires.
 pub fn read(file: &str, bytes: &[u8]) -> Result<Vec<Statement>, String> {
-    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let document: OpenVex = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if !document.context.starts_with("https://openvex.dev/ns") {
         return Err(format!("its `@context` is `{}`, not OpenVEX's", document.context));
     }

@@ -10,7 +10,7 @@ pub(crate) mod target;
 use super::base::Stat;
 use crate::layer::item::{Content, Item};
 use mode::Mode;
-use target::{Made, Sum, Target};
+use target::{CopiedItem, Sum, Target};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_model::spec::ignore::Ignore;
@@ -28,9 +28,9 @@ pub(crate) struct SelectedNode {
 
 impl SelectedNode {
     /// As an entry of a layer, at its relative path.
-    pub(crate) fn as_made(&self) -> Made {
+    pub(crate) fn as_made(&self) -> CopiedItem {
         let Self { rest, mode, uid, gid, content, sum } = self.clone();
-        Made { item: Item { path: rest, mode, uid, gid, content }, sum }
+        CopiedItem { item: Item { path: rest, mode, uid, gid, content }, sum }
     }
 }
 
@@ -205,8 +205,8 @@ mod tests {
         Selected { name: b"d".to_vec(), nodes }
     }
 
-    fn shown(made: &[Made]) -> Vec<String> {
-        let show = |made: &Made| {
+    fn shown(made: &[CopiedItem]) -> Vec<String> {
+        let show = |made: &CopiedItem| {
             let item = &made.item;
             let slash = if item.content == Content::Dir { "/" } else { "" };
             format!("{}{slash} {:o} {}:{}", item.path, item.mode, item.uid, item.gid)

@@ -2,7 +2,7 @@
 //!
 //! Pure. The encoding is typed, versioned and length-delimited, so two recipes never share one.
 
-use super::copy::target::{Made, Sum};
+use super::copy::target::{CopiedItem, Sum};
 use crate::layer::item::Content;
 use sha2::{Digest as _, Sha256};
 use xtask_model::spec::reference::Digest;
@@ -45,8 +45,8 @@ impl LayerFingerprint {
     }
 
     /// All entries of a layer; file contents by digest.
-    pub(super) fn made(self, made: &[Made]) -> Self {
-        made.iter().fold(self.number(made.len() as u64), |recipe, Made { item, sum }| {
+    pub(super) fn made(self, made: &[CopiedItem]) -> Self {
+        made.iter().fold(self.number(made.len() as u64), |recipe, CopiedItem { item, sum }| {
             let recipe = recipe.text(item.path.as_bytes()).number(item.uid.into()).number(item.gid.into());
             match &item.content {
                 Content::Dir => {

@@ -8,7 +8,7 @@ use super::context;
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;
 use super::copy::select::{self, FileMap, Rules};
-use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
+use super::copy::target::{CopiedItem, Lookup, Nothing, Sum, Target, resolve};
 use super::copy::{self, Flags, Selected};
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
@@ -86,11 +86,11 @@ pub(super) struct StageLayer<'a> {
     pub(super) chain: LayerChain,
     /// `None` if the layer was made when it was planned.
     pub(super) job: Option<CopyJob<'a>>,
-    pub(super) made: RefCell<Option<Rc<[Made]>>>,
+    pub(super) made: RefCell<Option<Rc<[CopiedItem]>>>,
 }
 
 /// Items by stage number and part number.
-type Parts = BTreeMap<(usize, usize), Rc<[Made]>>;
+type Parts = BTreeMap<(usize, usize), Rc<[CopiedItem]>>;
 
 #[derive(Default)]
 pub(super) struct Layers<'a> {
@@ -141,7 +141,7 @@ impl<'a> Layers<'a> {
                 Some(earlier) => realise.produce_after(&numbers, earlier)?,
                 None => realise.produce(&numbers)?,
             };
-            let made = |items: Vec<Item>| items.into_iter().map(|item| Made { item, sum: None }).collect();
+            let made = |items: Vec<Item>| items.into_iter().map(|item| CopiedItem { item, sum: None }).collect();
             let produced = numbers.into_iter().map(|number| (stage, number)).zip(produced.into_iter().map(made));
             self.parts.borrow_mut().extend(produced);
         }
@@ -164,17 +164,17 @@ impl<'a> Layers<'a> {
         }
     }
 
-    pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
+    pub(super) fn made(&self, layer: usize) -> Result<Rc<[CopiedItem]>, Fault> {
         let StageLayer { made, job, chain, .. } = &self.layers[layer];
         if let Some(made) = &*made.borrow() {
             return Ok(made.clone());
         }
         let job = job.as_ref().expect("a planned layer has a job");
-        let found: Rc<[Made]> = self.execute(layer, job, chain)?.into();
+        let found: Rc<[CopiedItem]> = self.execute(layer, job, chain)?.into();
         Ok(made.borrow_mut().insert(found).clone())
     }
 
-    fn execute(&self, layer: usize, job: &CopyJob<'a>, chain: &LayerChain) -> Result<Vec<Made>, Fault> {
+    fn execute(&self, layer: usize, job: &CopyJob<'a>, chain: &LayerChain) -> Result<Vec<CopiedItem>, Fault> {
         let at_place = |fault: Fault| match fault.needed_by {
             Some(_) => fault,
             None => fault.needed_by(format!("`{}`", job.place)),
@@ -273,7 +273,7 @@ pub(super) fn run(
     selected: Vec<Selected>,
     below: &dyn Lookup,
     numbers: Numbers<'_>,
-) -> Result<Vec<Made>, Fault> {
+) -> Result<Vec<CopiedItem>, Fault> {
     let owner = job.owner.as_ref().map(numbers).transpose()?;
     let flags = Flags { owner, mode: job.mode.clone(), excludes: job.excludes.clone() };
     let mut target = Target::new(below);
@@ -281,7 +281,7 @@ pub(super) fn run(
     target.finish()
 }
 
-fn select_from_part(part: &[Made], reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
+fn select_from_part(part: &[CopiedItem], reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
     let mut files = FileMap::new();
     select::apply_layer(&mut files, part);
     let invalid = |why: String| Fault::usage(format!("{place}: {why}"));
@@ -390,8 +390,8 @@ impl View<'_, '_> {
 }
 
 /// Items for the layer file. Files that were made late get their size here.
-pub(super) fn items(made: &[Made]) -> Result<Vec<Item>, Fault> {
-    let item = |made: &Made| {
+pub(super) fn items(made: &[CopiedItem]) -> Result<Vec<Item>, Fault> {
+    let item = |made: &CopiedItem| {
         let mut item = made.item.clone();
         if let (Some(Sum::Recipe(_)), Content::File(Bytes::At { file, size })) = (&made.sum, &mut item.content) {
             *size = context::size_now(file)?;

@@ -7,7 +7,7 @@ use super::config::Description;
 use super::context::Context;
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;
-use super::copy::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
+use super::copy::target::{CopiedItem, Lookup as _, Nothing, Sum, Target, resolve};
 use super::copy::{Selected, SelectedNode, destination};
 use super::fingerprint::LayerFingerprint;
 use super::layers::{CopyJob, CopySource, LayerChain, Layers, StageLayer, may_contain, run};
@@ -30,7 +30,7 @@ const LAYERS: usize = 500;
 const HISTORIES: usize = 16_000_000;
 
 #[derive(Clone)]
-pub(super) struct State {
+pub(super) struct StageState {
     pub(super) description: Description,
     pub(super) chain: LayerChain,
 }
@@ -41,7 +41,7 @@ type SourceFiles = (Source, Vec<Selected>);
 pub(super) struct Stages<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) layers: Layers<'a>,
-    pub(super) done: BTreeMap<usize, State>,
+    pub(super) done: BTreeMap<usize, StageState>,
     pub(super) inherited: usize,
     /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
     pub(super) selected: BTreeMap<(usize, usize), Vec<SourceFiles>>,
@@ -101,21 +101,21 @@ impl<'a> Stages<'a> {
     }
 
     /// What a stage begins with.
-    fn base(&self, stage: &Stage, stage_base: &StageBase, image: Option<usize>) -> Result<State, Fault> {
+    fn base(&self, stage: &Stage, stage_base: &StageBase, image: Option<usize>) -> Result<StageState, Fault> {
         Ok(match (stage_base.on, image) {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
                     let what = format!("a stage cannot be built on `{}`, which a recipe makes", stage.base);
                     return Err(with_alternatives(self.wrong(stage.line, what)));
                 };
-                State { description: base.description.next_stage(), chain: base.chain.clone() }
+                StageState { description: base.description.next_stage(), chain: base.chain.clone() }
             }
-            (None, Some(image)) => State {
+            (None, Some(image)) => StageState {
                 description: Description::over(&self.layers.images[image].config),
                 chain: LayerChain { image: Some(image), layers: Vec::new() },
             },
             (None, None) => {
-                State { description: Description::scratch(self.inputs.platform), chain: LayerChain::default() }
+                StageState { description: Description::scratch(self.inputs.platform), chain: LayerChain::default() }
             }
         })
     }
@@ -174,7 +174,7 @@ impl<'a> Stages<'a> {
         written.parse().map_err(|error| self.wrong(line, error))
     }
 
-    fn instruction(&mut self, state: &mut State, stage: &Stage, index: usize) -> Result<(), Fault> {
+    fn instruction(&mut self, state: &mut StageState, stage: &Stage, index: usize) -> Result<(), Fault> {
         let instruction = &stage.instructions[index];
         let line = instruction.line;
         unsupported::check_instruction(self.inputs.dockerfile, stage.index, instruction)?;
@@ -190,7 +190,7 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn copy(&mut self, state: &mut State, stage: &Stage, index: usize, transfer: &Transfer) -> Result<(), Fault> {
+    fn copy(&mut self, state: &mut StageState, stage: &Stage, index: usize, transfer: &Transfer) -> Result<(), Fault> {
         let Instruction { line, kind, .. } = &stage.instructions[index];
         let (line, keyword) = (*line, kind.keyword());
         let owner = transfer.chown().map(Owner::parse).transpose().map_err(|why| self.wrong(line, why))?;
@@ -307,7 +307,7 @@ impl<'a> Stages<'a> {
     /// Plans a layer that is made on demand. `source` identifies what is copied.
     fn plan_later(
         &mut self,
-        state: &mut State,
+        state: &mut StageState,
         job: CopyJob<'a>,
         transfer: &Transfer,
         source: &Digest,
@@ -348,7 +348,7 @@ impl<'a> Stages<'a> {
         self.add(state, plan, Some(job), RefCell::default());
     }
 
-    fn plan_now(&mut self, state: &mut State, created_by: String, made: Vec<Made>) {
+    fn plan_now(&mut self, state: &mut StageState, created_by: String, made: Vec<CopiedItem>) {
         state.description.remember(created_by.clone(), !made.is_empty());
         if made.is_empty() {
             return;
@@ -359,7 +359,13 @@ impl<'a> Stages<'a> {
         self.add(state, plan, None, RefCell::new(Some(Rc::from(made))));
     }
 
-    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: RefCell<Option<Rc<[Made]>>>) {
+    fn add(
+        &mut self,
+        state: &mut StageState,
+        plan: LayerPlan,
+        job: Option<CopyJob<'a>>,
+        made: RefCell<Option<Rc<[CopiedItem]>>>,
+    ) {
         let chain = state.chain.clone();
         state.chain.layers.push(self.layers.layers.len());
         self.layers.layers.push(StageLayer { plan, chain, job, made });
@@ -383,7 +389,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Sets the working folder, and creates it if it is missing.
-    fn workdir(&mut self, state: &mut State, line: usize, written: &str) -> Result<(), Fault> {
+    fn workdir(&mut self, state: &mut StageState, line: usize, written: &str) -> Result<(), Fault> {
         let folder = state.description.set_working_dir(written);
         let created_by = format!("WORKDIR {folder}");
         let at_place = |fault: Fault| match fault.needed_by {
@@ -451,7 +457,7 @@ fn history(keyword: &str, transfer: &Transfer) -> String {
 fn fingerprint(selected: &[Selected]) -> Digest {
     let mut recipe = LayerFingerprint::new("selected").number(selected.len() as u64);
     for selected in selected {
-        let made: Vec<Made> = selected.nodes.iter().map(SelectedNode::as_made).collect();
+        let made: Vec<CopiedItem> = selected.nodes.iter().map(SelectedNode::as_made).collect();
         recipe = recipe.text(&selected.name).made(&made);
     }
     recipe.finish()

@@ -10,7 +10,7 @@ mod kept;
 use super::Files;
 use crate::image::Place;
 use crate::layer::{Limits, Reader, unpack};
-use kept::{Kept, Used};
+use kept::{KeptFolders, Used};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -39,7 +39,7 @@ pub struct ImageStore {
 }
 
 /// Files and configuration of an image; kept while this value lives.
-pub struct Unpacked {
+pub struct UnpackedImage {
     pub files: Files,
     pub config: Config,
     _used: Vec<Used>,
@@ -105,7 +105,7 @@ impl ImageStore {
     }
 
     /// Unpacks what is not unpacked of an image. Only root can set file `owners`.
-    pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
+    pub fn unpack(&self, name: &str, owners: bool) -> Result<UnpackedImage, Fault> {
         let (manifest, place) = match self.find(name)? {
             Some(LayoutImage { layout, manifest }) => (layout.read_json::<Manifest>(&manifest)?, Place::Layout(layout)),
             None => self.published(name)?,
@@ -120,8 +120,8 @@ impl ImageStore {
             return Err(Fault::build(format!("cannot unpack `{name}`"))
                 .cause("its configuration and its manifest have different numbers of layers"));
         }
-        let kept = Kept::open(&self.store)?;
-        let image = Image {
+        let kept = KeptFolders::open(&self.store)?;
+        let image = ImageLayers {
             name,
             layers: &manifest.layers,
             diff_ids: &config.rootfs.diff_ids,
@@ -137,7 +137,7 @@ impl ImageStore {
         let now = SystemTime::now();
         used.iter().for_each(|folder| folder.touch(now));
         let files = used.iter().map(|folder| folder.path.as_path()).collect();
-        Ok(Unpacked { files, config, _used: used })
+        Ok(UnpackedImage { files, config, _used: used })
     }
 
     fn published(&self, name: &str) -> Result<(Manifest, Place), Fault> {
@@ -158,7 +158,7 @@ impl ImageStore {
 }
 
 /// Layers to unpack.
-struct Image<'a> {
+struct ImageLayers<'a> {
     name: &'a str,
     /// Lowest first.
     layers: &'a [Descriptor],
@@ -170,9 +170,9 @@ struct Image<'a> {
     progress: RefCell<Option<terminal::Progress>>,
 }
 
-impl Image<'_> {
+impl ImageLayers<'_> {
     /// Folders to be mounted over each other, the uppermost first; made where they are missing.
-    fn folders(&self, kept: &Kept) -> Result<Vec<Used>, Fault> {
+    fn folders(&self, kept: &KeptFolders) -> Result<Vec<Used>, Fault> {
         let (found, missing) = self.stacked(kept, &|layer| kept.find(&self.apart(layer)))?;
         if missing.is_none() {
             return Ok(found);
@@ -191,7 +191,7 @@ impl Image<'_> {
     /// Folders from the uppermost layer on, and the number of lowest layers that have none.
     fn stacked(
         &self,
-        kept: &Kept,
+        kept: &KeptFolders,
         apart: &dyn Fn(usize) -> Result<Option<Used>, Fault>,
     ) -> Result<(Vec<Used>, Option<usize>), Fault> {
         let (mut folders, mut below) = (Vec::new(), self.layers.len());
@@ -227,7 +227,7 @@ impl Image<'_> {
     }
 
     /// Says that something has to be unpacked, and makes room for it.
-    fn begin(&self, kept: &Kept) {
+    fn begin(&self, kept: &KeptFolders) {
         if self.progress.borrow().is_some() {
             return;
         }
@@ -245,7 +245,7 @@ impl Image<'_> {
     }
 
     /// Unpacks one layer; false if it needs those below it.
-    fn unpack_apart(&self, layer: usize, kept: &Kept, folder: &Path) -> Result<bool, Fault> {
+    fn unpack_apart(&self, layer: usize, kept: &KeptFolders, folder: &Path) -> Result<bool, Fault> {
         self.begin(kept);
         self.say(layer)?;
         let file = fetch(self.place, self.client, &self.layers[layer], folder)?;
@@ -254,7 +254,7 @@ impl Image<'_> {
     }
 
     /// Unpacks the lowest layers over each other.
-    fn unpack_together(&self, layers: usize, kept: &Kept, folder: &Path) -> Result<(), Fault> {
+    fn unpack_together(&self, layers: usize, kept: &KeptFolders, folder: &Path) -> Result<(), Fault> {
         self.begin(kept);
         let mut unpacked = self.unpacker(folder)?;
         let (place, client) = (self.place, self.client);
@@ -299,7 +299,7 @@ fn fetch(place: &Place, client: &Client, layer: &Descriptor, near: &Path) -> Res
 /// Removes incomplete images of this repository, unless a process is unpacking them.
 pub fn sweep(tree: &Tree) {
     // Creates nothing.
-    if let Some(kept) = Kept::existing(&store(tree)) {
+    if let Some(kept) = KeptFolders::existing(&store(tree)) {
         kept.sweep();
     }
 }
@@ -307,13 +307,15 @@ pub fn sweep(tree: &Tree) {
 /// Folders of unpacked images that were not used for this time.
 pub fn unused(tree: &Tree, age: Duration, now: SystemTime) -> Vec<PathBuf> {
     let store = store(tree);
-    let names = Kept::existing(&store).map(|kept| kept.unused(age, now)).unwrap_or_default();
+    let names = KeptFolders::existing(&store).map(|kept| kept.unused(age, now)).unwrap_or_default();
     names.iter().map(|name| store.join(name)).collect()
 }
 
 /// Removes one of them, unless it is in use.
 pub fn remove(folder: &Path) {
-    let (Some(store), Some(name)) = (folder.parent().and_then(Kept::existing), folder.file_name()) else { return };
+    let (Some(store), Some(name)) = (folder.parent().and_then(KeptFolders::existing), folder.file_name()) else {
+        return;
+    };
     store.remove(&name.to_string_lossy(), true);
 }
 

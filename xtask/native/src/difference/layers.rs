@@ -23,7 +23,7 @@ const SHOWN: usize = 16;
 pub(super) type Listing = BTreeMap<ContextPath, (Entry, Option<Digest>)>;
 
 /// Contents by path, of files that are not too long.
-pub(super) type Contents = BTreeMap<ContextPath, Vec<u8>>;
+pub(super) type FileContents = BTreeMap<ContextPath, Vec<u8>>;
 
 pub(super) fn listing(reader: &mut Reader<'_>) -> Result<Listing, Fault> {
     let mut found = Listing::new();
@@ -41,8 +41,8 @@ pub(super) fn listing(reader: &mut Reader<'_>) -> Result<Listing, Fault> {
 }
 
 /// Reads these files, and everything else to the end, which only then is verified.
-pub(super) fn contents(reader: &mut Reader<'_>, wanted: &BTreeSet<ContextPath>) -> Result<Contents, Fault> {
-    let mut found = Contents::new();
+pub(super) fn contents(reader: &mut Reader<'_>, wanted: &BTreeSet<ContextPath>) -> Result<FileContents, Fault> {
+    let mut found = FileContents::new();
     while let Some(entry) = reader.next()? {
         if wanted.contains(&entry.path)
             && let Some(bytes) = reader.bytes(LONGEST)?
@@ -88,7 +88,7 @@ impl Paths {
         edited.map(|(path, ..)| path.clone()).collect()
     }
 
-    pub(super) fn described(&self, part: &str, old: &Contents, new: &Contents) -> Vec<Difference> {
+    pub(super) fn described(&self, part: &str, old: &FileContents, new: &FileContents) -> Vec<Difference> {
         let described = self.found.iter().map(|(path, what, edited)| {
             let mut what = what.clone();
             if let Some([before, after]) = edited {

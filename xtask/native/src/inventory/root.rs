@@ -14,7 +14,7 @@ use xtask_model::image::context::FileKind;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
 use xtask_model::supply::inventory::{self, LayerContents};
-use xtask_model::supply::rebase::root::{self, Python, RootFacts, SCHEMA};
+use xtask_model::supply::rebase::root::{self, RootFacts, RootPython, SCHEMA};
 
 /// A root, with the contents of its layers for an inventory.
 pub struct Read {
@@ -58,13 +58,13 @@ pub fn read(image: &Image, search: &Search<'_>) -> Result<Read, Fault> {
 }
 
 /// The Python on which packages are installed: the newest of the root.
-fn python(facts: &RootFacts, texts: &Texts, image: &Image) -> Option<Python> {
+fn python(facts: &RootFacts, texts: &Texts, image: &Image) -> Option<RootPython> {
     let number = |minor: &&str| minor.split('.').filter_map(|part| part.parse::<u32>().ok()).collect::<Vec<_>>();
     let minor = facts.files.keys().filter_map(|path| root::minor(path)).max_by_key(number)?;
     let abi = texts.sysconfig.iter().find(|(path, _)| path.contains(&format!("/python{minor}/")));
     // Docker's own images say it so.
     let version = image.config.config.env.iter().find_map(|entry| entry.strip_prefix("PYTHON_VERSION="));
-    Some(Python {
+    Some(RootPython {
         minor: minor.to_owned(),
         version: version.filter(|version| version.starts_with(minor)).map(str::to_owned),
         abi: abi.and_then(|(_, text)| root::abi(text)),

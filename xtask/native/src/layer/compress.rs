@@ -66,22 +66,22 @@ pub(super) fn stream<W: Write>(
 }
 
 /// Queue that the threads share. Waiting for the lock is cheap compared with compression.
-type Queue = Mutex<Option<Receiver<Job>>>;
+type Queue = Mutex<Option<Receiver<BlockJob>>>;
 
 /// A block, and where it goes when it is compressed.
-type Job = (Block, SyncSender<Block>);
+type BlockJob = (Block, SyncSender<Block>);
 
 #[derive(Default)]
 struct Block {
     plain: Vec<u8>,
     packed: Vec<u8>,
     crc: Crc,
-    kind: Kind,
+    kind: BlockKind,
     failed: Option<Fault>,
 }
 
 #[derive(Default)]
-enum Kind {
+enum BlockKind {
     #[default]
     Part,
     /// The last one of a gzip member.
@@ -103,8 +103,8 @@ pub(super) struct Blocks<'scope, 'env, W> {
     threads: usize,
     scope: &'scope Scope<'scope, 'env>,
     queue: &'env Queue,
-    jobs: Option<SyncSender<Job>>,
-    own: Option<Worker>,
+    jobs: Option<SyncSender<BlockJob>>,
+    own: Option<CompressWorker>,
     block: Vec<u8>,
     /// Whether a block of the current gzip member was sent.
     begun: bool,
@@ -143,7 +143,7 @@ impl<W: Write> Blocks<'_, '_, W> {
     /// Takes a file of an archive.
     pub(super) fn packed(&mut self, file: &Packed) -> Result<(), Fault> {
         if self.codec.0 != Compression::Gzip || !file.deflated || file.packed < SMALL {
-            let mut own = self.own.take().unwrap_or_else(|| Worker::new(self.codec));
+            let mut own = self.own.take().unwrap_or_else(|| CompressWorker::new(self.codec));
             own.archives.read(file, &mut |_| Ok(()), &mut |bytes| self.push(bytes))?;
             self.own = Some(own);
             return Ok(());
@@ -152,13 +152,13 @@ impl<W: Write> Blocks<'_, '_, W> {
             self.send(true)?;
         }
         if self.threads > 1 && file.size <= WHOLE && file.packed <= WHOLE {
-            let block = Block { kind: Kind::Packed(file.clone()), ..self.spare.pop().unwrap_or_default() };
+            let block = Block { kind: BlockKind::Packed(file.clone()), ..self.spare.pop().unwrap_or_default() };
             return self.dispatch(block, false);
         }
         while !self.running.is_empty() {
             self.take_one()?;
         }
-        let own = self.own.get_or_insert_with(|| Worker::new(self.codec));
+        let own = self.own.get_or_insert_with(|| CompressWorker::new(self.codec));
         let (out, hash) = (&mut self.out, &mut self.plain);
         out.put(&GZIP_HEADER)?;
         own.archives.read(file, &mut |raw| out.put(raw), &mut |plain| {
@@ -177,14 +177,14 @@ impl<W: Write> Blocks<'_, '_, W> {
         let mut block = self.spare.pop().unwrap_or_default();
         block.plain.clear();
         std::mem::swap(&mut block.plain, &mut self.block);
-        block.kind = if last { Kind::Last } else { Kind::Part };
+        block.kind = if last { BlockKind::Last } else { BlockKind::Part };
         self.begun = !last;
         self.dispatch(block, last)
     }
 
     fn dispatch(&mut self, mut block: Block, last: bool) -> Result<(), Fault> {
         if self.threads < 2 || (last && self.jobs.is_none()) {
-            self.own.get_or_insert_with(|| Worker::new(self.codec)).work(&mut block);
+            self.own.get_or_insert_with(|| CompressWorker::new(self.codec)).work(&mut block);
             return self.take(block);
         }
         let (done, receiver) = sync_channel(1);
@@ -196,13 +196,13 @@ impl<W: Write> Blocks<'_, '_, W> {
         Ok(())
     }
 
-    fn workers(&mut self) -> &SyncSender<Job> {
+    fn workers(&mut self) -> &SyncSender<BlockJob> {
         let (scope, queue, codec) = (self.scope, self.queue, self.codec);
         self.jobs.get_or_insert_with(|| {
             let (jobs, receiver) = sync_channel(2 * self.threads);
             *queue.lock().expect("a new lock is not poisoned") = Some(receiver);
             for _ in 0..self.threads {
-                scope.spawn(move || work(queue, Worker::new(codec)));
+                scope.spawn(move || work(queue, CompressWorker::new(codec)));
             }
             jobs
         })
@@ -219,7 +219,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         }
         self.plain.update(&block.plain);
         self.bytes += block.plain.len() as u64;
-        if let Kind::Packed(file) = &block.kind {
+        if let BlockKind::Packed(file) = &block.kind {
             self.out.put(&GZIP_HEADER)?;
             self.out.put(&block.packed)?;
             self.out.end_member(file.crc, file.size)?;
@@ -232,7 +232,7 @@ impl<W: Write> Blocks<'_, '_, W> {
             self.member.crc.combine(&block.crc);
             self.member.bytes += block.plain.len() as u64;
             self.out.put(&block.packed)?;
-            if gzip && matches!(block.kind, Kind::Last) {
+            if gzip && matches!(block.kind, BlockKind::Last) {
                 self.out.put(&GZIP_END)?;
                 self.out.end_member(self.member.crc.sum(), self.member.bytes)?;
                 self.member.open = false;
@@ -265,7 +265,7 @@ impl<W: Write> Blocks<'_, '_, W> {
     }
 }
 
-fn work(queue: &Queue, mut worker: Worker) {
+fn work(queue: &Queue, mut worker: CompressWorker) {
     loop {
         let job = match queue.lock() {
             Ok(queue) => queue.as_ref().and_then(|jobs| jobs.recv().ok()),
@@ -278,18 +278,18 @@ fn work(queue: &Queue, mut worker: Worker) {
     }
 }
 
-struct Worker {
+struct CompressWorker {
     encoder: Encoder,
     archives: Archives,
 }
 
-impl Worker {
+impl CompressWorker {
     fn new(codec: Codec) -> Self {
         Self { encoder: Encoder::new(codec), archives: Archives::default() }
     }
 
     fn work(&mut self, block: &mut Block) {
-        let Kind::Packed(file) = &block.kind else { return self.encoder.compress(block) };
+        let BlockKind::Packed(file) = &block.kind else { return self.encoder.compress(block) };
         let (plain, packed) = (&mut block.plain, &mut block.packed);
         plain.clear();
         packed.clear();

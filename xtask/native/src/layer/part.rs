@@ -9,12 +9,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use xtask_model::image::context::ContextPath;
 
-pub(crate) struct Part<W: Write> {
+pub(crate) struct PartWriter<W: Write> {
     tar: tar::Builder<W>,
     has: fn(&ContextPath) -> bool,
 }
 
-impl<W: Write> Part<W> {
+impl<W: Write> PartWriter<W> {
     pub(crate) fn new(has: fn(&ContextPath) -> bool, to: W) -> Self {
         Self { tar: tar::Builder::new(to), has }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::registry::{Client, publish};
-use xtask_model::image::presence::Record;
+use xtask_model::image::presence::CheckRecord;
 use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -20,18 +20,18 @@ pub const DIFF_ID: &str = "dev.xtask.layer.diff-id";
 pub struct EarlierImage {
     pub manifest: Digest,
     /// The record of its import check.
-    pub record: Option<Record>,
+    pub record: Option<CheckRecord>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct PublishedLayers {
     by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
     blobs: BTreeSet<Digest>,
-    records: Vec<(Record, Descriptor)>,
+    records: Vec<(CheckRecord, Descriptor)>,
     /// Layers of other repositories of the registry, from which they can be mounted.
     others: BTreeMap<Digest, Repository>,
     others_by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
-    others_records: Vec<Record>,
+    others_records: Vec<CheckRecord>,
 }
 
 impl PublishedLayers {
@@ -71,7 +71,7 @@ impl PublishedLayers {
     }
 
     /// Record of the import check that a layer has, in this repository or another one.
-    pub fn record_in(&self, layer: &Digest) -> Option<&Record> {
+    pub fn record_in(&self, layer: &Digest) -> Option<&CheckRecord> {
         let own = self.records.iter().map(|(record, _)| record);
         own.chain(&self.others_records).find(|record| record.layer == *layer)
     }
@@ -86,7 +86,7 @@ impl PublishedLayers {
     }
 
     /// Records of import checks with their layers, that of the first image first.
-    pub fn records(&self) -> &[(Record, Descriptor)] {
+    pub fn records(&self) -> &[(CheckRecord, Descriptor)] {
         &self.records
     }
 
@@ -122,7 +122,7 @@ mod tests {
         let config = Descriptor::new(media_type::CONFIG, Digest::of(b"config"), 6);
         let mut published = PublishedLayers::default();
         let noted = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"noted"), 9);
-        let record = Record { image: Digest::of(b"manifest"), layer: noted.digest, version: 3, size: 7 };
+        let record = CheckRecord { image: Digest::of(b"manifest"), layer: noted.digest, version: 3, size: 7 };
         assert_eq!(record.to_string().parse(), Ok(record));
         let image = EarlierImage { manifest: record.image, record: Some(record) };
         published.add(&image, &Manifest::new(config, vec![other.clone(), made.clone(), noted.clone()]));

@@ -30,7 +30,7 @@ use crate::recipes::source::{self, Needed, Sources};
 use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
 use compile::{ChunkName, ImportCheck};
-use distribution::{Distribution, Place};
+use distribution::{Distribution, EnvironmentPlace};
 use environment::Environment;
 use gather::{Gathered, Gathering, WheelSource};
 use groups::Group;
@@ -360,7 +360,7 @@ impl<'a> PythonPackages<'a> {
             wanted: groups.map(|package| &*package.name).collect(),
             known,
             wheels: self.wheels(&built),
-            place: Place { home: HOME, folder: &folder },
+            place: EnvironmentPlace { home: HOME, folder: &folder },
             work: &self.work,
             whole: self.whole(),
             script: &self.scripts.compile,
@@ -394,11 +394,11 @@ impl<'a> PythonPackages<'a> {
     }
 
     /// The wheels of the packages that are built from source.
-    pub(super) fn built(&self) -> Result<wheels::Wheels, Fault> {
+    pub(super) fn built(&self) -> Result<source::Wheels, Fault> {
         if self.needed.is_empty() {
-            return Ok(wheels::Wheels::new());
+            return Ok(source::Wheels::new());
         }
-        let place = source::Place {
+        let place = source::SharedInputs {
             root_files: self.root_files,
             indexes: &uv::indexes(&self.root, &self.requirements)?,
             python: &self.python,
@@ -409,7 +409,7 @@ impl<'a> PythonPackages<'a> {
         self.sources.wheels(&self.needed, &place)
     }
 
-    fn wheels<'b>(&'b self, built: &'b wheels::Wheels) -> WheelSource<'b> {
+    fn wheels<'b>(&'b self, built: &'b source::Wheels) -> WheelSource<'b> {
         let Self { root, requirements, python, platform, glibc, .. } = self;
         WheelSource { root, requirements, python, platform, glibc, built }
     }
@@ -474,7 +474,7 @@ impl<'a> PythonPackages<'a> {
 
     fn items(&self, unpacked: &Unpacked<'_>, wanted: &BTreeSet<usize>) -> (BTreeMap<usize, Items>, Items) {
         let python_folder = version_folder(&self.python);
-        let place = Place { home: HOME, folder: &python_folder };
+        let place = EnvironmentPlace { home: HOME, folder: &python_folder };
         let code = |name: &str, path: &str, own: bool| {
             let size =
                 |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
@@ -557,11 +557,11 @@ impl<'a> PythonPackages<'a> {
         }
         let began = Instant::now();
         let python_folder = version_folder(&self.python);
-        let place = Place { home: HOME, folder: &python_folder };
+        let place = EnvironmentPlace { home: HOME, folder: &python_folder };
         let groups = wanted.iter().map(|index| &self.groups[*index]);
         let names: BTreeSet<&str> = groups.flat_map(|group| &group.packages).map(|package| &*package.name).collect();
         let site = format!("{HOME}/{}", place.site());
-        let compiler = bytecode::Compiler { interpreter: compiler, script: &self.scripts.compile, site: &site };
+        let compiler = bytecode::CompileScript { interpreter: compiler, script: &self.scripts.compile, site: &site };
         let chunks = compile::sources(unpacked, (&names, compiled), &place);
         compiler.compile(&chunks, &|source| source.read(), &|source, code| source.write(code))?;
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));

@@ -136,7 +136,7 @@ pub(super) struct Needed {
 }
 
 /// What all builds of a base share.
-pub(super) struct Place<'a> {
+pub(super) struct SharedInputs<'a> {
     pub root_files: &'a dyn RootFiles,
     pub indexes: &'a Indexes,
     /// The root's Python: `3.13.5`.
@@ -146,7 +146,7 @@ pub(super) struct Place<'a> {
     pub build_packages: &'a BTreeSet<String>,
 }
 
-/// Path and name of each built wheel, by package.
+/// Path and name of each wheel, by package.
 pub(super) type Wheels = BTreeMap<String, (PathBuf, String)>;
 
 impl Sources<'_> {
@@ -169,7 +169,7 @@ impl Sources<'_> {
     }
 
     /// The wheels of these packages: known ones, and built ones.
-    pub(super) fn wheels(&self, needed: &BTreeMap<String, Needed>, place: &Place<'_>) -> Result<Wheels, Fault> {
+    pub(super) fn wheels(&self, needed: &BTreeMap<String, Needed>, place: &SharedInputs<'_>) -> Result<Wheels, Fault> {
         let (mut found, mut missing) = (Wheels::new(), Vec::new());
         for one in needed.values() {
             match self.known(one, place)? {
@@ -184,7 +184,7 @@ impl Sources<'_> {
     }
 
     /// A wheel of the cache or the repository: of this platform, or one of another platform that fits every one.
-    fn known(&self, one: &Needed, place: &Place<'_>) -> Result<Option<(PathBuf, String)>, Fault> {
+    fn known(&self, one: &Needed, place: &SharedInputs<'_>) -> Result<Option<(PathBuf, String)>, Fault> {
         let key = one.pin.key();
         let others = self.others.iter().map(|(platform, root)| (key.wheel(root, platform, place.build_packages), true));
         for (id, is_others) in [(one.id, false)].into_iter().chain(others) {
@@ -232,7 +232,7 @@ impl Sources<'_> {
         wheels::keep(kept.client, kept.repository, &one.id, &wheel).map_err(|fault| fault.needed_by(one.shown()))
     }
 
-    fn built(&self, missing: &[&Needed], place: &Place<'_>) -> Result<Wheels, Fault> {
+    fn built(&self, missing: &[&Needed], place: &SharedInputs<'_>) -> Result<Wheels, Fault> {
         let names: Vec<String> = missing.iter().map(|one| one.shown()).collect();
         let needed_by = format!("building from source: {}", names.join(", "));
         let cannot = |fault: Fault| fault.needed_by(needed_by.clone());
@@ -271,7 +271,7 @@ impl Sources<'_> {
         &self,
         bare: &Bare,
         (root, inputs): (&Path, &Path),
-        place: &Place<'_>,
+        place: &SharedInputs<'_>,
         is_compiled: bool,
     ) -> Result<Output, Fault> {
         let env = place.root_files.config().config.env.clone();
@@ -343,7 +343,7 @@ impl Needed {
     }
 
     /// Puts the source, the build requirements and the script into a folder; returns the compilers that it probably needs.
-    fn prepare(&self, source: &Source, inputs: &Path, place: &Place<'_>) -> Result<Compilers, Fault> {
+    fn prepare(&self, source: &Source, inputs: &Path, place: &SharedInputs<'_>) -> Result<Compilers, Fault> {
         let environment = Environment::new(place.python, place.platform);
         let inspected = inspect(&source.path, &self.shown(), &source.subdirectory)?;
         let build: Vec<LockedPackage> = pins_of(&self.pin.build, &environment).0.into_values().cloned().collect();
@@ -381,7 +381,7 @@ impl Needed {
     }
 
     /// The wheel in a build's output.
-    fn judged(&self, output: Output, place: &Place<'_>) -> Result<KeptWheel, Fault> {
+    fn judged(&self, output: Output, place: &SharedInputs<'_>) -> Result<KeptWheel, Fault> {
         let failed = || Fault::build(format!("cannot build {} from source", self.shown()));
         if !output.status.success() {
             return Err(with_hint(last_lines(&output).iter().fold(failed(), Fault::cause), &output));
@@ -401,7 +401,7 @@ impl Needed {
     }
 
     /// The reason why a wheel is not the one of this package and place.
-    fn fits(&self, filename: &str, place: &Place<'_>) -> Result<(), String> {
+    fn fits(&self, filename: &str, place: &SharedInputs<'_>) -> Result<(), String> {
         let wheel: WheelName = filename.parse()?;
         let locked = self.package.version.parse::<Version>().ok();
         if wheel.name != self.package.name || locked.is_some_and(|locked| locked != wheel.version) {

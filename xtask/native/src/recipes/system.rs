@@ -42,12 +42,12 @@ pub struct SystemPackages<'a> {
     suite: String,
     pins: Pins,
     parts: Vec<Part>,
-    made: OnceCell<Made>,
+    made: OnceCell<MadeItems>,
     layer: OnceCell<PathBuf>,
 }
 
 /// Items, whose contents exist as long as this value.
-struct Made {
+struct MadeItems {
     items: Vec<Item>,
     folder: Scratch,
 }
@@ -88,7 +88,7 @@ impl<'a> SystemPackages<'a> {
         self.parts.first().map(|part| part.recipe)
     }
 
-    fn made(&self) -> Result<&Made, Fault> {
+    fn made(&self) -> Result<&MadeItems, Fault> {
         if let Some(made) = self.made.get() {
             return Ok(made);
         }
@@ -98,7 +98,7 @@ impl<'a> SystemPackages<'a> {
         let mut installation = Installation::new(self.root)?;
         self.is_for(&installation.status())?;
         let files = packages::fetch(&self.cache, (&self.suite, installation.sources()), &self.pins.packages)?;
-        let mut contents = archive::Contents::create(folder.path())?;
+        let mut contents = archive::PackageContents::create(folder.path())?;
         for (pin, file) in self.pins.packages.iter().zip(&files) {
             xtask_host::process::interrupted()?;
             installation.unpack(&mut contents, &pin.name, file)?;
@@ -108,7 +108,7 @@ impl<'a> SystemPackages<'a> {
         for (package, command, why) in passed_over {
             terminal::step("passed over", &format!("`{command}` of the Debian package `{package}`: {why}"));
         }
-        Ok(self.made.get_or_init(|| Made { items, folder }))
+        Ok(self.made.get_or_init(|| MadeItems { items, folder }))
     }
 
     /// Pins hold for the root that they were resolved for.

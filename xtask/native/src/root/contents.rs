@@ -46,7 +46,7 @@ fn is_kept(path: &str, folder: bool) -> bool {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(super) struct RootContents {
     pub(super) dpkg_status: String,
     /// Packages with versions, sorted.
     pub(super) packages: Vec<(String, String)>,
@@ -55,10 +55,10 @@ pub(super) struct Contents {
 }
 
 /// Copies the kept entries, with times limited to `epoch` (seconds), and adds links, `(path, target)`.
-pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, &str)]) -> io::Result<Contents> {
+pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, &str)]) -> io::Result<RootContents> {
     let mut archive = tar::Archive::new(from);
     let mut builder = tar::Builder::new(to);
-    let mut contents = Contents::default();
+    let mut contents = RootContents::default();
     let mut dropped: BTreeSet<PathBuf> = BTreeSet::new();
     for entry in archive.entries()? {
         let mut entry = entry?;

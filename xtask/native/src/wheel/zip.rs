@@ -9,18 +9,18 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 /// Bytes with random access.
-pub trait Source {
+pub trait RandomAccess {
     /// Fills the buffer from an offset.
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-impl Source for File {
+impl RandomAccess for File {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.read_exact_at(buffer, at)
     }
 }
 
-impl Source for [u8] {
+impl RandomAccess for [u8] {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
         let start = usize::try_from(at).ok().filter(|start| *start <= self.len());
         let from = start.and_then(|start| self[start..].get(..buffer.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -30,7 +30,7 @@ impl Source for [u8] {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ZipEntry {
     /// Path with `/`; relative, without `.` and `..`. A folder's has no `/` at the end.
     pub name: String,
     pub folder: bool,
@@ -69,11 +69,11 @@ const FREE: u64 = 1 << 30;
 ///
 /// # Errors
 /// The reason, in a few words.
-pub(crate) fn entries<S: Source + ?Sized>(source: &S, size: u64) -> Result<Vec<Entry>, String> {
+pub(crate) fn entries<S: RandomAccess + ?Sized>(source: &S, size: u64) -> Result<Vec<ZipEntry>, String> {
     let end = end(source, size)?;
     let bytes = read(source, end.at, end.size)?;
-    let mut rest = Fields(&bytes);
-    let mut found: Vec<(Entry, u64)> = Vec::new();
+    let mut rest = ZipFields(&bytes);
+    let mut found: Vec<(ZipEntry, u64)> = Vec::new();
     for _ in 0..end.entries {
         found.push(central(&mut rest).ok_or("its directory ends early")??);
     }
@@ -81,7 +81,7 @@ pub(crate) fn entries<S: Source + ?Sized>(source: &S, size: u64) -> Result<Vec<E
         return Err("its directory has more entries than it states".to_owned());
     }
     places(source, &mut found, end.at)?;
-    let mut entries: Vec<Entry> = found.into_iter().map(|(entry, _)| entry).collect();
+    let mut entries: Vec<ZipEntry> = found.into_iter().map(|(entry, _)| entry).collect();
     entries.sort_by(|one, two| one.name.cmp(&two.name));
     check_names(&entries)?;
     let (size, packed) = entries.iter().fold((0_u64, 0_u64), |(size, packed), entry| {
@@ -99,17 +99,17 @@ struct Directory {
     size: u64,
 }
 
-fn end<S: Source + ?Sized>(source: &S, size: u64) -> Result<Directory, String> {
+fn end<S: RandomAccess + ?Sized>(source: &S, size: u64) -> Result<Directory, String> {
     // The record is followed by a comment of at most 65,535 bytes.
     let from = size.saturating_sub(22 + 65_535);
     let tail = read(source, from, size - from)?;
     let is_end = |at: &usize| {
-        let mut fields = Fields(&tail[*at..]);
+        let mut fields = ZipFields(&tail[*at..]);
         fields.u32() == Some(END)
             && fields.skip(16).and_then(|()| fields.u16()).is_some_and(|comment| usize::from(comment) == fields.0.len())
     };
     let at = (0..tail.len().saturating_sub(21)).rev().find(is_end).ok_or("it is not a zip archive, or is cut off")?;
-    let mut fields = Fields(&tail[at + 4..]);
+    let mut fields = ZipFields(&tail[at + 4..]);
     let mut field = || fields.u16().map(u64::from).ok_or("its end is cut off");
     let (disk, first, here, entries) = (field()?, field()?, field()?, field()?);
     let (length, start) = (fields.u32().unwrap_or(0), fields.u32().unwrap_or(0));
@@ -131,10 +131,10 @@ fn end<S: Source + ?Sized>(source: &S, size: u64) -> Result<Directory, String> {
 }
 
 /// The record for large archives, and where it begins.
-fn end_64<S: Source + ?Sized>(source: &S, end: u64) -> Result<(Directory, u64), String> {
+fn end_64<S: RandomAccess + ?Sized>(source: &S, end: u64) -> Result<(Directory, u64), String> {
     let invalid = "its ZIP64 records are invalid";
     let locator = read(source, end.checked_sub(20).ok_or(invalid)?, 20)?;
-    let mut fields = Fields(&locator);
+    let mut fields = ZipFields(&locator);
     if fields.u32() != Some(LOCATOR_64) || fields.u32() != Some(0) {
         return Err(invalid.to_owned());
     }
@@ -143,7 +143,7 @@ fn end_64<S: Source + ?Sized>(source: &S, end: u64) -> Result<(Directory, u64), 
         return Err(invalid.to_owned());
     }
     let record = read(source, at, 56)?;
-    let mut fields = Fields(&record);
+    let mut fields = ZipFields(&record);
     let (signature, length) = (fields.u32(), fields.u64().ok_or(invalid)?);
     fields.skip(12);
     let (here, entries) = (fields.u64().ok_or(invalid)?, fields.u64().ok_or(invalid)?);
@@ -155,7 +155,7 @@ fn end_64<S: Source + ?Sized>(source: &S, end: u64) -> Result<(Directory, u64), 
 }
 
 /// One entry, with the offset of its local header; `None` if the bytes end early.
-fn central(fields: &mut Fields<'_>) -> Option<Result<(Entry, u64), String>> {
+fn central(fields: &mut ZipFields<'_>) -> Option<Result<(ZipEntry, u64), String>> {
     if fields.u32()? != CENTRAL {
         return Some(Err("its directory is damaged".to_owned()));
     }
@@ -199,19 +199,19 @@ fn central(fields: &mut Fields<'_>) -> Option<Result<(Entry, u64), String>> {
             return Err(format!("`{name}` states {size} bytes in {packed} packed ones"));
         }
         let executable = mode & 0o111 != 0;
-        Ok((Entry { name, folder, executable, deflated, crc, at: 0, packed, size }, local))
+        Ok((ZipEntry { name, folder, executable, deflated, crc, at: 0, packed, size }, local))
     };
     Some(described())
 }
 
 /// Replaces sizes that do not fit into 32 bits; `None` if one is missing.
 fn long(extra: &[u8], short: [u32; 3]) -> Option<[u64; 3]> {
-    let mut fields = Fields(extra);
-    let mut large = Fields(&[]);
+    let mut fields = ZipFields(extra);
+    let mut large = ZipFields(&[]);
     while let (Some(id), Some(length)) = (fields.u16(), fields.u16()) {
         let value = fields.take(length.into())?;
         if id == EXTRA_64 {
-            large = Fields(value);
+            large = ZipFields(value);
         }
     }
     let mut out = [0; 3];
@@ -233,7 +233,7 @@ fn safe(name: &[u8]) -> Result<(String, bool), String> {
 }
 
 /// Finds the bytes of each file, and compares the local headers with the directory.
-fn places<S: Source + ?Sized>(source: &S, found: &mut [(Entry, u64)], end: u64) -> Result<(), String> {
+fn places<S: RandomAccess + ?Sized>(source: &S, found: &mut [(ZipEntry, u64)], end: u64) -> Result<(), String> {
     found.sort_by_key(|(_, local)| *local);
     let mut free = 0;
     for (entry, local) in found {
@@ -242,7 +242,7 @@ fn places<S: Source + ?Sized>(source: &S, found: &mut [(Entry, u64)], end: u64) 
             return Err(shared());
         }
         let head = read(source, *local, 30)?;
-        let mut fields = Fields(&head);
+        let mut fields = ZipFields(&head);
         let differs = || format!("the two records of `{}` differ", entry.name);
         if fields.u32() != Some(LOCAL) {
             return Err(differs());
@@ -278,7 +278,7 @@ fn places<S: Source + ?Sized>(source: &S, found: &mut [(Entry, u64)], end: u64) 
 }
 
 /// Rejects names that are one path on some file system, and files with something below them. Names are sorted.
-fn check_names(entries: &[Entry]) -> Result<(), String> {
+fn check_names(entries: &[ZipEntry]) -> Result<(), String> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for entry in entries {
         if let Some(other) = seen.insert(entry.name.to_lowercase(), &entry.name) {
@@ -298,7 +298,7 @@ fn check_names(entries: &[Entry]) -> Result<(), String> {
     Ok(())
 }
 
-fn read<S: Source + ?Sized>(source: &S, at: u64, length: u64) -> Result<Vec<u8>, String> {
+fn read<S: RandomAccess + ?Sized>(source: &S, at: u64, length: u64) -> Result<Vec<u8>, String> {
     let length = usize::try_from(length).map_err(|_| "it is too large for this machine".to_owned())?;
     let mut bytes = vec![0; length];
     source.read_at(at, &mut bytes).map_err(|error| format!("cannot read {length} bytes at {at}: {error}"))?;
@@ -306,9 +306,9 @@ fn read<S: Source + ?Sized>(source: &S, at: u64, length: u64) -> Result<Vec<u8>,
 }
 
 /// Numbers in little-endian order.
-struct Fields<'b>(&'b [u8]);
+struct ZipFields<'b>(&'b [u8]);
 
-impl<'b> Fields<'b> {
+impl<'b> ZipFields<'b> {
     fn take(&mut self, count: usize) -> Option<&'b [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;

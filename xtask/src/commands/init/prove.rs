@@ -35,7 +35,7 @@ use xtask_native::listing;
 const SHOWN: usize = 50;
 
 /// The Dockerfiles to prove, with their translation.
-pub(super) struct Subject<'a> {
+pub(super) struct ProofSubject<'a> {
     pub global: &'a Global,
     pub flags: &'a InitFlags,
     /// The repository before anything was written.
@@ -64,7 +64,7 @@ struct Compared {
 }
 
 /// Builds and compares; ends with exit code 6 if a difference is unexplained.
-pub(super) fn run(subject: &Subject<'_>) -> anyhow::Result<()> {
+pub(super) fn run(subject: &ProofSubject<'_>) -> anyhow::Result<()> {
     let folder = Workplace::new(&subject.survey.root)?;
     let engine = Engine::find(&subject.survey.root, folder.path())?;
     let new = folder.path().join("new");
@@ -90,7 +90,7 @@ pub(super) fn run(subject: &Subject<'_>) -> anyhow::Result<()> {
     conclude(subject.global, &done)
 }
 
-impl Subject<'_> {
+impl ProofSubject<'_> {
     /// True for a file that an earlier `init` or `lock` wrote, which the repository's own images do not have.
     fn is_written(&self, path: &str) -> bool {
         let Some(text) = self.survey.text(path) else { return false };
@@ -163,8 +163,8 @@ impl Subject<'_> {
             old.config.config.other.extend(stated.map(|check| (CHECK.to_owned(), check)));
         }
         let [old_files, new_files] = listing::pair(&client, &old, &new.image)?;
-        let one = proof::Image { files: &old_files, config: &old.config.config };
-        let other = proof::Image { files: &new_files, config: &new.image.config.config };
+        let one = proof::ComparedImage { files: &old_files, config: &old.config.config };
+        let other = proof::ComparedImage { files: &new_files, config: &new.image.config.config };
         let replaced = replaced.into_iter().filter(|name| !same(name)).collect();
         let proof = proof::compare(one, other, &self.known(at)?);
         Ok(self.compared(at, (Some(engine.name()), new), replaced, proof))

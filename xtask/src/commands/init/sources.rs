@@ -7,7 +7,7 @@ use std::path::Path;
 use xtask_host::terminal;
 use xtask_host::tree::adoption::Survey;
 use xtask_model::adopt;
-use xtask_model::adopt::compose::{self, Build};
+use xtask_model::adopt::compose::{self, ServiceBuild};
 use xtask_model::fault::Fault;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 
@@ -57,7 +57,7 @@ fn context(
     survey: &Survey,
     dockerfile: &Dockerfile,
     flags: &InitFlags,
-    composed: Option<&Build>,
+    composed: Option<&ServiceBuild>,
 ) -> Result<String, Fault> {
     if let Some(named) = &flags.context {
         let plain = named.trim_start_matches("./").trim_matches('/');
@@ -105,7 +105,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn read(survey: &Survey, path: &str, flags: &InitFlags, builds: &[Build]) -> Result<Self, Fault> {
+    pub(super) fn read(survey: &Survey, path: &str, flags: &InitFlags, builds: &[ServiceBuild]) -> Result<Self, Fault> {
         let text = survey.text(path).ok_or_else(|| {
             Fault::usage(format!("cannot read the Dockerfile `{path}`"))
                 .cause("it is missing, or not a text file of less than 1 MB")
@@ -130,7 +130,7 @@ impl Source {
 }
 
 /// What the compose files build, those without a word in their name first.
-pub(super) fn builds(survey: &Survey) -> Vec<Build> {
+pub(super) fn builds(survey: &Survey) -> Vec<ServiceBuild> {
     let mut files: Vec<&String> = survey.files.iter().filter(|path| compose::is_compose(path)).collect();
     files.sort_by_key(|path| (path.matches('/').count(), path.matches('.').count(), path.len()));
     let mut all = Vec::new();

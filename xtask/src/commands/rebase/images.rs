@@ -1,6 +1,6 @@
 //! The images to rebase: those that were named, the tags that name them, and the base of each app.
 
-use super::{AT_ONCE, Context};
+use super::{AT_ONCE, RebaseContext};
 use crate::flags::RebaseFlags;
 use std::collections::BTreeMap;
 use xtask_host::registry::survey::some_at_once;
@@ -17,7 +17,7 @@ use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag}
 use xtask_model::supply::rebase::{self, Documents};
 
 /// An image as somebody named it.
-pub(super) struct Named {
+pub(super) struct NamedImage {
     pub repository: Repository,
     /// None if it was named by its digest.
     pub tag: Option<Tag>,
@@ -77,7 +77,7 @@ impl Images {
     ///
     /// # Errors
     /// One is missing, or was not built by this program.
-    pub(super) fn read(context: &Context<'_>, flags: &RebaseFlags) -> Result<Self, Fault> {
+    pub(super) fn read(context: &RebaseContext<'_>, flags: &RebaseFlags) -> Result<Self, Fault> {
         let named = named(context, flags)?;
         let mut grouped: BTreeMap<Id, (Published, Vec<Tag>)> = BTreeMap::new();
         for one in named {
@@ -172,7 +172,7 @@ fn name_it((mut image, base): Read, name: &Reference, tags: &[Tag]) -> Read {
 }
 
 /// The images that a command line names; by default those that this repository's tags name.
-pub(super) fn named(context: &Context<'_>, flags: &RebaseFlags) -> Result<Vec<Named>, Fault> {
+pub(super) fn named(context: &RebaseContext<'_>, flags: &RebaseFlags) -> Result<Vec<NamedImage>, Fault> {
     let (tree, client) = (context.tree, context.client);
     let mut wanted: Vec<Reference> = Vec::new();
     for name in &flags.images {
@@ -205,12 +205,12 @@ pub(super) fn named(context: &Context<'_>, flags: &RebaseFlags) -> Result<Vec<Na
         };
         let tag = if name.digest.is_some() { None } else { Some(tag.unwrap_or_else(Tag::latest)) };
         match found {
-            Answer::Present(published) => Ok(Some(Named { repository: repository.clone(), tag, published })),
+            Answer::Present(published) => Ok(Some(NamedImage { repository: repository.clone(), tag, published })),
             Answer::Absent if by_default => Ok(None),
             Answer::Absent => Err(Fault::network(format!("`{name}` is not in the registry"))),
         }
     })?;
-    let mut found: Vec<Named> = read.into_iter().flatten().collect();
+    let mut found: Vec<NamedImage> = read.into_iter().flatten().collect();
     if flags.all {
         // Names of contents alone are no reason to rebase what nobody runs under another name.
         found.retain(|one| one.tag.as_ref().is_some_and(|tag| rebase::fixed(tag, &one.published).is_none()));
@@ -237,7 +237,7 @@ fn not_ours(published: &Published, repository: &Repository, why: &str) -> Fault 
         .hint("rebase what `cargo xtask build --push` published, or build it again on the new root: `cargo xtask lock`")
 }
 
-fn one(context: &Context<'_>, repository: &Repository, published: Published) -> Result<Read, Fault> {
+fn one(context: &RebaseContext<'_>, repository: &Repository, published: Published) -> Result<Read, Fault> {
     let refuse = |why: &str| not_ours(&published, repository, why);
     let fingerprint =
         published.fingerprint().ok_or_else(|| refuse("it was not built by xtask: it has no fingerprint"))?;
@@ -299,7 +299,7 @@ fn below(documents: &BTreeMap<Platform, Documents>) -> Option<Below> {
 
 /// Finds the base of an app among the images, or reads it.
 fn base_of(
-    context: &Context<'_>,
+    context: &RebaseContext<'_>,
     images: &mut BTreeMap<Id, Rebasable>,
     app: &Rebasable,
     below: &Below,

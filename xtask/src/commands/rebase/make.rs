@@ -2,8 +2,8 @@
 
 use super::images::{Id, Images, Rebasable, What};
 use super::roots::{Roots, opened};
-use super::{AT_ONCE, Context, about};
-use crate::plugins::{BuildFacts, Rebased as Record, Subject};
+use super::{AT_ONCE, RebaseContext, about};
+use crate::plugins::{BuildFacts, RebaseOrigin, Subject};
 use crate::{smoke, steps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -60,7 +60,7 @@ impl Rebased<'_> {
 }
 
 pub(super) struct Maker<'a> {
-    context: &'a Context<'a>,
+    context: &'a RebaseContext<'a>,
     images: &'a Images,
     roots: &'a Roots,
     started: String,
@@ -69,7 +69,7 @@ pub(super) struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    pub(super) fn new(context: &'a Context<'a>, images: &'a Images, roots: &'a Roots) -> Self {
+    pub(super) fn new(context: &'a RebaseContext<'a>, images: &'a Images, roots: &'a Roots) -> Self {
         Self { context, images, roots, started: clock::now().to_string(), brought: Mutex::default() }
     }
 
@@ -258,7 +258,7 @@ impl<'a> Maker<'a> {
         (platform, made): (&Platform, &Made),
         (fingerprint, key): (&Fingerprint, &str),
     ) -> Result<Vec<attach::Artifact>, Fault> {
-        let Context { tree, client } = *self.context;
+        let RebaseContext { tree, client } = *self.context;
         let Some(origin) = &made.origin else { return Ok(Vec::new()) };
         let due = steps::due(&tree.policy, when, image.kind());
         if when == After::Build && !due.iter().any(|step| step.uses("smoke")) {
@@ -286,7 +286,7 @@ impl<'a> Maker<'a> {
             differs: revision.is_some_and(|revision| revision.ends_with("-dirty")),
             root: (self.images.root_of(image).root.image.clone(), Some(origin.now)),
             started: self.started.clone(),
-            rebased: Some(Record {
+            rebased: Some(RebaseOrigin {
                 origin: origin.clone(),
                 commit: revision.map(|revision| revision.trim_end_matches("-dirty").to_owned()),
             }),

@@ -1,7 +1,7 @@
 //! The roots: those under the images, and those that take their place.
 
 use super::images::{Images, Rebasable};
-use super::{AT_ONCE, Context, about, folder};
+use super::{AT_ONCE, RebaseContext, about, folder};
 use crate::pipeline;
 use crate::plugins::scan::Search as Advisories;
 use crate::steps;
@@ -54,7 +54,7 @@ impl Roots {
     /// Finds the new roots, and reads what differs. `wanted` is another image than the one that a root's tag names, and whether
     /// `images.lock` decides.
     pub(super) fn read(
-        context: &Context<'_>,
+        context: &RebaseContext<'_>,
         images: &Images,
         (wanted, locked): (Option<&Reference>, bool),
     ) -> Result<Self, Fault> {
@@ -129,7 +129,12 @@ impl Roots {
     }
 
     /// Refuses roots that are not alike, and layers that would hide what the new root brings. Reports every problem.
-    pub(super) fn check(&self, context: &Context<'_>, images: &Images, wanted: &[&Rebasable]) -> Result<(), Fault> {
+    pub(super) fn check(
+        &self,
+        context: &RebaseContext<'_>,
+        images: &Images,
+        wanted: &[&Rebasable],
+    ) -> Result<(), Fault> {
         let mut causes = BTreeSet::new();
         for image in wanted {
             for swap in self.swaps(images.root_of(image)) {
@@ -151,7 +156,7 @@ impl Roots {
     }
 
     /// Layers of an image that do not fit on its new root.
-    fn hidden(&self, context: &Context<'_>, images: &Images, image: &Rebasable) -> Result<Vec<String>, Fault> {
+    fn hidden(&self, context: &RebaseContext<'_>, images: &Images, image: &Rebasable) -> Result<Vec<String>, Fault> {
         let store = pipeline::store(&context.tree.root)?;
         let mut found = Vec::new();
         for (platform, own) in &image.documents {
@@ -190,7 +195,7 @@ pub(super) fn opened(documents: &Documents, repository: Repository, digest: Dige
 
 /// The digests of a new root.
 fn find(
-    context: &Context<'_>,
+    context: &RebaseContext<'_>,
     name: &str,
     (wanted, locked): (Option<&Reference>, bool),
 ) -> Result<BTreeMap<Platform, Digest>, Fault> {
@@ -231,7 +236,7 @@ fn find(
 }
 
 /// Reads two roots and compares them.
-fn swap(context: &Context<'_>, (name, platform, old): &Key, new: Digest) -> Result<Swap, Fault> {
+fn swap(context: &RebaseContext<'_>, (name, platform, old): &Key, new: Digest) -> Result<Swap, Fault> {
     let image: Reference =
         name.parse().map_err(|error| Fault::usage(format!("`{name}` is not an image")).cause(error))?;
     let read = |digest: Digest, which: &str| {
@@ -254,14 +259,18 @@ fn swap(context: &Context<'_>, (name, platform, old): &Key, new: Digest) -> Resu
 }
 
 /// Reads layers themselves, and asks for no description of them.
-fn search<'a>(context: &'a Context<'_>, store: &'a Store, platform: &'a Platform) -> Search<'a> {
+fn search<'a>(context: &'a RebaseContext<'_>, store: &'a Store, platform: &'a Platform) -> Search<'a> {
     Search { client: context.client, store, root: &context.tree.root, platform, described: &Default::default }
 }
 
-type Contents = Vec<(Digest, LayerContents)>;
+type LayerInventories = Vec<(Digest, LayerContents)>;
 
 /// What a root is: as it was found before, or from its layers.
-fn known(context: &Context<'_>, image: &Image, platform: &Platform) -> Result<(RootFacts, Contents), Fault> {
+fn known(
+    context: &RebaseContext<'_>,
+    image: &Image,
+    platform: &Platform,
+) -> Result<(RootFacts, LayerInventories), Fault> {
     let path = folder(context.tree).join(format!("{}.json", image.digest.hex()));
     let store = pipeline::store(&context.tree.root)?;
     let search = search(context, &store, platform);
@@ -281,10 +290,10 @@ fn known(context: &Context<'_>, image: &Image, platform: &Platform) -> Result<(R
 
 /// Names the vulnerabilities that each fix removes, where the policy has a database.
 fn advise(
-    context: &Context<'_>,
+    context: &RebaseContext<'_>,
     fixes: &mut [Fix],
     (name, platform): (&str, &Platform),
-    roots: [(&Image, &Contents); 2],
+    roots: [(&Image, &LayerInventories); 2],
 ) -> Result<(), Fault> {
     let Some(settings) = steps::settings_of(&context.tree.policy, SCAN.name) else { return Ok(()) };
     let search = Advisories::new(&context.tree.root, settings)?;

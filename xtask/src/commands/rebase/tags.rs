@@ -1,8 +1,8 @@
 //! Tags: those of fingerprints first, then those that people use, each only from the image that it was seen at. Also the way back.
 
-use super::images::{Id, Named};
+use super::images::{Id, NamedImage};
 use super::make::Rebased;
-use super::{AT_ONCE, Context};
+use super::{AT_ONCE, RebaseContext};
 use crate::steps;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +23,7 @@ use xtask_model::supply::rebase;
 const OWN: &str = "dev.xtask.";
 
 /// What names an image now.
-pub(super) struct Put {
+pub(super) struct PutTags {
     pub digest: Digest,
     pub tags: Vec<Tag>,
 }
@@ -42,7 +42,7 @@ struct Move<'a> {
 ///
 /// # Errors
 /// A tag moved meanwhile, or the registry refuses one: tags that were moved until then are moved back.
-pub(super) fn publish(context: &Context<'_>, made: &[Rebased<'_>]) -> Result<BTreeMap<Id, Put>, Fault> {
+pub(super) fn publish(context: &RebaseContext<'_>, made: &[Rebased<'_>]) -> Result<BTreeMap<Id, PutTags>, Fault> {
     let (bases, apps): (Vec<&Rebased<'_>>, Vec<&Rebased<'_>>) =
         made.iter().partition(|one| one.image.kind() == ImageKind::Base);
     let mut published = Vec::new();
@@ -67,13 +67,13 @@ pub(super) fn publish(context: &Context<'_>, made: &[Rebased<'_>]) -> Result<BTr
     move_all(context.client, &moves)?;
     Ok(published
         .into_iter()
-        .map(|(one, now)| (one.image.id(), Put { digest: now.digest, tags: one.image.tags.clone() }))
+        .map(|(one, now)| (one.image.id(), PutTags { digest: now.digest, tags: one.image.tags.clone() }))
         .collect())
 }
 
 /// Puts an image under its fingerprint's tag.
-fn by_fingerprint(context: &Context<'_>, one: &Rebased<'_>) -> Result<Published, Fault> {
-    let Context { tree, client } = *context;
+fn by_fingerprint(context: &RebaseContext<'_>, one: &Rebased<'_>) -> Result<Published, Fault> {
+    let RebaseContext { tree, client } = *context;
     let image = one.image;
     let before = image.repository.digest(image.published.digest);
     let from = &image.published.notes;
@@ -191,8 +191,8 @@ pub(super) struct Undone {
 ///
 /// # Errors
 /// None of them names a rebased image, or the image before is not whole any more.
-pub(super) fn undo(context: &Context<'_>, named: Vec<Named>, dry_run: bool) -> Result<Vec<Undone>, Fault> {
-    let Context { tree, client } = *context;
+pub(super) fn undo(context: &RebaseContext<'_>, named: Vec<NamedImage>, dry_run: bool) -> Result<Vec<Undone>, Fault> {
+    let RebaseContext { tree, client } = *context;
     let by_default = named.len() > 1;
     let mut found = Vec::new();
     for one in &named {

@@ -19,7 +19,7 @@ use xtask_model::image::key::{BinaryKey, FileNames};
 use xtask_model::image::policy::Policy;
 use xtask_model::image::presence::Presence;
 use xtask_model::image::verification::{self, Needed};
-use xtask_model::record::census::{self, AppCensus, Census, Censuses, Class, Commit};
+use xtask_model::record::census::{self, AppCensus, Census, Censuses, Class, ReplayedCommit};
 use xtask_model::record::ledger::{BuildKind, Record};
 use xtask_model::spec::reference::Platform;
 
@@ -93,7 +93,7 @@ struct Before {
 }
 
 /// What a commit needs, as far as its inputs could be read.
-enum Needs {
+enum CommitNeeds {
     Decided(Box<ChangeFacts>, bool),
     Unreadable(String),
 }
@@ -106,7 +106,7 @@ impl Before {
 
 impl Replay<'_> {
     /// Replays the steps of a range, each against the one before.
-    fn all(mut self, steps: &[Step]) -> Result<Vec<Commit>, Fault> {
+    fn all(mut self, steps: &[Step]) -> Result<Vec<ReplayedCommit>, Fault> {
         if let Some(parent) = steps.first().map(|first| format!("{}^1", first.commit))
             && revision::commit(self.objects, &parent)?.is_some()
         {
@@ -116,7 +116,7 @@ impl Replay<'_> {
     }
 
     /// Reads the inputs of a commit, and compares them with those of the one before.
-    fn read(&self, name: &str) -> Result<(Before, Needs), Fault> {
+    fn read(&self, name: &str) -> Result<(Before, CommitNeeds), Fault> {
         let revision = Revision::find(&self.tree.root, self.objects, name)?.ok_or_else(|| revision::missing(name))?;
         let (files, record) = Recorder::new(revision);
         let tree = match self.global.tree_of(Box::new(files)) {
@@ -124,7 +124,7 @@ impl Replay<'_> {
             Err(fault) => {
                 let why = one_line(&fault);
                 let before = Before { inputs: Err(why.clone()), read: record.paths(), policy: None };
-                return Ok((before, Needs::Unreadable(why)));
+                return Ok((before, CommitNeeds::Unreadable(why)));
             }
         };
         let (inputs, needs) = match Sources::read_all(&tree) {
@@ -138,40 +138,41 @@ impl Replay<'_> {
                 let known = self.before.inputs.as_ref().ok().and_then(program);
                 let compiles = program(&inputs).is_some() && program(&inputs) != known;
                 let facts = facts(changes, None, sources.pins.base.is_some());
-                (Ok(inputs), Needs::Decided(facts, compiles))
+                (Ok(inputs), CommitNeeds::Decided(facts, compiles))
             }
             Err(Unreadable::Base(fault)) => {
                 let why = one_line(&fault);
-                (Err(why.clone()), Needs::Decided(facts(Err(why.clone()), Some(why), false), true))
+                (Err(why.clone()), CommitNeeds::Decided(facts(Err(why.clone()), Some(why), false), true))
             }
-            Err(Unreadable::Tree(fault)) => (Err(one_line(&fault)), Needs::Unreadable(one_line(&fault))),
+            Err(Unreadable::Tree(fault)) => (Err(one_line(&fault)), CommitNeeds::Unreadable(one_line(&fault))),
         };
         Ok((Before { inputs, read: record.paths(), policy: Some(tree.policy) }, needs))
     }
 
-    fn step(&mut self, step: &Step) -> Result<Commit, Fault> {
+    fn step(&mut self, step: &Step) -> Result<ReplayedCommit, Fault> {
         process::interrupted()?;
         let needs = if self.before.inputs.is_ok() && !touches(&self.before.read, &step.changed) {
-            Needs::Decided(facts(Ok(Changes::default()), None, false), false)
+            CommitNeeds::Decided(facts(Ok(Changes::default()), None, false), false)
         } else {
             let (before, needs) = self.read(&step.commit)?;
             self.before = before;
             needs
         };
         let (class, reasons) = match needs {
-            Needs::Unreadable(why) => (Class::Unreadable, vec![why]),
-            Needs::Decided(facts, compiles) => {
+            CommitNeeds::Unreadable(why) => (Class::Unreadable, vec![why]),
+            CommitNeeds::Decided(facts, compiles) => {
                 let (work, reasons) = change::decide(&facts);
                 (Class::of(work, compiles), reasons)
             }
         };
-        let facts = verification::Facts { purpose: Purpose::Change, changed: Ok(&step.changed), tested: None };
+        let facts =
+            verification::VerificationFacts { purpose: Purpose::Change, changed: Ok(&step.changed), tested: None };
         let tests = match &self.before.policy {
             Some(policy) => verification::needed(&facts, &policy.ci.documents, &policy.ci.tests).0,
             None => Needed::All,
         };
         let Step { commit, subject, .. } = step.clone();
-        Ok(Commit { commit, subject, class, reasons, tests: tests.to_string() })
+        Ok(ReplayedCommit { commit, subject, class, reasons, tests: tests.to_string() })
     }
 }
 

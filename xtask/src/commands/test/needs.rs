@@ -23,13 +23,13 @@ use xtask_model::spec::requirements;
 const PYTEST_LOCK: &str = "autoscaler/forecaster/tests/requirements.lock";
 
 /// The repository's private engine; ended on drop, unless it was up before.
-pub struct Engine {
+pub struct TestEngine {
     root: PathBuf,
     state: State,
     ours: bool,
 }
 
-impl Engine {
+impl TestEngine {
     /// Takes the engine that is up, or starts it.
     pub fn start(root: &Path) -> Result<Self, Fault> {
         let ours = !matches!(engine::status(root, None)?, Status::Running(_));
@@ -45,7 +45,7 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl Drop for TestEngine {
     fn drop(&mut self) {
         if self.ours {
             if let Err(fault) = engine::down(&self.root, None, false) {
@@ -60,7 +60,7 @@ pub(super) struct Needs {
     python: PathBuf,
     env: BTreeMap<&'static str, OsString>,
     _temporary: Option<Scratch>,
-    _engine: Engine,
+    _engine: TestEngine,
 }
 
 /// Bytes that temporary files of tests may need at once: they are removed with each test.
@@ -87,7 +87,7 @@ impl Needs {
         };
         let python = python(tree, &uv)?;
         packages()?;
-        let engine = Engine::start(root)?;
+        let engine = TestEngine::start(root)?;
         let state = engine.state();
         let mut env = state.docker_env();
         env.extend([

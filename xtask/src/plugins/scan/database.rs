@@ -12,7 +12,7 @@ use xtask_host::signing::PublicKey;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Digest;
-use xtask_model::supply::osv::{self, Record, Wanted};
+use xtask_model::supply::osv::{self, OsvRecord, WantedPackage};
 use xtask_model::supply::scan::spellings;
 use xtask_native::wheel::Wheel;
 
@@ -75,7 +75,7 @@ impl Database {
     }
 
     /// The records that may be about some of these packages.
-    pub(super) fn records(&self, wanted: &[Wanted], offline: bool) -> Result<Vec<Record>, Fault> {
+    pub(super) fn records(&self, wanted: &[WantedPackage], offline: bool) -> Result<Vec<OsvRecord>, Fault> {
         let mut reader = Reader {
             database: self,
             names: wanted.iter().flat_map(|one| spellings(&one.name)).collect(),
@@ -139,10 +139,10 @@ impl Database {
     }
 
     /// Asks the service which records are about the packages, and reads those.
-    fn ask(&self, wanted: &[Wanted], reader: &mut Reader<'_>) -> Result<(), Fault> {
+    fn ask(&self, wanted: &[WantedPackage], reader: &mut Reader<'_>) -> Result<(), Fault> {
         let server = Server::new(&self.name)?;
         let damaged = |why: String| Fault::network(format!("the answer of `{}` cannot be read", self.name)).cause(why);
-        let question = |one: &Wanted| json!({"package": {"ecosystem": one.ecosystem.name(), "name": one.name}, "version": one.version});
+        let question = |one: &WantedPackage| json!({"package": {"ecosystem": one.ecosystem.name(), "name": one.name}, "version": one.version});
         let mut open: Vec<Value> = wanted.iter().collect::<BTreeSet<_>>().into_iter().map(question).collect();
         let mut ids = BTreeSet::new();
         for _ in 0..PAGES {
@@ -209,7 +209,7 @@ fn signature_of(file: &Path) -> PathBuf {
 struct Reader<'a> {
     database: &'a Database,
     names: BTreeSet<String>,
-    found: BTreeMap<String, Record>,
+    found: BTreeMap<String, OsvRecord>,
 }
 
 impl Reader<'_> {
@@ -236,7 +236,7 @@ impl Reader<'_> {
             return self.document(&name, &bytes);
         }
         let archive = Wheel::open(path, &name).map_err(|fault| self.damaged(&name, &fault.causes.join(": ")))?;
-        let records = |entry: &xtask_native::wheel::Entry| entry.name.ends_with(".json");
+        let records = |entry: &xtask_native::wheel::ZipEntry| entry.name.ends_with(".json");
         let mut failed = None;
         let read = archive.read_each(&records, &mut |entry, bytes| {
             process::interrupted()?;
@@ -259,7 +259,7 @@ impl Reader<'_> {
         if is_whole && !osv::names(text).any(is_wanted) {
             return Ok(());
         }
-        let records: Result<Vec<Record>, String> = match text.trim_start().starts_with('[') {
+        let records: Result<Vec<OsvRecord>, String> = match text.trim_start().starts_with('[') {
             true => serde_json::from_str(text).map_err(wrong),
             false => serde_json::from_str(text).map(|record| vec![record]).map_err(wrong),
         };
@@ -324,11 +324,11 @@ mod tests {
         out
     }
 
-    fn wanted() -> Vec<Wanted> {
-        vec![Wanted { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: "1.0".to_owned() }]
+    fn wanted() -> Vec<WantedPackage> {
+        vec![WantedPackage { ecosystem: Ecosystem::Pypi, name: "some-name".to_owned(), version: "1.0".to_owned() }]
     }
 
-    fn ids(found: Result<Vec<Record>, Fault>) -> Vec<String> {
+    fn ids(found: Result<Vec<OsvRecord>, Fault>) -> Vec<String> {
         found.unwrap_or_else(|fault| panic!("{fault}")).into_iter().map(|record| record.id).collect()
     }
 

@@ -75,7 +75,7 @@ impl Auth {
             Some(Challenge::Basic) => Ok(known.credential(context, endpoint)?.basic()),
             // The API's root needs no scope: a registry that has asked for a token will ask again there.
             Some(Challenge::Bearer { realm, service, .. }) => {
-                known.token(context, endpoint, scopes, &Server { realm, service }).map(Some)
+                known.token(context, endpoint, scopes, &TokenServer { realm, service }).map(Some)
             }
         }
     }
@@ -121,7 +121,7 @@ pub(in crate::registry) struct Attempt<'a> {
 }
 
 /// Token server and the service for which it issues tokens.
-struct Server {
+struct TokenServer {
     realm: String,
     service: Option<String>,
 }
@@ -139,7 +139,7 @@ impl RegistryAuth {
         context: &AuthContext<'_>,
         endpoint: &Endpoint,
         scopes: &Scopes,
-        server: &Server,
+        server: &TokenServer,
     ) -> Result<String, Fault> {
         if let Some(token) = self.tokens.get(scopes).filter(|token| Instant::now() < token.until) {
             return Ok(token.header.clone());
@@ -156,7 +156,7 @@ fn fetch(
     context: &AuthContext<'_>,
     endpoint: &Endpoint,
     scopes: &Scopes,
-    server: &Server,
+    server: &TokenServer,
     credential: &Credential,
 ) -> Result<Token, Fault> {
     let what = format!("cannot get a token for `{}`", endpoint.name);
@@ -194,7 +194,7 @@ fn ask(
     transport: &Transport,
     realm: &Url,
     scopes: &Scopes,
-    server: &Server,
+    server: &TokenServer,
     credential: &Credential,
     deadline: &Deadline,
 ) -> Result<HttpResponse, ExchangeError> {

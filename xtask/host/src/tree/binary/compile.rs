@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::BinaryKey;
-use xtask_model::image::policy::{Binary, Version};
+use xtask_model::image::policy::{Binary, DottedVersion};
 use xtask_model::spec::reference::Platform;
 
 /// What cargo did.
@@ -271,7 +271,7 @@ fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
 }
 
 /// The newest `GLIBC_x.y` among an ELF file's needed symbol versions; none for a static program.
-fn newest_glibc(bytes: &[u8]) -> Result<Option<Version>, ParseError> {
+fn newest_glibc(bytes: &[u8]) -> Result<Option<DottedVersion>, ParseError> {
     let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)?;
     let Some(sections) = file.section_headers() else { return Ok(None) };
     let Some(needed) = sections.iter().find(|section| section.sh_type == SHT_GNU_VERNEED) else { return Ok(None) };
@@ -282,7 +282,7 @@ fn newest_glibc(bytes: &[u8]) -> Result<Option<Version>, ParseError> {
     for (_, versions) in VerNeedIterator::new(header.endianness, header.class, u64::from(needed.sh_info), 0, data) {
         for version in versions {
             let name = String::from_utf8_lossy(names.get_raw(version.vna_name as usize)?).into_owned();
-            if let Some(version) = name.strip_prefix("GLIBC_").and_then(|text| text.parse::<Version>().ok()) {
+            if let Some(version) = name.strip_prefix("GLIBC_").and_then(|text| text.parse::<DottedVersion>().ok()) {
                 newest = newest.max(Some(version));
             }
         }

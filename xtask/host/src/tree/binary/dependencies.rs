@@ -17,7 +17,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::dependencies::{Belongs, Contents, Inputs, Part, unit_hash};
+use xtask_model::image::dependencies::{Belongs, CompileInputs, Contents, FilePart, unit_hash};
 use xtask_model::image::policy::Binary;
 use xtask_model::spec::reference::{Digest, Platform};
 
@@ -40,14 +40,14 @@ pub fn crates(place: &Place<'_>) -> Result<BTreeSet<String>, Fault> {
 }
 
 /// The inputs that files and the environment say, and no program has to be asked for.
-pub fn quick_inputs(place: &Place<'_>) -> Result<Inputs, Fault> {
+pub fn quick_inputs(place: &Place<'_>) -> Result<CompileInputs, Fault> {
     let Place { root, binary, platform, .. } = *place;
     let locked = locked(root, &binary.package)?;
     let crates =
         locked.foreign.iter().map(|((name, version), source)| format!("{name} {version} {source}\n")).collect();
     let (configuration, environment) = (configuration(root), environment());
     let is_native = [&configuration, &environment].iter().any(|text| text.contains("target-cpu=native"));
-    Ok(Inputs::from([
+    Ok(CompileInputs::from([
         ("schema", SCHEMA.to_owned()),
         ("crates", crates),
         ("manifests", manifests(root, &locked.own)?),
@@ -65,7 +65,7 @@ pub fn quick_inputs(place: &Place<'_>) -> Result<Inputs, Fault> {
 
 /// The inputs that take a program to know: the compilers, the system that macros and build scripts run on, and the folder of cargo's
 /// builds, whose name is in what build scripts write.
-pub fn slow_inputs(place: &Place<'_>, build: &Path) -> Result<Inputs, Fault> {
+pub fn slow_inputs(place: &Place<'_>, build: &Path) -> Result<CompileInputs, Fault> {
     let rustc = std::env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from);
     let rustc = process::Command::new(rustc).arg("-vV").current_dir(place.root).read(Exit::Missing)?;
     let compiler = std::env::var_os("CC").map_or_else(|| "cc".into(), PathBuf::from);
@@ -73,11 +73,16 @@ pub fn slow_inputs(place: &Place<'_>, build: &Path) -> Result<Inputs, Fault> {
     let compiler = compiler.unwrap_or_default().lines().next().unwrap_or_default().to_owned();
     let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let system = system.lines().filter(|line| line.starts_with("ID=") || line.starts_with("VERSION_ID=")).collect();
-    Ok(Inputs::from([("rustc", rustc), ("cc", compiler), ("system", system), ("folder", build.display().to_string())]))
+    Ok(CompileInputs::from([
+        ("rustc", rustc),
+        ("cc", compiler),
+        ("system", system),
+        ("folder", build.display().to_string()),
+    ]))
 }
 
 /// False for a program without dependencies, and for what is compiled for this machine's processor alone.
-pub fn are_portable(inputs: &Inputs) -> bool {
+pub fn are_portable(inputs: &CompileInputs) -> bool {
     !inputs["crates"].is_empty() && inputs["processor"].is_empty()
 }
 
@@ -161,20 +166,20 @@ fn note(place: &Place<'_>) -> PathBuf {
     place.compiled.map_or_else(|| place.root.join("target/images"), Path::to_owned).join(name)
 }
 
-fn digest(inputs: &Inputs) -> Digest {
+fn digest(inputs: &CompileInputs) -> Digest {
     // Another folder has other files.
     let folder = std::env::var("CARGO_TARGET_DIR").unwrap_or_default();
     Digest::of(serde_json::to_string(&(inputs, folder)).expect("texts are JSON").as_bytes())
 }
 
 /// True if dependencies of these quick inputs were compiled or pulled here, and are still there.
-pub fn are_here(place: &Place<'_>, inputs: &Inputs) -> bool {
+pub fn are_here(place: &Place<'_>, inputs: &CompileInputs) -> bool {
     let note = fs::read(note(place)).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
     note.is_some_and(|note| note.inputs == digest(inputs) && note.folder.is_dir())
 }
 
 /// Remembers that they are.
-pub fn remember(place: &Place<'_>, inputs: &Inputs, units: &Units) -> Result<(), Fault> {
+pub fn remember(place: &Place<'_>, inputs: &CompileInputs, units: &Units) -> Result<(), Fault> {
     let libraries = units.files().filter_map(|file| file.parent()).find(|folder| folder.ends_with("deps"));
     let Some(folder) = libraries.map(|deps| deps.with_file_name(".fingerprint")) else { return Ok(()) };
     let known = Note { inputs: digest(inputs), folder };
@@ -284,7 +289,7 @@ pub fn pack(build: &Path, units: &Units) -> Result<Packed, Fault> {
         let part = part(&packed.files[&path], whole).map_err(|error| cannot_read(whole, error))?;
         if let Some((at, size)) = part {
             packed.files.remove(&path);
-            packed.contents.parts.insert(path, Part { of: library, at, size });
+            packed.contents.parts.insert(path, FilePart { of: library, at, size });
         }
     }
     Ok(packed)
@@ -436,7 +441,7 @@ pub fn put(unpacked: &Path, build: &Path, contents: &Contents) -> Result<(), Fau
 }
 
 /// Makes a file that is a part of another one.
-fn cut(unpacked: &Path, path: &str, part: &Part) -> io::Result<()> {
+fn cut(unpacked: &Path, path: &str, part: &FilePart) -> io::Result<()> {
     let mut whole = File::open(unpacked.join(&part.of))?;
     whole.seek(SeekFrom::Start(part.at))?;
     let mut file = File::create_new(unpacked.join(path))?;
@@ -460,7 +465,7 @@ mod tests {
 
     fn contents() -> Contents {
         let of = "release/deps/libserde-0123456789abcdef.rlib".to_owned();
-        let part = Part { of, at: 2, size: 3 };
+        let part = FilePart { of, at: 2, size: 3 };
         let parts = BTreeMap::from([("release/deps/libserde-0123456789abcdef.rmeta".to_owned(), part)]);
         Contents { crates: 1, units: [UNIT.to_owned()].into(), parts, ..Contents::default() }
     }
@@ -511,7 +516,7 @@ mod tests {
         };
         refused(link, "not a regular file");
         let elsewhere = |_: &Path, contents: &mut Contents| {
-            let part = Part { of: "release/deps/libserde-0123456789abcdef.rlib".to_owned(), at: 0, size: 1 };
+            let part = FilePart { of: "release/deps/libserde-0123456789abcdef.rlib".to_owned(), at: 0, size: 1 };
             contents.parts.insert("../outside.rmeta".to_owned(), part);
         };
         refused(elsewhere, "no compiled dependency");

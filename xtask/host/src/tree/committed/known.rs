@@ -19,11 +19,11 @@ use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Known {
+pub(super) struct KnownInputs {
     commit: String,
     /// The program that selected them: another build of it may select others.
     program: String,
-    settings: Settings,
+    settings: SettingsDigests,
     dockerfile: String,
     meaning: Vec<String>,
     files: Vec<ContextEntry>,
@@ -36,14 +36,14 @@ pub(super) struct Known {
 
 /// Digests of the files that count by their meaning; none where there is no such file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Settings {
+struct SettingsDigests {
     policy: Option<Digest>,
     pins: Option<Digest>,
     /// Not of an app, to which it does not matter.
     lock: Option<Digest>,
 }
 
-impl Settings {
+impl SettingsDigests {
     fn of(tree: &Tree, kind: ImageKind) -> Result<Self, Fault> {
         let digest = |path: &Path| Ok::<_, Fault>(tree.files.read(path)?.map(|bytes| Digest::of(&bytes)));
         Ok(Self {
@@ -54,14 +54,14 @@ impl Settings {
     }
 }
 
-impl Known {
+impl KnownInputs {
     /// The inputs of an image in the commit whose tree and Dockerfile these are.
     pub(super) fn of(commit: &str, theirs: &Tree, kind: ImageKind, committed: &Parsed) -> Result<Self, Fault> {
         let binary = if kind == ImageKind::Base { None } else { facts::binary_key(theirs, committed)? };
         Ok(Self {
             commit: commit.to_owned(),
             program: program(),
-            settings: Settings::of(theirs, kind)?,
+            settings: SettingsDigests::of(theirs, kind)?,
             dockerfile: committed.path.to_string(),
             meaning: committed.meaning.clone(),
             files: committed.files.clone(),
@@ -84,7 +84,7 @@ impl Known {
 
     /// Compares an image with the commit. Returns nothing where that takes git's objects.
     pub(super) fn compare(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Option<Compared>, Fault> {
-        if self.settings != Settings::of(tree, kind)?
+        if self.settings != SettingsDigests::of(tree, kind)?
             || (kind != ImageKind::Base && self.binary != facts::binary_key(tree, parsed)?)
         {
             return Ok(None);
@@ -94,7 +94,7 @@ impl Known {
         }
         let mut found = Vec::new();
         if self.dockerfile != parsed.path.as_str() || self.meaning != parsed.meaning {
-            found.push(super::Difference::new(&parsed.path, EDITED));
+            found.push(super::InputDifference::new(&parsed.path, EDITED));
         }
         let unsure = Cell::new(false);
         files(&Git::at(&tree.root), &self.files, &parsed.files, &mut found, &|path, (committed, here)| {

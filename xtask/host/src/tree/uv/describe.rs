@@ -13,7 +13,7 @@ use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{Environment, normalised, secret};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
+pub struct WheelTarget {
     /// `linux/amd64 3.12`.
     pub name: String,
     environment: Environment,
@@ -21,7 +21,7 @@ pub struct Target {
     python: String,
 }
 
-impl Target {
+impl WheelTarget {
     /// A platform with a Python, `3.12`, whose wheels may ask for a glibc as new as `2_36`; none for an architecture that
     /// uv knows no wheels for.
     pub fn new(platform: &Platform, python: &str, glibc: &str) -> Option<Self> {
@@ -37,7 +37,7 @@ impl Uv {
     ///
     /// # Errors
     /// An index that cannot be reached or does not have what is locked; uv's own words.
-    pub fn describe(&self, lock: &Lock, indexes: &Indexes, targets: &[Target]) -> Result<Records, Fault> {
+    pub fn describe(&self, lock: &Lock, indexes: &Indexes, targets: &[WheelTarget]) -> Result<Records, Fault> {
         let mut records = lock.records.clone();
         let names: BTreeSet<String> = targets.iter().map(|target| target.name.clone()).collect();
         let everywhere = *records.targets() == names;
@@ -92,7 +92,7 @@ impl Uv {
         &self,
         packages: &[&LockedPackage],
         indexes: &Indexes,
-        target: &Target,
+        target: &WheelTarget,
         place: &Path,
         dry: bool,
     ) -> Result<Result<(), String>, Fault> {

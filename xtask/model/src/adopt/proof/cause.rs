@@ -1,7 +1,7 @@
 //! Known causes of differences, and which path has which.
 
-use super::contents::{Contents, is_bytecode, is_installer};
-use super::{Kind, Node, Sides};
+use super::contents::{ImageContents, is_bytecode, is_installer};
+use super::{Node, NodeKind, Sides};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,7 +90,8 @@ pub(super) fn of(
     if is_account_file(path) {
         return same_accounts(sides).then_some(Cause::Accounts);
     }
-    let of_package = |side: &Contents<'_>| side.package_of.get(path).and_then(|package| packages.get(package)).copied();
+    let of_package =
+        |side: &ImageContents<'_>| side.package_of.get(path).and_then(|package| packages.get(package)).copied();
     if let Some(cause) = of_package(&sides.old).or_else(|| of_package(&sides.new)) {
         return cause;
     }
@@ -136,7 +137,7 @@ fn is_account_file(path: &str) -> bool {
 fn same_accounts(sides: &Sides<'_>) -> bool {
     let (old, new) = (&sides.old, &sides.new);
     // `adduser` makes everybody a member of `users`.
-    let groups = |side: &Contents<'_>| {
+    let groups = |side: &ImageContents<'_>| {
         let group = |(name, (gid, members)): (&&str, &(u32, std::collections::BTreeSet<&str>))| {
             let members = if *name == "users" { Vec::new() } else { members.iter().map(|m| (*m).to_owned()).collect() };
             ((*name).to_owned(), (*gid, members))
@@ -151,7 +152,7 @@ fn leads_to_dropped(path: &str, node: &Node, sides: &Sides<'_>, packages: &BTree
     let mut node = node.clone();
     let mut folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
     for _ in 0..4 {
-        let Kind::Link(target) = &node.kind else { return false };
+        let NodeKind::Link(target) = &node.kind else { return false };
         let target = resolved(&folder, target);
         let package = sides.old.package_of.get(target.as_str());
         if package.and_then(|package| packages.get(package)).is_some_and(|cause| *cause == Some(Cause::Dropped)) {
@@ -179,9 +180,10 @@ fn resolved(folder: &str, target: &str) -> String {
 
 /// True for the home of the user that the new image makes, with another mode, and for the folder that it is in, which `COPY --chown`
 /// makes for the user.
-fn is_home(path: &str, [old, new]: [&Node; 2], contents: &Contents<'_>) -> bool {
+fn is_home(path: &str, [old, new]: [&Node; 2], contents: &ImageContents<'_>) -> bool {
     let is_user = |uid| contents.accounts.values().find(|account| account.uid == uid && uid != 0);
-    let Some(account) = is_user(new.uid).filter(|_| old.kind == Kind::Folder && new.kind == Kind::Folder) else {
+    let Some(account) = is_user(new.uid).filter(|_| old.kind == NodeKind::Folder && new.kind == NodeKind::Folder)
+    else {
         return false;
     };
     let home = account.home.trim_matches('/');
@@ -191,7 +193,7 @@ fn is_home(path: &str, [old, new]: [&Node; 2], contents: &Contents<'_>) -> bool 
 }
 
 /// True if a file of a home is the one of `/etc/skel`.
-fn is_skeleton(path: &str, name: &str, old: &Contents<'_>) -> bool {
+fn is_skeleton(path: &str, name: &str, old: &ImageContents<'_>) -> bool {
     let in_home = old.accounts.values().any(|account| {
         path.strip_suffix(name).and_then(|folder| folder.strip_suffix('/')) == Some(account.home.trim_matches('/'))
     });

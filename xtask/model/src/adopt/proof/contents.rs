@@ -1,6 +1,6 @@
 //! The files of one image, understood: distributions and the files that they own, environments, Debian packages, accounts.
 
-use super::{Files, Kind, Node, Stated};
+use super::{Files, Node, NodeKind, Stated};
 use crate::spec::reference::{Digest, Platform};
 use crate::spec::requirements::normalised;
 use crate::supply::inventory::{self, DebianPackage};
@@ -15,7 +15,7 @@ pub(super) fn is_installer(name: &str) -> bool {
 
 /// A distribution by what its `RECORD` says, without byte code and the files of installers.
 #[derive(Clone, Debug)]
-pub(super) struct Distribution {
+pub(super) struct InstalledDistribution {
     /// In the normal form.
     pub name: String,
     pub version: String,
@@ -30,7 +30,7 @@ pub(super) struct Distribution {
     editable: bool,
 }
 
-impl Distribution {
+impl InstalledDistribution {
     fn read(files: &Files, metadata: &str, text: &str) -> Option<Self> {
         let info = metadata.strip_suffix("/METADATA")?;
         let (site, own) = info.rsplit_once('/').unwrap_or(("", info));
@@ -133,32 +133,32 @@ fn scripts(text: &str) -> BTreeSet<String> {
 
 /// An account of `/etc/passwd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Account {
+pub(super) struct PasswdEntry {
     pub uid: u32,
     pub gid: u32,
     pub home: String,
 }
 
-pub(super) struct Contents<'a> {
+pub(super) struct ImageContents<'a> {
     pub files: &'a Files,
     /// Folders of environments, each with a `pyvenv.cfg`.
     pub environments: Vec<&'a str>,
-    pub distributions: Vec<Distribution>,
+    pub distributions: Vec<InstalledDistribution>,
     owned: BTreeSet<String>,
     pub packages: BTreeMap<String, DebianPackage>,
     /// Debian packages by the paths of their files.
     pub package_of: BTreeMap<&'a str, &'a str>,
-    pub accounts: BTreeMap<&'a str, Account>,
+    pub accounts: BTreeMap<&'a str, PasswdEntry>,
     /// Numbers and members of groups.
     pub groups: BTreeMap<&'a str, (u32, BTreeSet<&'a str>)>,
 }
 
-impl<'a> Contents<'a> {
+impl<'a> ImageContents<'a> {
     pub(super) fn read(files: &'a Files) -> Self {
         let text = |path: &str| files.texts.get(path).map(String::as_str).unwrap_or_default();
         let environments = files.nodes.keys().filter_map(|path| path.strip_suffix("/pyvenv.cfg")).collect();
-        let distributions: Vec<Distribution> =
-            files.texts.iter().filter_map(|(path, text)| Distribution::read(files, path, text)).collect();
+        let distributions: Vec<InstalledDistribution> =
+            files.texts.iter().filter_map(|(path, text)| InstalledDistribution::read(files, path, text)).collect();
         let mut owned = BTreeSet::new();
         for one in &distributions {
             owned.extend(one.lines.keys().map(|line| one.path(line)));
@@ -188,7 +188,7 @@ impl<'a> Contents<'a> {
         let text = |path: &str| files.texts.get(path).map(String::as_str).unwrap_or_default();
         let environments: Vec<&str> = stated.environments.iter().map(|path| path.trim_matches('/')).collect();
         let site = environments.first().map_or_else(String::new, |folder| format!("{folder}/lib"));
-        let distribution = |(name, version): (&String, &String)| Distribution {
+        let distribution = |(name, version): (&String, &String)| InstalledDistribution {
             name: name.clone(),
             version: version.clone(),
             site: site.clone(),
@@ -232,8 +232,9 @@ impl<'a> Contents<'a> {
 
     /// Names of installers among these distributions, and of what only they require.
     pub(super) fn installers(&self, among: &[usize]) -> BTreeSet<&str> {
-        let these: Vec<&Distribution> = among.iter().map(|at| &self.distributions[*at]).collect();
-        let mut open: Vec<&Distribution> = these.iter().copied().filter(|one| is_installer(&one.name)).collect();
+        let these: Vec<&InstalledDistribution> = among.iter().map(|at| &self.distributions[*at]).collect();
+        let mut open: Vec<&InstalledDistribution> =
+            these.iter().copied().filter(|one| is_installer(&one.name)).collect();
         let mut found: BTreeSet<&str> = open.iter().map(|one| one.name.as_str()).collect();
         while let Some(one) = open.pop() {
             for next in these.iter().filter(|next| one.requires.contains(&next.name)) {
@@ -262,8 +263,8 @@ impl<'a> Contents<'a> {
 
     pub(super) fn digest(&self, path: &str) -> Option<Digest> {
         match &self.files.nodes.get(path)?.kind {
-            Kind::File { digest, .. } => Some(*digest),
-            Kind::Folder | Kind::Link(_) | Kind::Device => None,
+            NodeKind::File { digest, .. } => Some(*digest),
+            NodeKind::Folder | NodeKind::Link(_) | NodeKind::Device => None,
         }
     }
 
@@ -281,11 +282,11 @@ impl<'a> Contents<'a> {
     }
 }
 
-fn accounts(text: &str) -> BTreeMap<&str, Account> {
+fn accounts(text: &str) -> BTreeMap<&str, PasswdEntry> {
     let account = |line| {
         let fields: Vec<&str> = str::split(line, ':').collect();
         let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
-        Some((*name, Account { uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: (*home).to_owned() }))
+        Some((*name, PasswdEntry { uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: (*home).to_owned() }))
     };
     text.lines().filter_map(account).collect()
 }

@@ -1,6 +1,6 @@
 //! The configurations of two images, field by field.
 
-use super::{Cause, Part, Proof, Sides};
+use super::{Cause, ImagePart, Proof, Sides};
 use crate::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
 use crate::spec::oci::Execution;
 use serde_json::Value;
@@ -15,7 +15,7 @@ const INSTALLERS: [&str; 5] = ["PIP_", "POETRY_", "UV_", "PIPENV_", "DEBIAN_FRON
 const RUNNERS: [&str; 3] = ["uv", "poetry", "pipenv"];
 
 pub(super) fn compare(old: &Execution, new: &Execution, sides: &Sides<'_>, proof: &mut Proof) {
-    let settings = Settings { old, new, sides };
+    let settings = ComparedSettings { old, new, sides };
     let mut values: BTreeMap<String, [Option<String>; 2]> = BTreeMap::new();
     for (at, config) in [old, new].into_iter().enumerate() {
         for (name, value) in fields(config) {
@@ -24,11 +24,11 @@ pub(super) fn compare(old: &Execution, new: &Execution, sides: &Sides<'_>, proof
     }
     for (name, [one, other]) in values {
         if one == other {
-            proof.same(Part::Setting, 1);
+            proof.same(ImagePart::Setting, 1);
             continue;
         }
         let cause = settings.cause(&name, one.as_deref(), other.as_deref());
-        proof.add(Part::Setting, &name, [one, other], cause);
+        proof.add(ImagePart::Setting, &name, [one, other], cause);
     }
 }
 
@@ -63,13 +63,13 @@ fn is_empty(value: &Value) -> bool {
     matches!(value, Value::Null | Value::Bool(false)) || value.as_array().is_some_and(Vec::is_empty) || value == ""
 }
 
-struct Settings<'a> {
+struct ComparedSettings<'a> {
     old: &'a Execution,
     new: &'a Execution,
     sides: &'a Sides<'a>,
 }
 
-impl Settings<'_> {
+impl ComparedSettings<'_> {
     fn cause(&self, name: &str, old: Option<&str>, new: Option<&str>) -> Option<Cause> {
         if let (Some(one), Some(other)) = (old, new)
             && self.moved(one) == other
@@ -112,7 +112,7 @@ impl Settings<'_> {
                 (BASE.contains(&name) && !one.is_empty() && !other.is_empty()).then_some(Cause::Base)
             }
             (None, Some(_)) if name == "PYTHONPATH" => {
-                let is_project = |one: &super::Distribution| one.is_project();
+                let is_project = |one: &super::InstalledDistribution| one.is_project();
                 self.sides.old.distributions.iter().any(is_project).then_some(Cause::Project)
             }
             (None, Some(home)) if name == "HOME" => {

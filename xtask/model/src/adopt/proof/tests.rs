@@ -10,9 +10,9 @@ fn files(lines: &[&str]) -> Files {
         let (line, owner) = line.rsplit_once(" @").unwrap_or((line, "0:0"));
         let (uid, gid) = owner.split_once(':').unwrap();
         let (path, kind) = if let Some(path) = line.strip_suffix('/') {
-            (path, Kind::Folder)
+            (path, NodeKind::Folder)
         } else if let Some((path, target)) = line.split_once(" -> ") {
-            (path, Kind::Link(target.to_owned()))
+            (path, NodeKind::Link(target.to_owned()))
         } else {
             let (path, text) = line.split_once(" = ").unwrap();
             if is_read(path) {
@@ -20,7 +20,7 @@ fn files(lines: &[&str]) -> Files {
             }
             let rest =
                 text.split_once('\n').filter(|_| text.starts_with("#!")).map(|(_, rest)| Digest::of(rest.as_bytes()));
-            (path, Kind::File { digest: Digest::of(text.as_bytes()), script: rest })
+            (path, NodeKind::File { digest: Digest::of(text.as_bytes()), script: rest })
         };
         let node = Node { kind, mode: 0o755, uid: uid.parse().unwrap(), gid: gid.parse().unwrap() };
         found.nodes.insert(path.to_owned(), node);
@@ -67,7 +67,11 @@ impl Case {
             known.left_out.entry(Digest::of(text.as_bytes())).or_default().insert((*name).to_owned());
         }
         let (old, new, configs) = (of(self.old, 0), of(self.new, 1), [config(0), config(1)]);
-        compare(Image { files: &old, config: &configs[0] }, Image { files: &new, config: &configs[1] }, &known)
+        compare(
+            ComparedImage { files: &old, config: &configs[0] },
+            ComparedImage { files: &new, config: &configs[1] },
+            &known,
+        )
     }
 
     /// Checks the names and causes of all differences.
@@ -90,7 +94,7 @@ fn only_old(old: &'static [&'static str], expected: &[(&str, Option<Cause>)]) {
 fn the_same_packages_at_another_place_are_equal() {
     let proof = Case::default().proof();
     assert_eq!(proof.differences, []);
-    assert_eq!(proof.equal, [(Part::Distribution, 1), (Part::Setting, 2)].into());
+    assert_eq!(proof.equal, [(ImagePart::Distribution, 1), (ImagePart::Setting, 2)].into());
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! Pure.
 
-use super::{ENVIRONMENT, From, Image, Installed, Item, Placed, Step, Translator, absolute, below, extras, in_context};
+use super::{
+    AppStep, ENVIRONMENT, From, Installed, Item, Placed, StageImage, Translator, absolute, below, extras, in_context,
+};
 use crate::adopt::{Input, NoteKind, is_for_development};
 use crate::spec::dockerfile::Command;
 use crate::spec::lock::formats::Selection;
@@ -100,7 +102,7 @@ impl Translator<'_> {
         let within = code.packages.first().map_or("", String::as_str);
         let source = in_context(&code.folder, within);
         self.done.steps.iter().enumerate().find_map(|(at, step)| {
-            let Step::Copy(placed) = step else { return None };
+            let AppStep::Copy(placed) = step else { return None };
             let sources = placed.sources.iter().filter(|_| placed.from == From::Context);
             let rest = sources.map(|one| in_context(self.request.context, one)).find_map(|one| {
                 if one.is_empty() { Some(source.clone()) } else { below(&source, &one).map(str::to_owned) }
@@ -112,7 +114,7 @@ impl Translator<'_> {
     }
 
     /// Where Python finds projects of the repository, and which of them are installed.
-    pub(super) fn python_path(&mut self, image: &Image, builders: &BTreeSet<usize>) {
+    pub(super) fn python_path(&mut self, image: &StageImage, builders: &BTreeSet<usize>) {
         let Input { lock, requirements, projects: installs, .. } = &self.done.input;
         let (installs, before) = (*installs, self.done.env.iter().position(|(name, _)| name == "PYTHONPATH"));
         let reads = installs || lock.is_some() || requirements.iter().any(|path| is_manifest(path));
@@ -146,7 +148,7 @@ impl Translator<'_> {
         &mut self,
         local: &Local,
         code: Option<Code>,
-        image: &Image,
+        image: &StageImage,
         builders: &BTreeSet<usize>,
     ) -> Option<(usize, String)> {
         if !self.done.input.projects || local.folder != self.request.context || !local.project.is_package() {
@@ -176,20 +178,20 @@ impl Translator<'_> {
             let destination = absolute(workdir, &source);
             let reason = "its installation brought the project's code into the image";
             self.add(NoteKind::Changed, 0, &what, reason, &format!("`{source}` is copied to `{destination}`"));
-            self.done.steps.push(Step::Copy(Placed { sources: vec![source], destination, ..Placed::default() }));
+            self.done.steps.push(AppStep::Copy(Placed { sources: vec![source], destination, ..Placed::default() }));
         }
         self.place(&code)
     }
 
     /// Gives the app the metadata and programs of a project.
-    fn install(&mut self, local: &Local, (at, place): (usize, &str), image: &Image) {
+    fn install(&mut self, local: &Local, (at, place): (usize, &str), image: &StageImage) {
         if !local.project.is_package() {
             return;
         }
         match local.project.installed(ENVIRONMENT) {
             Ok(files) => {
                 self.done.installed.push(Installed { manifest: local.manifest.clone(), files });
-                let Step::Copy(copied) = &self.done.steps[at] else { return };
+                let AppStep::Copy(copied) = &self.done.steps[at] else { return };
                 let placed = Placed { destination: place.to_owned(), owner: copied.owner.clone(), ..Placed::default() };
                 self.done.metadata.get_or_insert((at, placed));
             }

@@ -32,7 +32,7 @@ pub type Tree = BTreeMap<ContextPath, FileInfo>;
 
 /// The paths that were selected, and those that a source names and the tree lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
+pub struct SelectedPaths {
     paths: BTreeSet<ContextPath>,
     missing: Vec<Missing>,
     matches: Vec<Match>,
@@ -55,7 +55,7 @@ struct Missing {
     through_link: bool,
 }
 
-impl Selection {
+impl SelectedPaths {
     /// Paths that links lead to and the tree lacks: perhaps only because nobody looked there yet.
     pub fn linked(&self) -> impl Iterator<Item = ContextPath> {
         self.missing.iter().filter(|missing| missing.through_link).map(|missing| missing.path.clone())
@@ -96,9 +96,9 @@ fn named(source: &Source) -> String {
 }
 
 /// Selects what the sources name among the paths of a tree that the ignore file leaves in.
-pub fn select(tree: &Tree, sources: &[Source], ignore: &Ignore) -> Result<Selection, Fault> {
+pub fn select(tree: &Tree, sources: &[Source], ignore: &Ignore) -> Result<SelectedPaths, Fault> {
     let view = View { tree: visible(tree, ignore) };
-    let mut selection = Selection::default();
+    let mut selection = SelectedPaths::default();
     for (index, source) in sources.iter().enumerate() {
         let wrong = |why: String| Fault::usage(format!("{}: {why}", source.place));
         let excludes = Ignore::from_patterns(source.excludes.iter().map(String::as_str)).map_err(wrong)?;
@@ -200,7 +200,7 @@ impl View<'_> {
 
 struct Pick<'v, 't> {
     view: &'v View<'t>,
-    selection: &'v mut Selection,
+    selection: &'v mut SelectedPaths,
     source: usize,
     excludes: Ignore,
 }

@@ -7,10 +7,10 @@ use std::ops::Range;
 use toml::de::DeTable;
 
 /// An app with its base, and its smoke tests where it has its own.
-pub(super) type Images = (Base, App, Option<Smoke>);
+pub(super) type AppImages = (Base, App, Option<Smoke>);
 
 /// A base or an app as it was read, with the place of its table.
-struct Read<T> {
+struct ReadTable<T> {
     name: Option<String>,
     at: Range<usize>,
     image: Option<T>,
@@ -18,7 +18,7 @@ struct Read<T> {
 
 /// One of several apps, or the only one.
 struct ReadApp {
-    app: Read<App>,
+    app: ReadTable<App>,
     base: Option<Spanned<String>>,
     smoke: Option<Smoke>,
 }
@@ -29,7 +29,7 @@ pub(super) fn read(
     project: &str,
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
-) -> Option<Vec<Images>> {
+) -> Option<Vec<AppImages>> {
     let bases = bases(top, project, problems, is_file);
     let apps = apps(top, project, problems, is_file);
     let several = apps.iter().any(|app| app.app.name.is_some());
@@ -70,7 +70,7 @@ fn bases(
     project: &str,
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
-) -> Vec<Read<Base>> {
+) -> Vec<ReadTable<Base>> {
     let shared = top.section("base", problems);
     let named = top.named("bases", shared.as_ref(), problems);
     if named.is_empty() {
@@ -78,7 +78,11 @@ fn bases(
         let empty = DeTable::new();
         let section = shared.unwrap_or_else(|| Section::absent("base", &empty));
         let at = section.at().clone();
-        return vec![Read { name: None, at, image: read_base(section, format!("{project}-base"), problems, is_file) }];
+        return vec![ReadTable {
+            name: None,
+            at,
+            image: read_base(section, format!("{project}-base"), problems, is_file),
+        }];
     }
     if let Some(shared) = &shared {
         shared.only_known(problems);
@@ -86,7 +90,7 @@ fn bases(
     let read = |(name, section): (Spanned<String>, Section<'_>)| {
         check_name("bases", &name, problems);
         let image = read_base(section, format!("{project}-{}-base", name.value), problems, is_file);
-        Read { name: Some(name.value), at: name.at, image }
+        ReadTable { name: Some(name.value), at: name.at, image }
     };
     named.into_iter().map(read).collect()
 }
@@ -130,7 +134,7 @@ fn apps(
         let smoke = smoke.map(|section| read_smoke(section, problems));
         section.finish(problems);
         let name = name.filter(|_| !one).map(|name| name.value);
-        apps.push(ReadApp { app: Read { name, at, image }, base, smoke });
+        apps.push(ReadApp { app: ReadTable { name, at, image }, base, smoke });
     }
     apps
 }
@@ -147,7 +151,7 @@ fn check_name(table: &str, name: &Spanned<String>, problems: &mut Problems<'_>) 
 }
 
 /// The position of the base that an app is on.
-fn base_of(app: &ReadApp, bases: &[Read<Base>], problems: &mut Problems<'_>) -> Option<usize> {
+fn base_of(app: &ReadApp, bases: &[ReadTable<Base>], problems: &mut Problems<'_>) -> Option<usize> {
     let names = || bases.iter().filter_map(|base| base.name.as_deref());
     match &app.base {
         Some(wanted) => {
@@ -170,7 +174,7 @@ fn base_of(app: &ReadApp, bases: &[Read<Base>], problems: &mut Problems<'_>) -> 
 }
 
 /// Two images in one repository would share tags: each would move those of the other.
-fn one_repository_each(project: &str, bases: &[Read<Base>], apps: &[ReadApp], problems: &mut Problems<'_>) {
+fn one_repository_each(project: &str, bases: &[ReadTable<Base>], apps: &[ReadApp], problems: &mut Problems<'_>) {
     let shown = |kind: &str, name: &Option<String>| match name {
         Some(name) => format!("the {kind} `{name}`"),
         None => format!("the {kind}"),
@@ -212,7 +216,7 @@ fn one_program_each_name(apps: &[ReadApp], problems: &mut Problems<'_>) {
 }
 
 /// `cargo xtask lock` writes a lock for each base. One that another tool writes may serve several, each with its selection of it.
-fn one_lock_for_one_set(bases: &[Read<Base>], problems: &mut Problems<'_>) {
+fn one_lock_for_one_set(bases: &[ReadTable<Base>], problems: &mut Problems<'_>) {
     for (index, base) in bases.iter().enumerate() {
         let Some(image) = base.image.as_ref().filter(|image| image.format() == Format::Pip) else { continue };
         let differs = |other: &Base| {

@@ -267,7 +267,7 @@ fn every_key_has_a_meaning_and_every_table_of_a_key_is_described() {
         for key in table.keys {
             let name = format!("{}.{}", table.name, key.name);
             assert!(key.meaning.len() > 3 && !key.meaning.ends_with('.'), "{name}: {}", key.meaning);
-            if matches!(key.kind, keys::Kind::Table | keys::Kind::Tables | keys::Kind::ForEach(_)) {
+            if matches!(key.kind, keys::ValueKind::Table | keys::ValueKind::Tables | keys::ValueKind::ForEach(_)) {
                 let described = keys::table(name.trim_start_matches('.')).name;
                 assert!(name.ends_with(described), "{name}");
             }

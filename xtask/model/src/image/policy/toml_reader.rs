@@ -3,7 +3,7 @@
 //! [`keys`] describes every table: ranges and defaults come from there, and [`Section::finish`] calls every other key unknown and names
 //! the nearest known one.
 
-use super::keys::{self, Default, Kind, Table};
+use super::keys::{self, Default, Table, ValueKind};
 use serde_json::Value;
 use std::fmt::Display;
 use std::ops::Range;
@@ -113,7 +113,7 @@ impl<'t> Section<'t> {
     }
 
     /// The described type of a key.
-    fn kind(&self, key: &str) -> Kind {
+    fn kind(&self, key: &str) -> ValueKind {
         self.described.key(key).expect("every key that is read has a description").kind
     }
 
@@ -270,7 +270,7 @@ impl<'t> Section<'t> {
         choices: &[(&str, T)],
         problems: &mut Problems<'_>,
     ) -> Option<T> {
-        if let Kind::Choice(words) | Kind::ForEach(words) = self.kind(key) {
+        if let ValueKind::Choice(words) | ValueKind::ForEach(words) = self.kind(key) {
             debug_assert_eq!(words, choices.iter().map(|(word, _)| *word).collect::<Vec<_>>(), "words of `{key}`");
         }
         let text = self.text(key, problems)?;
@@ -285,7 +285,7 @@ impl<'t> Section<'t> {
 
     /// A number that is not smaller than the described one.
     pub(crate) fn at_least(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<f64> {
-        let Kind::AtLeast(least) = self.kind(key) else { panic!("`{key}` is described as another type") };
+        let ValueKind::AtLeast(least) = self.kind(key) else { panic!("`{key}` is described as another type") };
         let (item, at) = self.get(key)?;
         let good = number(item).filter(|number| number.is_finite() && *number >= least);
         if good.is_none() {
@@ -296,7 +296,7 @@ impl<'t> Section<'t> {
 
     /// A number from 0 to 1.
     pub(crate) fn share(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<f64> {
-        assert!(self.kind(key) == Kind::Share, "`{key}` is described as another type");
+        assert!(self.kind(key) == ValueKind::Share, "`{key}` is described as another type");
         let (item, at) = self.get(key)?;
         let good = number(item).filter(|number| (0.0..=1.0).contains(number));
         if good.is_none() {
@@ -307,7 +307,7 @@ impl<'t> Section<'t> {
 
     /// A whole number in the described range.
     pub(crate) fn number(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<i64> {
-        let Kind::Whole(least, most) = self.kind(key) else { panic!("`{key}` is described as another type") };
+        let ValueKind::Whole(least, most) = self.kind(key) else { panic!("`{key}` is described as another type") };
         let (item, at) = self.get(key)?;
         match whole(item) {
             Some(number) if (least..=most).contains(&number) => Some(number),

@@ -1,6 +1,6 @@
 //! The graph of jobs as GitHub's workflows.
 
-use super::graph::{Cache, Does, Graph, Job, Machines, Setting, Step, When};
+use super::graph::{Cache, Does, Graph, Job, JobStep, Runners, Setting, When};
 use super::{File, HEADER, PolicyLocation, quoted};
 use crate::fault::Fault;
 use crate::image::policy::{Ci, Laptop, Policy};
@@ -42,7 +42,7 @@ pub(super) const UPDATE: &str = "update";
 
 /// Workflows of a policy. A platform without a known runner is a fault.
 pub(super) fn files(policy: &Policy, place: &PolicyLocation, graph: &Graph) -> Result<Vec<File>, Fault> {
-    let writer = Writer { policy, place, matrix: matrix(policy)? };
+    let writer = GithubWriter { policy, place, matrix: matrix(policy)? };
     let mut files = vec![
         File { path: path("ci", place), text: writer.ci(graph) },
         File { path: path("release", place), text: writer.version(graph) },
@@ -173,14 +173,14 @@ impl Cache {
     }
 }
 
-struct Writer<'p> {
+struct GithubWriter<'p> {
     policy: &'p Policy,
     place: &'p PolicyLocation,
     /// The legs of a job that runs for each platform.
     matrix: String,
 }
 
-impl Writer<'_> {
+impl GithubWriter<'_> {
     fn ci(&self, graph: &Graph) -> String {
         let (policy, place) = (self.policy, self.place);
         let branch = branch_filter(&policy.project.default_branch);
@@ -269,9 +269,9 @@ jobs:
             all => text += &format!("    if: {}\n", all.join(" && ")),
         }
         match job.machines {
-            Machines::Any => text += &format!("    runs-on: {RUNNER}\n"),
-            Machines::Platforms => text += &format!("{}    runs-on: ${{{{ matrix.runner }}}}\n", self.matrix),
-            Machines::Laptops(Laptop::MacOs) => {
+            Runners::Any => text += &format!("    runs-on: {RUNNER}\n"),
+            Runners::Platforms => text += &format!("{}    runs-on: ${{{{ matrix.runner }}}}\n", self.matrix),
+            Runners::Laptops(Laptop::MacOs) => {
                 text += "    strategy:\n      fail-fast: false\n      matrix:\n        runner: [macos-15, macos-15-intel]\n";
                 text += "    runs-on: ${{ matrix.runner }}\n";
             }
@@ -288,7 +288,7 @@ jobs:
         }
         if job.asks_branch {
             text += "    env:\n";
-            if matches!(job.machines, Machines::Platforms) {
+            if matches!(job.machines, Runners::Platforms) {
                 text += "      PLATFORM: ${{ matrix.platform }}\n";
             }
             text += "      XTASK_GIT_TOKEN: ${{ github.token }}\n";
@@ -297,7 +297,7 @@ jobs:
         job.steps.iter().fold(text, |text, step| text + &self.step(job, step))
     }
 
-    fn step(&self, job: &Job, step: &Step) -> String {
+    fn step(&self, job: &Job, step: &JobStep) -> String {
         let mut text = format!("      - name: {}\n", step.name);
         let id = match &step.does {
             Does::Restore(cache) => cache.id,

@@ -3,7 +3,7 @@
 //! GitLab chooses jobs before any runs, by the event alone. What the plan decides is therefore asked by a job's script: the first job
 //! hands its plan over as variables, and a job with nothing to do ends at once.
 
-use super::graph::{DockerFor, Does, Graph, Job, Machines, Setting, Step, When};
+use super::graph::{DockerFor, Does, Graph, Job, JobStep, Runners, Setting, When};
 use super::{File, HEADER, PolicyLocation, quoted};
 use crate::fault::Fault;
 use crate::image::change::gitlab_variable;
@@ -36,7 +36,7 @@ pub(super) fn files(policy: &Policy, place: &PolicyLocation, graph: &Graph) -> R
             .cause("GitLab has no runners for macOS that every project may use")
             .hint("remove `laptops` from `[ci]` of `images.toml`"));
     }
-    let text = Writer { policy, place, matrix: matrix(policy)? }.file(graph);
+    let text = GitlabWriter { policy, place, matrix: matrix(policy)? }.file(graph);
     Ok(vec![File { path: path(place), text }])
 }
 
@@ -72,13 +72,13 @@ fn runner<'p>(ci: &'p Ci, platform: &Platform) -> Result<&'p str, Fault> {
     }
 }
 
-struct Writer<'p> {
+struct GitlabWriter<'p> {
     policy: &'p Policy,
     place: &'p PolicyLocation,
     matrix: String,
 }
 
-impl Writer<'_> {
+impl GitlabWriter<'_> {
     fn file(&self, graph: &Graph) -> String {
         let mut text = format!("{HEADER} from `{}`; do not edit.\n", self.place.policy());
         text += &self.schedules();
@@ -175,7 +175,7 @@ impl Writer<'_> {
         let _ = write!(text, "{name}:\n  extends: .{}xtask\n  rules:\n{rules}", self.place.prefix());
         let needs: String = job.needs.iter().map(|need| format!("    - {}\n", self.name(need))).collect();
         text += &if needs.is_empty() { "  needs: []\n".to_owned() } else { format!("  needs:\n{needs}") };
-        if matches!(job.machines, Machines::Platforms) {
+        if matches!(job.machines, Runners::Platforms) {
             text += &self.matrix;
         }
         if job.identity {
@@ -219,9 +219,9 @@ impl Writer<'_> {
     }
 
     /// An entry of `cache`. GitLab makes a key of two files at most: the sources of xtask are compared by the job.
-    fn cache(&self, job: &Job, step: &Step) -> Option<String> {
+    fn cache(&self, job: &Job, step: &JobStep) -> Option<String> {
         let Does::Restore(cache) = &step.does else { return None };
-        let machine = if matches!(job.machines, Machines::Platforms) { "-$MACHINE" } else { "" };
+        let machine = if matches!(job.machines, Runners::Platforms) { "-$MACHINE" } else { "" };
         let key = match cache.version {
             Some(version) => format!("    - key: {}-{version}{machine}\n", cache.id),
             None => {
@@ -238,7 +238,7 @@ impl Writer<'_> {
     }
 
     /// The commands of a step, as an entry of `script`.
-    fn step(&self, job: &Job, step: &Step) -> String {
+    fn step(&self, job: &Job, step: &JobStep) -> String {
         let (settings, commands): (&[Setting], String) = match &step.does {
             // GitLab's runner does it: the sources are there, and so is the cache; it is saved after the job.
             Does::CheckOut | Does::Restore(_) => return String::new(),

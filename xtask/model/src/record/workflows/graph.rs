@@ -28,7 +28,7 @@ pub(super) struct Job {
     pub when: Vec<When>,
     /// True if it also runs after a job that had nothing to do.
     pub after_skipped: bool,
-    pub machines: Machines,
+    pub machines: Runners,
     pub rights: &'static [(&'static str, &'static str)],
     /// True if a step signs with the job's own identity.
     pub identity: bool,
@@ -36,10 +36,10 @@ pub(super) struct Job {
     pub outputs: Vec<&'static str>,
     /// True if a step asks at which commit the branch is by now: it decides whether a tag moves after a force push.
     pub asks_branch: bool,
-    pub steps: Vec<Step>,
+    pub steps: Vec<JobStep>,
 }
 
-pub(super) enum Machines {
+pub(super) enum Runners {
     Any,
     /// One of each platform's kind.
     Platforms,
@@ -47,7 +47,7 @@ pub(super) enum Machines {
     Laptops(Laptop),
 }
 
-pub(super) struct Step {
+pub(super) struct JobStep {
     pub name: String,
     pub when: Vec<When>,
     pub does: Does,
@@ -207,40 +207,40 @@ fn named() -> Vec<When> {
     vec![When::IsNot("decision", "full"), When::IsNot("decision", "rebase")]
 }
 
-fn step(name: impl Into<String>, when: Vec<When>, does: Does) -> Step {
-    Step { name: name.into(), when, does }
+fn step(name: impl Into<String>, when: Vec<When>, does: Does) -> JobStep {
+    JobStep { name: name.into(), when, does }
 }
 
-fn run(name: &str, when: Vec<When>, command: impl Into<String>) -> Step {
+fn run(name: &str, when: Vec<When>, command: impl Into<String>) -> JobStep {
     step(name, when, Does::Run(command.into(), Vec::new()))
 }
 
-fn prepare_docker(when: Vec<When>) -> Step {
+fn prepare_docker(when: Vec<When>) -> JobStep {
     step("Keep images in containerd's store", when, Does::PrepareDocker(DockerFor::Builds))
 }
 
-fn check_out() -> Step {
+fn check_out() -> JobStep {
     step("Check out", Vec::new(), Does::CheckOut)
 }
 
-fn restore(cache: &Cache, when: Vec<When>) -> Step {
+fn restore(cache: &Cache, when: Vec<When>) -> JobStep {
     step(format!("Restore {}", cache.what), when, Does::Restore(cache.clone()))
 }
 
-fn save(cache: &Cache) -> Step {
+fn save(cache: &Cache) -> JobStep {
     step(format!("Save {}", cache.what), Vec::new(), Does::Save(cache.clone()))
 }
 
-fn log_in(when: Vec<When>) -> Step {
+fn log_in(when: Vec<When>) -> JobStep {
     step("Log in to the registry", when, Does::LogIn)
 }
 
-fn plan() -> Step {
+fn plan() -> JobStep {
     step("Plan", Vec::new(), Does::Plan)
 }
 
 /// The sources, and xtask from a cache.
-fn begin(cache: &Cache) -> Vec<Step> {
+fn begin(cache: &Cache) -> Vec<JobStep> {
     let trust = step("Trust the times of cached sources", Vec::new(), Does::TrustTimes(cache.id));
     vec![check_out(), restore(cache, Vec::new()), trust]
 }
@@ -253,7 +253,7 @@ fn all<const N: usize>(parts: [&[When]; N]) -> Vec<When> {
 /// The work for a policy, which is given for each of its apps.
 pub(super) fn graph(policies: &[&Policy], place: &PolicyLocation) -> Graph {
     let policy = policies[0];
-    let writer = Writer { policy, policies, place };
+    let writer = GraphWriter { policy, policies, place };
     let mut ci = vec![writer.images()];
     if writer.several() {
         ci.extend([writer.base(), writer.app()]);
@@ -309,7 +309,7 @@ fn laptop_job(laptop: Laptop) -> &'static str {
 }
 
 #[derive(Clone, Copy)]
-struct Writer<'p> {
+struct GraphWriter<'p> {
     /// What all apps have in common.
     policy: &'p Policy,
     /// The policy of each app.
@@ -317,7 +317,7 @@ struct Writer<'p> {
     place: &'p PolicyLocation,
 }
 
-impl Writer<'_> {
+impl GraphWriter<'_> {
     /// True if jobs on other machines exist: a platform's compilers run on a machine of its kind.
     fn several(self) -> bool {
         self.policy.project.platforms.len() > 1
@@ -336,14 +336,14 @@ impl Writer<'_> {
         if self.native() { "--engine native" } else { "--engine docker" }
     }
 
-    fn job(name: &'static str, rights: &'static [(&'static str, &'static str)], steps: Vec<Step>) -> Job {
+    fn job(name: &'static str, rights: &'static [(&'static str, &'static str)], steps: Vec<JobStep>) -> Job {
         Job {
             name,
             comment: "",
             needs: vec!["images"],
             when: Vec::new(),
             after_skipped: false,
-            machines: Machines::Any,
+            machines: Runners::Any,
             rights,
             identity: false,
             outputs: Vec::new(),
@@ -416,7 +416,7 @@ impl Writer<'_> {
     }
 
     /// The image from scratch, which only docker builds.
-    fn scratch(self, here: &[When]) -> Vec<Step> {
+    fn scratch(self, here: &[When]) -> Vec<JobStep> {
         let full = all([here, &[FULL]]);
         let docker = self.native().then(|| prepare_docker(full.clone()));
         let build = |name: &str, when: When, command: &str| run(name, all([&full, &[when]]), command);
@@ -435,7 +435,7 @@ impl Writer<'_> {
 
     /// Puts the tags that claim a commit, on digests that were built and tested before, and compares the time of fast builds. `asks` is
     /// false where the job has the condition of the first.
-    fn name(self, when: &[When], asks: bool) -> Vec<Step> {
+    fn name(self, when: &[When], asks: bool) -> Vec<JobStep> {
         let flag = self.flag();
         let of_name = if asks { all([when, &named()]) } else { Vec::new() };
         let name =
@@ -451,7 +451,7 @@ impl Writer<'_> {
     }
 
     /// A job for each platform, on a machine of its kind.
-    fn elsewhere(self, name: &'static str, when: Vec<When>, steps: Vec<Step>) -> Job {
+    fn elsewhere(self, name: &'static str, when: Vec<When>, steps: Vec<JobStep>) -> Job {
         let cache = Cache::xtask("xtask", self.place);
         let mut all_steps = begin(&cache);
         all_steps.push(log_in(vec![PUBLISHES]));
@@ -460,7 +460,7 @@ impl Writer<'_> {
         Job {
             when: all([&[When::Is("machines", "several")], &when]),
             after_skipped: true,
-            machines: Machines::Platforms,
+            machines: Runners::Platforms,
             asks_branch: true,
             ..Self::job(name, PUSHES, all_steps)
         }
@@ -468,7 +468,7 @@ impl Writer<'_> {
 
     fn base(self) -> Job {
         let flag = self.flag();
-        let mut steps: Vec<Step> = (!self.native()).then(|| prepare_docker(Vec::new())).into_iter().collect();
+        let mut steps: Vec<JobStep> = (!self.native()).then(|| prepare_docker(Vec::new())).into_iter().collect();
         steps.extend([
             run(
                 "Build the base",
@@ -487,7 +487,7 @@ impl Writer<'_> {
     fn app(self) -> Job {
         let flag = self.flag();
         let program = Cache::program(self.policies, self.place);
-        let mut steps: Vec<Step> = program.as_ref().map(|cache| restore(cache, Vec::new())).into_iter().collect();
+        let mut steps: Vec<JobStep> = program.as_ref().map(|cache| restore(cache, Vec::new())).into_iter().collect();
         steps.push(prepare_docker(if self.native() { vec![FULL] } else { Vec::new() }));
         steps.extend([
             run(
@@ -548,16 +548,16 @@ impl Writer<'_> {
             save(&cache),
         ];
         let job = Self::job(laptop_job(laptop), READS, steps);
-        Job { when: vec![ALL_TESTS], machines: Machines::Laptops(laptop), ..job }
+        Job { when: vec![ALL_TESTS], machines: Runners::Laptops(laptop), ..job }
     }
 
     /// cargo-deny, compiled once for its version; only where `deny.toml` says what it is to check.
-    fn install_deny(when: Vec<When>) -> Step {
+    fn install_deny(when: Vec<When>) -> JobStep {
         run("Install cargo-deny", when, format!("cargo install --locked --version {CARGO_DENY} cargo-deny"))
     }
 
     /// The steps that run the long tests; `when` is the condition of each.
-    fn all_tests(self, when: &[When]) -> Vec<Step> {
+    fn all_tests(self, when: &[When]) -> Vec<JobStep> {
         let cluster = self.policy.ci.cluster;
         let docker = Does::PrepareDocker(DockerFor::Tests);
         let mut steps = vec![step("Keep images in containerd's store", when.to_vec(), docker)];

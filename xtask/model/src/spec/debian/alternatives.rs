@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 /// A link with the choices for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub struct LinkGroup {
     name: String,
     manual: bool,
     link: String,
@@ -22,7 +22,7 @@ struct Choice {
     slaves: BTreeMap<String, String>,
 }
 
-impl Group {
+impl LinkGroup {
     /// Reads the file of a name; `None` if it is damaged.
     pub fn parse(name: &str, text: &str) -> Option<Self> {
         let mut lines = text.lines();
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_file_is_read_and_written_unchanged() {
-        assert_eq!(Group::parse("pager", OLD).unwrap().text(), OLD);
+        assert_eq!(LinkGroup::parse("pager", OLD).unwrap().text(), OLD);
     }
 
     #[test]
@@ -131,18 +131,18 @@ mod tests {
         let args = words(
             "/usr/bin/pager pager /usr/bin/less 77 --slave /usr/share/man/man1/pager.1.gz pager.1.gz /usr/share/man/man1/less.1.gz",
         );
-        assert_eq!(Group::name_in(&args), Some("pager"));
-        let group = Group::install(Group::parse("pager", OLD), &args).unwrap();
+        assert_eq!(LinkGroup::name_in(&args), Some("pager"));
+        let group = LinkGroup::install(LinkGroup::parse("pager", OLD), &args).unwrap();
         let link = |path: &str, target: &str| (path.to_owned(), target.to_owned());
         let main =
             [link("/usr/bin/pager", "/etc/alternatives/pager"), link("/etc/alternatives/pager", "/usr/bin/less")];
         assert_eq!(group.links(&|_| false), main);
         assert_eq!(group.links(&|_| true).len(), 4);
-        let lower = Group::install(Some(group.clone()), &words("/usr/bin/pager pager /bin/cat 1")).unwrap();
+        let lower = LinkGroup::install(Some(group.clone()), &words("/usr/bin/pager pager /bin/cat 1")).unwrap();
         assert_eq!(lower.links(&|_| false), main);
         assert!(lower.text().contains("/bin/cat\n1\n\n/bin/more\n50\n/usr"), "{}", lower.text());
-        let manual = Group { manual: true, ..group };
+        let manual = LinkGroup { manual: true, ..group };
         assert!(manual.links(&|_| true).is_empty());
-        assert_eq!(Group::install(None, &words("/usr/bin/x x /usr/bin/y")), None);
+        assert_eq!(LinkGroup::install(None, &words("/usr/bin/x x /usr/bin/y")), None);
     }
 }

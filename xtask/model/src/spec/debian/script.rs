@@ -5,7 +5,7 @@
 //! that only concern running services, or that make caches which are made again on demand, are passed over and named.
 
 use super::filter;
-use super::shell::{self, Command};
+use super::shell::{self, ScriptCommand};
 use crate::supply::versions::Ecosystem;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +95,7 @@ pub fn effects(text: &str, args: &[&str], world: &World<'_>) -> Result<BTreeSet<
     }
     let commands =
         shell::parse(text).map_err(|line| Refused { line, why: "its syntax is not understood".to_owned() })?;
-    let mut run = Run {
+    let mut run = ScriptRun {
         world,
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         variables: BTreeMap::new(),
@@ -108,12 +108,12 @@ pub fn effects(text: &str, args: &[&str], world: &World<'_>) -> Result<BTreeSet<
     Ok(run.effects)
 }
 
-struct Run<'a> {
+struct ScriptRun<'a> {
     world: &'a World<'a>,
     args: Vec<String>,
     /// Variables; `None` if the value is unknown.
     variables: BTreeMap<String, Option<String>>,
-    functions: BTreeMap<String, Vec<Command>>,
+    functions: BTreeMap<String, Vec<ScriptCommand>>,
     effects: BTreeSet<Effect>,
     line: usize,
     depth: usize,
@@ -127,16 +127,16 @@ enum Flow {
     Exit,
 }
 
-type Outcome = Result<Flow, Refused>;
+type Followed = Result<Flow, Refused>;
 
 const DEEPEST: usize = 20;
 
-impl Run<'_> {
+impl ScriptRun<'_> {
     fn refuse<T>(&self, why: impl Into<String>) -> Result<T, Refused> {
         Err(Refused { line: self.line, why: why.into() })
     }
 
-    fn all(&mut self, commands: &[Command]) -> Outcome {
+    fn all(&mut self, commands: &[ScriptCommand]) -> Followed {
         let mut last = Flow::Status(true);
         for command in commands {
             last = self.one(command)?;
@@ -147,13 +147,13 @@ impl Run<'_> {
         Ok(last)
     }
 
-    fn one(&mut self, command: &Command) -> Outcome {
+    fn one(&mut self, command: &ScriptCommand) -> Followed {
         match command {
-            Command::Simple { line, words, writes } => {
+            ScriptCommand::Simple { line, words, writes } => {
                 self.line = *line;
                 self.simple(words, writes.as_deref())
             }
-            Command::If(arms, otherwise) => {
+            ScriptCommand::If(arms, otherwise) => {
                 for (condition, body) in arms {
                     match self.all(condition)? {
                         Flow::Status(true) => return self.all(body),
@@ -163,7 +163,7 @@ impl Run<'_> {
                 }
                 self.all(otherwise)
             }
-            Command::Case(word, arms) => {
+            ScriptCommand::Case(word, arms) => {
                 let Some(value) = self.text(word) else {
                     return self.refuse(format!("the value of `{word}` is unknown"));
                 };
@@ -179,24 +179,24 @@ impl Run<'_> {
                 }
                 Ok(Flow::Status(true))
             }
-            Command::Function(name, body) => {
+            ScriptCommand::Function(name, body) => {
                 self.functions.insert(name.clone(), body.clone());
                 Ok(Flow::Status(true))
             }
-            Command::Group(body) => self.all(body),
-            Command::And(left, right) => match self.one(left)? {
+            ScriptCommand::Group(body) => self.all(body),
+            ScriptCommand::And(left, right) => match self.one(left)? {
                 Flow::Status(true) => self.one(right),
                 other => Ok(other),
             },
-            Command::Or(left, right) => match self.one(left)? {
+            ScriptCommand::Or(left, right) => match self.one(left)? {
                 Flow::Status(false) => self.one(right),
                 other => Ok(other),
             },
-            Command::Not(inner) => match self.one(inner)? {
+            ScriptCommand::Not(inner) => match self.one(inner)? {
                 Flow::Status(status) => Ok(Flow::Status(!status)),
                 other => Ok(other),
             },
-            Command::For(line, name, words, body) => {
+            ScriptCommand::For(line, name, words, body) => {
                 self.line = *line;
                 let values: Option<Vec<Vec<String>>> = words.iter().map(|word| self.fields(word)).collect();
                 let Some(values) = values else {
@@ -211,14 +211,14 @@ impl Run<'_> {
                 }
                 Ok(Flow::Status(true))
             }
-            Command::Other(line, what) => {
+            ScriptCommand::Other(line, what) => {
                 self.line = *line;
                 self.refuse(format!("it has {what} there"))
             }
         }
     }
 
-    fn simple(&mut self, words: &[String], writes: Option<&str>) -> Outcome {
+    fn simple(&mut self, words: &[String], writes: Option<&str>) -> Followed {
         if !words.is_empty() && words.iter().all(|word| assignment(word).is_some()) {
             for (name, value) in words.iter().filter_map(|word| assignment(word)) {
                 let value = self.text(value);
@@ -245,7 +245,7 @@ impl Run<'_> {
         self.command(program, args, &shown)
     }
 
-    fn passed(&mut self, program: &str) -> Outcome {
+    fn passed(&mut self, program: &str) -> Followed {
         let base = program.rsplit('/').next().unwrap_or(program);
         if let Some((name, why)) = PASSED_OVER.iter().find(|(name, _)| *name == base) {
             self.effects.insert(Effect::PassedOver((*name).to_owned(), why));
@@ -253,7 +253,7 @@ impl Run<'_> {
         Ok(Flow::Status(true))
     }
 
-    fn command(&mut self, program: &str, args: &[String], shown: &str) -> Outcome {
+    fn command(&mut self, program: &str, args: &[String], shown: &str) -> Followed {
         let status = |status| Ok(Flow::Status(status));
         let known = |args: &[String]| !args.iter().any(|arg| arg.contains('\0'));
         if let Some(body) = self.functions.get(program).cloned() {
@@ -337,7 +337,7 @@ impl Run<'_> {
         }
     }
 
-    fn mkdir(&mut self, paths: &[String], shown: &str) -> Outcome {
+    fn mkdir(&mut self, paths: &[String], shown: &str) -> Followed {
         if paths.iter().any(|path| !path.starts_with('/') || path.contains("..")) {
             return self.refuse(format!("the effect of `{shown}` is unknown"));
         }
@@ -346,7 +346,7 @@ impl Run<'_> {
         Ok(Flow::Status(true))
     }
 
-    fn call(&mut self, body: &[Command], args: &[String]) -> Outcome {
+    fn call(&mut self, body: &[ScriptCommand], args: &[String]) -> Followed {
         self.depth += 1;
         if self.depth > DEEPEST {
             return self.refuse("its functions call each other");

@@ -4,7 +4,7 @@
 
 /// A command of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum ScriptCommand {
     Simple {
         line: usize,
         /// Words as they are written, with quotes.
@@ -13,21 +13,21 @@ pub(super) enum Command {
         writes: Option<String>,
     },
     /// Conditions with what follows, then what follows otherwise.
-    If(Vec<(Vec<Command>, Vec<Command>)>, Vec<Command>),
-    Case(String, Vec<(Vec<String>, Vec<Command>)>),
-    Function(String, Vec<Command>),
-    Group(Vec<Command>),
-    And(Box<Command>, Box<Command>),
-    Or(Box<Command>, Box<Command>),
-    Not(Box<Command>),
+    If(Vec<(Vec<ScriptCommand>, Vec<ScriptCommand>)>, Vec<ScriptCommand>),
+    Case(String, Vec<(Vec<String>, Vec<ScriptCommand>)>),
+    Function(String, Vec<ScriptCommand>),
+    Group(Vec<ScriptCommand>),
+    And(Box<ScriptCommand>, Box<ScriptCommand>),
+    Or(Box<ScriptCommand>, Box<ScriptCommand>),
+    Not(Box<ScriptCommand>),
     /// A loop over words: its line, variable, words and body.
-    For(usize, String, Vec<String>, Vec<Command>),
+    For(usize, String, Vec<String>, Vec<ScriptCommand>),
     /// Another loop, a pipeline or a subshell, at this line.
     Other(usize, &'static str),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
+enum ScriptToken {
     Word(String),
     Operator(&'static str),
     Writes(String),
@@ -39,9 +39,9 @@ const OPERATORS: [&str; 9] = [";;", "&&", "||", ";", "|", "&", "(", ")", "\n"];
 ///
 /// # Errors
 /// The line that is not understood.
-pub(super) fn parse(text: &str) -> Result<Vec<Command>, usize> {
+pub(super) fn parse(text: &str) -> Result<Vec<ScriptCommand>, usize> {
     let tokens = Lexer { text: text.as_bytes(), at: 0, line: 1, pending: Vec::new() }.tokens()?;
-    let mut parser = Parser { tokens, at: 0, depth: 0 };
+    let mut parser = ScriptParser { tokens, at: 0, depth: 0 };
     let commands = parser.list(&[])?;
     match parser.peek() {
         None => Ok(commands),
@@ -68,7 +68,7 @@ impl Lexer<'_> {
         self.at = (self.at + bytes).min(self.text.len());
     }
 
-    fn tokens(mut self) -> Result<Vec<(usize, Token)>, usize> {
+    fn tokens(mut self) -> Result<Vec<(usize, ScriptToken)>, usize> {
         let mut tokens = Vec::new();
         while let Some(first) = self.rest().first().copied() {
             let line = self.line;
@@ -80,15 +80,15 @@ impl Lexer<'_> {
                 let length = self.rest().iter().position(|byte| *byte == b'\n').unwrap_or(self.rest().len());
                 self.step(length);
             } else if let Some(target) = self.redirection()? {
-                tokens.extend(target.map(|target| (line, Token::Writes(target))));
+                tokens.extend(target.map(|target| (line, ScriptToken::Writes(target))));
             } else if let Some(operator) = OPERATORS.into_iter().find(|o| self.rest().starts_with(o.as_bytes())) {
                 self.step(operator.len());
-                tokens.push((line, Token::Operator(operator)));
+                tokens.push((line, ScriptToken::Operator(operator)));
                 if operator == "\n" {
                     self.skip_documents();
                 }
             } else {
-                tokens.push((line, Token::Word(self.word()?)));
+                tokens.push((line, ScriptToken::Word(self.word()?)));
             }
         }
         Ok(tokens)
@@ -190,8 +190,8 @@ impl Lexer<'_> {
     }
 }
 
-struct Parser {
-    tokens: Vec<(usize, Token)>,
+struct ScriptParser {
+    tokens: Vec<(usize, ScriptToken)>,
     at: usize,
     depth: usize,
 }
@@ -200,8 +200,8 @@ struct Parser {
 const ENDS: [&str; 8] = ["then", "elif", "else", "fi", "do", "done", "esac", "}"];
 const DEEPEST: usize = 60;
 
-impl Parser {
-    fn peek(&self) -> Option<&Token> {
+impl ScriptParser {
+    fn peek(&self) -> Option<&ScriptToken> {
         self.tokens.get(self.at).map(|(_, token)| token)
     }
 
@@ -210,11 +210,11 @@ impl Parser {
     }
 
     fn is_word(&self, word: &str) -> bool {
-        self.peek() == Some(&Token::Word(word.to_owned()))
+        self.peek() == Some(&ScriptToken::Word(word.to_owned()))
     }
 
     fn is(&self, operator: &'static str) -> bool {
-        self.peek() == Some(&Token::Operator(operator))
+        self.peek() == Some(&ScriptToken::Operator(operator))
     }
 
     fn take(&mut self, operator: &'static str) -> bool {
@@ -236,7 +236,7 @@ impl Parser {
     }
 
     /// Commands up to one of the words that end a list, to `;;` or to `)`.
-    fn list(&mut self, ends: &[&str]) -> Result<Vec<Command>, usize> {
+    fn list(&mut self, ends: &[&str]) -> Result<Vec<ScriptCommand>, usize> {
         self.depth += 1;
         if self.depth > DEEPEST {
             return Err(self.line());
@@ -246,9 +246,9 @@ impl Parser {
             self.blank();
             let ended = match self.peek() {
                 None => true,
-                Some(Token::Word(word)) => ENDS.contains(&word.as_str()),
-                Some(Token::Operator(operator)) => matches!(*operator, ";;" | ")"),
-                Some(Token::Writes(_)) => false,
+                Some(ScriptToken::Word(word)) => ENDS.contains(&word.as_str()),
+                Some(ScriptToken::Operator(operator)) => matches!(*operator, ";;" | ")"),
+                Some(ScriptToken::Writes(_)) => false,
             };
             if ended {
                 break;
@@ -260,7 +260,7 @@ impl Parser {
         if is_end { Ok(commands) } else { Err(self.line()) }
     }
 
-    fn and_or(&mut self) -> Result<Command, usize> {
+    fn and_or(&mut self) -> Result<ScriptCommand, usize> {
         let mut left = self.pipeline()?;
         loop {
             let and = self.is("&&");
@@ -270,16 +270,17 @@ impl Parser {
             self.at += 1;
             while self.take("\n") {}
             let right = Box::new(self.pipeline()?);
-            left = if and { Command::And(Box::new(left), right) } else { Command::Or(Box::new(left), right) };
+            left =
+                if and { ScriptCommand::And(Box::new(left), right) } else { ScriptCommand::Or(Box::new(left), right) };
         }
         Ok(left)
     }
 
-    fn pipeline(&mut self) -> Result<Command, usize> {
+    fn pipeline(&mut self) -> Result<ScriptCommand, usize> {
         let line = self.line();
         if self.is_word("!") {
             self.at += 1;
-            return Ok(Command::Not(Box::new(self.pipeline()?)));
+            return Ok(ScriptCommand::Not(Box::new(self.pipeline()?)));
         }
         let first = self.command()?;
         if !self.is("|") && !self.is("&") {
@@ -290,13 +291,13 @@ impl Parser {
             self.command()?;
         }
         let what = if self.take("&") { "a command in the background" } else { "a pipeline" };
-        Ok(Command::Other(line, what))
+        Ok(ScriptCommand::Other(line, what))
     }
 
-    fn command(&mut self) -> Result<Command, usize> {
+    fn command(&mut self) -> Result<ScriptCommand, usize> {
         let line = self.line();
         let command = match self.peek() {
-            Some(Token::Word(word)) => match word.as_str() {
+            Some(ScriptToken::Word(word)) => match word.as_str() {
                 "if" => self.if_command()?,
                 "case" => self.case_command()?,
                 "for" => self.for_command(line)?,
@@ -310,36 +311,36 @@ impl Parser {
                     self.at += 1;
                     self.list(&["done"])?;
                     self.at += 1;
-                    Command::Other(line, "a loop")
+                    ScriptCommand::Other(line, "a loop")
                 }
                 "{" => self.group()?,
                 _ => return self.simple(),
             },
-            Some(Token::Operator("(")) => {
+            Some(ScriptToken::Operator("(")) => {
                 self.at += 1;
                 self.list(&[])?;
                 if !self.take(")") {
                     return Err(self.line());
                 }
-                Command::Other(line, "a subshell")
+                ScriptCommand::Other(line, "a subshell")
             }
             _ => return self.simple(),
         };
         let mut writes = false;
-        while let Some(Token::Writes(_)) = self.peek() {
+        while let Some(ScriptToken::Writes(_)) = self.peek() {
             self.at += 1;
             writes = true;
         }
-        Ok(if writes { Command::Other(line, "a redirection") } else { command })
+        Ok(if writes { ScriptCommand::Other(line, "a redirection") } else { command })
     }
 
-    fn for_command(&mut self, line: usize) -> Result<Command, usize> {
+    fn for_command(&mut self, line: usize) -> Result<ScriptCommand, usize> {
         self.at += 1;
-        let Some(Token::Word(name)) = self.peek().cloned() else { return Err(line) };
+        let Some(ScriptToken::Word(name)) = self.peek().cloned() else { return Err(line) };
         self.at += 1;
         self.expect("in")?;
         let mut words = Vec::new();
-        while let Some(Token::Word(word)) = self.peek().cloned() {
+        while let Some(ScriptToken::Word(word)) = self.peek().cloned() {
             words.push(word);
             self.at += 1;
         }
@@ -347,17 +348,17 @@ impl Parser {
         self.expect("do")?;
         let body = self.list(&["done"])?;
         self.at += 1;
-        Ok(Command::For(line, name, words, body))
+        Ok(ScriptCommand::For(line, name, words, body))
     }
 
-    fn group(&mut self) -> Result<Command, usize> {
+    fn group(&mut self) -> Result<ScriptCommand, usize> {
         self.expect("{")?;
         let body = self.list(&["}"])?;
         self.at += 1;
-        Ok(Command::Group(body))
+        Ok(ScriptCommand::Group(body))
     }
 
-    fn if_command(&mut self) -> Result<Command, usize> {
+    fn if_command(&mut self) -> Result<ScriptCommand, usize> {
         let (mut arms, mut otherwise) = (Vec::new(), Vec::new());
         self.at += 1;
         loop {
@@ -372,14 +373,14 @@ impl Parser {
             let ended = self.is_word("fi");
             self.at += 1;
             if ended {
-                return Ok(Command::If(arms, otherwise));
+                return Ok(ScriptCommand::If(arms, otherwise));
             }
         }
     }
 
-    fn case_command(&mut self) -> Result<Command, usize> {
+    fn case_command(&mut self) -> Result<ScriptCommand, usize> {
         self.at += 1;
-        let Some(Token::Word(word)) = self.peek().cloned() else { return Err(self.line()) };
+        let Some(ScriptToken::Word(word)) = self.peek().cloned() else { return Err(self.line()) };
         self.at += 1;
         while self.take("\n") {}
         self.expect("in")?;
@@ -388,12 +389,12 @@ impl Parser {
             self.blank();
             if self.is_word("esac") {
                 self.at += 1;
-                return Ok(Command::Case(word, arms));
+                return Ok(ScriptCommand::Case(word, arms));
             }
             self.take("(");
             let mut patterns = Vec::new();
             loop {
-                let Some(Token::Word(pattern)) = self.peek().cloned() else { return Err(self.line()) };
+                let Some(ScriptToken::Word(pattern)) = self.peek().cloned() else { return Err(self.line()) };
                 patterns.push(pattern);
                 self.at += 1;
                 if !self.take("|") {
@@ -411,20 +412,20 @@ impl Parser {
         }
     }
 
-    fn simple(&mut self) -> Result<Command, usize> {
+    fn simple(&mut self) -> Result<ScriptCommand, usize> {
         let line = self.line();
         let (mut words, mut writes) = (Vec::new(), None);
         loop {
             match self.peek().cloned() {
-                Some(Token::Word(word)) => words.push(word),
-                Some(Token::Writes(target)) => writes = Some(target),
-                Some(Token::Operator("(")) if words.len() == 1 => {
+                Some(ScriptToken::Word(word)) => words.push(word),
+                Some(ScriptToken::Writes(target)) => writes = Some(target),
+                Some(ScriptToken::Operator("(")) if words.len() == 1 => {
                     self.at += 1;
                     if !self.take(")") {
                         return Err(self.line());
                     }
                     while self.take("\n") {}
-                    return Ok(Command::Function(words.remove(0), vec![self.group()?]));
+                    return Ok(ScriptCommand::Function(words.remove(0), vec![self.group()?]));
                 }
                 _ => break,
             }
@@ -433,6 +434,6 @@ impl Parser {
         if words.is_empty() && writes.is_none() {
             return Err(line);
         }
-        Ok(Command::Simple { line, words, writes })
+        Ok(ScriptCommand::Simple { line, words, writes })
     }
 }

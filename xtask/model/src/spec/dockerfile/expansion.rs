@@ -181,7 +181,7 @@ impl Dockerfile {
             };
             let triggers = std::mem::take(&mut scope.triggers);
             for instruction in triggers.iter().chain(&self.stages[index].instructions) {
-                let work = Work { escape: self.escape, given: args, globals: &globals, budget: &budget };
+                let work = Expander { escape: self.escape, given: args, globals: &globals, budget: &budget };
                 stage.instructions.push(work.step(instruction, &mut scope)?);
             }
             scopes.insert(index, scope);
@@ -304,7 +304,7 @@ fn word(
     expanded.map(|expanded| expanded.text).map_err(|why| ParseError::new(line, 1, why))
 }
 
-struct Work<'a> {
+struct Expander<'a> {
     escape: char,
     given: &'a BTreeMap<String, String>,
     globals: &'a BTreeMap<String, String>,
@@ -368,7 +368,7 @@ impl InstructionWords<'_> {
     }
 }
 
-impl Work<'_> {
+impl Expander<'_> {
     fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, ParseError> {
         let mut done = instruction.clone();
         let (escape, line, budget) = (self.escape, instruction.line, self.budget);

@@ -183,14 +183,14 @@ pub struct Healthcheck {
 
 /// `FROM`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct From {
+pub(super) struct FromInstruction {
     pub(super) base: String,
     pub(super) platform: Option<String>,
     pub(super) name: Option<String>,
 }
 
 pub(super) enum Parsed {
-    From(From),
+    From(FromInstruction),
     Other(Kind),
 }
 
@@ -311,7 +311,7 @@ impl InstructionReader<'_> {
         }
     }
 
-    fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<From, ParseError> {
+    fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<FromInstruction, ParseError> {
         let words: Vec<&str> = blanks(rest).collect();
         let platform = flags.into_iter().find_map(|flag| flag.value);
         let name = match words.as_slice() {
@@ -319,7 +319,7 @@ impl InstructionReader<'_> {
             [_, r#as, name] if r#as.eq_ignore_ascii_case("as") => Some(self.stage_name(name)?),
             _ => return Err(self.problem("`FROM` takes an image, or an image, `AS` and a name")),
         };
-        Ok(From { base: words[0].to_owned(), platform, name })
+        Ok(FromInstruction { base: words[0].to_owned(), platform, name })
     }
 
     fn stage_name(&self, name: &str) -> Result<String, ParseError> {

@@ -49,13 +49,13 @@ pub(super) struct Logical {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Directives {
+pub(super) struct ParserDirectives {
     pub(super) escape: char,
     /// Line and value of `# syntax=`.
     pub(super) syntax: Option<(usize, String)>,
 }
 
-pub(super) fn split(text: &str, counts: &mut Counts) -> Result<(Directives, Vec<Logical>), ParseError> {
+pub(super) fn split(text: &str, counts: &mut Counts) -> Result<(ParserDirectives, Vec<Logical>), ParseError> {
     let raw: Vec<&str> = text.split_inclusive('\n').collect();
     let directives = directives(&raw)?;
     let mut logical = Vec::new();
@@ -115,8 +115,8 @@ fn continuation(line: &str, escape: char) -> (&str, bool) {
 }
 
 /// `# name=value` lines at the very top; anything else, another comment too, ends them.
-fn directives(raw: &[&str]) -> Result<Directives, ParseError> {
-    let mut found = Directives { escape: '\\', syntax: None };
+fn directives(raw: &[&str]) -> Result<ParserDirectives, ParseError> {
+    let mut found = ParserDirectives { escape: '\\', syntax: None };
     let mut seen = Vec::new();
     for (index, line) in raw.iter().enumerate() {
         let Some((name, value)) = directive(trim_newline(line)) else { break };

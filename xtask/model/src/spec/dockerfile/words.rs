@@ -35,12 +35,12 @@ pub(super) fn expand(
     value: &dyn Fn(&str) -> Option<String>,
 ) -> Result<ExpandedWord, String> {
     let chars = word.chars().collect();
-    let mut lexer = Lexer { chars, at: 0, depth: 0, escape, quoting, budget, value, unset: BTreeSet::new() };
+    let mut lexer = WordLexer { chars, at: 0, depth: 0, escape, quoting, budget, value, unset: BTreeSet::new() };
     let (text, words) = lexer.until(None)?;
     Ok(ExpandedWord { text, words, unset: lexer.unset })
 }
 
-struct Lexer<'a> {
+struct WordLexer<'a> {
     chars: Vec<char>,
     at: usize,
     depth: usize,
@@ -75,7 +75,7 @@ impl Words {
     }
 }
 
-impl Lexer<'_> {
+impl WordLexer<'_> {
     fn peek(&self) -> Option<char> {
         self.chars.get(self.at).copied()
     }

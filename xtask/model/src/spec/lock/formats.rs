@@ -109,7 +109,7 @@ pub struct Targets<'a> {
 
 /// A lock of another tool with everything that its translation depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
+pub struct LockInput<'a> {
     pub path: &'a Path,
     pub text: &'a str,
     pub selection: &'a Selection,
@@ -119,7 +119,7 @@ pub struct Input<'a> {
 }
 
 #[derive(Clone, Debug)]
-pub struct Translation {
+pub struct TranslatedLock {
     pub lock: Lock,
     /// The packages that are directly asked for, and where they come from.
     pub asked: Requirements,
@@ -132,7 +132,7 @@ pub struct Translation {
 /// # Errors
 /// A text that is not such a lock; a group, extra or member that it does not have; packages that cannot be installed by hash,
 /// all of them together.
-pub fn translate(input: &Input<'_>) -> Result<Translation, Fault> {
+pub fn translate(input: &LockInput<'_>) -> Result<TranslatedLock, Fault> {
     let format = Format::of(&input.path.to_string_lossy());
     let mut draft = match format {
         Format::Uv => uv::read(input),
@@ -147,7 +147,7 @@ pub fn translate(input: &Input<'_>) -> Result<Translation, Fault> {
 
 /// Why a lock is out of date with the file that it is made from, as far as both say; nothing where they agree. `load` reads
 /// files next to the lock: those of a workspace's members.
-pub fn stale(input: &Input<'_>, load: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Vec<String>, Fault> {
+pub fn stale(input: &LockInput<'_>, load: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Vec<String>, Fault> {
     let Some(source) = input.source else { return Ok(Vec::new()) };
     match Format::of(&input.path.to_string_lossy()) {
         Format::Uv => uv::stale(input, load),
@@ -267,7 +267,7 @@ impl DraftPin {
 }
 
 impl Draft {
-    fn finish(self, input: &Input<'_>) -> Result<Translation, Fault> {
+    fn finish(self, input: &LockInput<'_>) -> Result<TranslatedLock, Fault> {
         let path = input.path;
         let environments: Vec<Environment> = environments(input.targets.platforms, input.targets.pythons).collect();
         let mut problems: Vec<String> = Vec::new();
@@ -315,7 +315,7 @@ impl Draft {
             overridden: self.overridden,
         };
         debug_assert_eq!(lock.meaning().schema, SCHEMA);
-        Ok(Translation { lock, asked, local: self.local })
+        Ok(TranslatedLock { lock, asked, local: self.local })
     }
 }
 
@@ -344,7 +344,7 @@ fn invalid(path: &Path, why: impl std::fmt::Display) -> Fault {
 }
 
 /// A name of the policy that a lock does not have, with those that it has.
-fn unknown(input: &Input<'_>, kind: &str, name: &str, known: &BTreeSet<String>) -> Fault {
+fn unknown(input: &LockInput<'_>, kind: &str, name: &str, known: &BTreeSet<String>) -> Fault {
     let list: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
     let list = if list.is_empty() { format!("it has no {kind}s") } else { format!("it has {}", list.join(", ")) };
     let fault = Fault::usage(format!("`{}` has no {kind} `{name}`", input.path.display())).cause(list);
@@ -377,7 +377,7 @@ fn marker(path: &Path, name: &str, text: &str) -> Result<Marker, Fault> {
 }
 
 /// The project next to a lock.
-fn project(input: &Input<'_>) -> Result<Option<Project>, Fault> {
+fn project(input: &LockInput<'_>) -> Result<Option<Project>, Fault> {
     let path = Format::of(&input.path.to_string_lossy()).source(&input.path.to_string_lossy()).unwrap_or_default();
     input.source.map(|text| Project::parse(Path::new(&path), text)).transpose()
 }

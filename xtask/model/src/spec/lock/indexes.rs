@@ -4,7 +4,7 @@
 //! configuration and the requirement files name; a build reads no configuration, so the same list is put together here.
 //! URLs hold passwords: they travel by environment variables and secret files only. Neither `Debug` nor `Display`.
 
-use super::pip::{Settings, Variables};
+use super::pip::{PipSettings, Variables};
 use crate::fault::Fault;
 use crate::spec::requirements::{LocationKind, Options, Requirements, secret};
 use crate::spec::wheel::page::decoded;
@@ -65,7 +65,7 @@ impl Indexes {
             value.split_whitespace().map(|word| with_credentials(word, variable)).collect()
         };
         let [project, machine] = configurations(root, variable, load);
-        let pip = Settings::read(variable, load);
+        let pip = PipSettings::read(variable, load);
         let from_pip = pip.for_uv(variable, options, machine.names_indexes());
         let words = |name: &str| -> Vec<String> {
             from_pip.get(name).map_or_else(Vec::new, |text| text.split_whitespace().map(str::to_owned).collect())

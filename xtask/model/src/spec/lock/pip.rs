@@ -12,11 +12,11 @@ pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// pip's settings. Neither `Debug` nor `Display`: it may hold a password.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct PipSettings {
     values: BTreeMap<String, Vec<String>>,
 }
 
-impl Settings {
+impl PipSettings {
     /// Reads pip's configuration as pip does: the machine's files, the user's, the virtual environment's, the one that
     /// `PIP_CONFIG_FILE` names, then `PIP_…`; the later overrules. `load` returns `None` for a missing file.
     pub fn read(variable: Variables<'_>, load: &mut dyn FnMut(&Path) -> Option<String>) -> Self {
@@ -174,7 +174,7 @@ mod tests {
         let variable = |name: &str| variables.get(name).map(|value| (*value).to_owned());
         let mut load =
             |path: &Path| files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned());
-        let found = Settings::read(&variable, &mut load).for_uv(&variable, options, false);
+        let found = PipSettings::read(&variable, &mut load).for_uv(&variable, options, false);
         let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(found, wanted);
     }

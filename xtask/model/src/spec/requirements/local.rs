@@ -19,7 +19,7 @@ pub struct LocalProject {
     pub place: String,
 }
 
-pub(super) enum Local {
+pub(super) enum LocalRequirement {
     Project(LocalProject),
     /// A wheel or archive, with the folder that has it.
     File(Requirement, String),
@@ -35,7 +35,7 @@ pub(super) fn is_path(word: &str) -> bool {
 }
 
 /// Reads a path with extras and a marker.
-pub(super) fn read(text: &str) -> Result<Local, LineError> {
+pub(super) fn read(text: &str) -> Result<LocalRequirement, LineError> {
     let bad = |why: &str| Err(LineError::new(0, why));
     let (word, condition) = text.split_once(" ;").map_or((text, None), |(word, rest)| (word, Some(rest)));
     let word = word.trim();
@@ -63,7 +63,7 @@ pub(super) fn read(text: &str) -> Result<Local, LineError> {
     let marker: Option<marker::Marker> = marker.map_err(|why| LineError::new(text.find(';').unwrap_or(0), why))?;
     let Some((name, version)) = distribution(&path.replace('+', "%2B")) else {
         return match marker {
-            None => Ok(Local::Project(LocalProject { folder: clean, extras, place: String::new() })),
+            None => Ok(LocalRequirement::Project(LocalProject { folder: clean, extras, place: String::new() })),
             Some(_) => {
                 bad("a project of the repository cannot have a marker: write it at the requirements of the project")
             }
@@ -74,5 +74,5 @@ pub(super) fn read(text: &str) -> Result<Local, LineError> {
     let folder = clean.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
     let folder = if folder.is_empty() { ".".to_owned() } else { folder };
     let (file, hashes) = (PathBuf::new(), BTreeSet::new());
-    Ok(Local::File(Requirement { name, extras, source, marker, hashes, file, line: 0 }, folder))
+    Ok(LocalRequirement::File(Requirement { name, extras, source, marker, hashes, file, line: 0 }, folder))
 }

@@ -4,7 +4,7 @@
 //! knows, options behind a requirement, a URL without a name, paths of the repository. What options mean has been read by then,
 //! and reaches uv as arguments.
 
-use super::local::{self, Local, LocalProject};
+use super::local::{self, LocalProject, LocalRequirement};
 use super::{lines, options, options_begin, requirement};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -27,8 +27,8 @@ pub fn portable(source: &str, root: &Path, project: &dyn Fn(&LocalProject) -> Ve
 /// A line in another form; `None` where it can stay.
 fn rewritten(line: &str, root: &Path, project: &dyn Fn(&LocalProject) -> Vec<String>) -> Option<String> {
     let of_path = |text: &str| match local::read(text).ok()? {
-        Local::Project(found) => Some(project(&found).join("\n")),
-        Local::File(found, folder) => {
+        LocalRequirement::Project(found) => Some(project(&found).join("\n")),
+        LocalRequirement::File(found, folder) => {
             Some(format!("{}\n--find-links '{}'", found.meaning(), root.join(folder).display()))
         }
     };

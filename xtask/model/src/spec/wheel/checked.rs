@@ -19,14 +19,14 @@ pub struct Checked {
     pub version: u32,
     /// Digest of everything that the imports depend on but for the packages: root, Python, platform and scripts.
     pub setting: Digest,
-    pub packages: BTreeMap<String, Package>,
+    pub packages: BTreeMap<String, CheckedPackage>,
     /// The packages that have different bytes at a path, for each such path; the last one's are used.
     pub shared: BTreeMap<String, Vec<String>>,
 }
 
 /// A package as it is installed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Package {
+pub struct CheckedPackage {
     pub pin: Pin,
     /// Digest of the installed `RECORD`.
     pub record: Digest,
@@ -45,7 +45,7 @@ pub struct Package {
     pub paths: BTreeSet<String>,
 }
 
-impl Package {
+impl CheckedPackage {
     /// Names by which Python imports it: of folders and modules at the top of site-packages.
     pub fn modules(&self) -> BTreeSet<&str> {
         let tops = self.paths.iter().map(|path| path.split('/').next().unwrap_or(path));
@@ -71,24 +71,24 @@ struct Offer<'a> {
 }
 
 impl<'a> Offer<'a> {
-    fn of(package: &'a Package) -> Self {
+    fn of(package: &'a CheckedPackage) -> Self {
         Self { name: &package.pin.name, modules: package.modules(), has_plugins: package.has_plugins }
     }
 
-    fn is_used_by(&self, user: &Package) -> bool {
+    fn is_used_by(&self, user: &CheckedPackage) -> bool {
         user.requires.contains(self.name)
             || user.finds_plugins && self.has_plugins
             || self.modules.iter().any(|module| user.imports.contains(*module))
     }
 }
 
-pub type Packages = BTreeMap<String, Package>;
+pub type Packages = BTreeMap<String, CheckedPackage>;
 
 /// Packages that have to be imported again: new and changed ones, and those that use, directly or not, what is new, changed or gone.
 pub fn affected<'a>(before: &Packages, now: &'a Packages) -> BTreeSet<&'a str> {
     let changed = |name: &str| before.get(name) != now.get(name);
     let versions = [before, now];
-    let moved: Vec<&Package> = versions
+    let moved: Vec<&CheckedPackage> = versions
         .iter()
         .flat_map(|all| all.iter())
         .filter(|(name, _)| changed(name))
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn package(name: &str, version: &str, requires: &[&str], imports: &[&str]) -> Package {
+    fn package(name: &str, version: &str, requires: &[&str], imports: &[&str]) -> CheckedPackage {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let pin = Pin {
             name: name.to_owned(),
@@ -140,15 +140,15 @@ mod tests {
         let paths = [format!("{name}/__init__.py"), format!("{name}-{version}.dist-info/RECORD")].into();
         let record = Digest::of(format!("{name} {version}").as_bytes());
         let (requires, imports) = (set(requires), set(imports));
-        Package { pin, record, requires, imports, has_plugins: false, finds_plugins: false, paths }
+        CheckedPackage { pin, record, requires, imports, has_plugins: false, finds_plugins: false, paths }
     }
 
-    fn all(packages: &[Package]) -> Packages {
+    fn all(packages: &[CheckedPackage]) -> Packages {
         packages.iter().map(|package| (package.pin.name.clone(), package.clone())).collect()
     }
 
     #[track_caller]
-    fn check(before: &[Package], now: &[Package], expected: &[&str]) {
+    fn check(before: &[CheckedPackage], now: &[CheckedPackage], expected: &[&str]) {
         assert_eq!(affected(&all(before), &all(now)).into_iter().collect::<Vec<_>>(), expected);
     }
 
@@ -158,7 +158,7 @@ mod tests {
         let pandas = package("pandas", "1", &["pytz", "numexpr"], &["bottleneck"]);
         let (user, other) = (package("user", "1", &[], &["pandas"]), package("other", "1", &["absent"], &["os"]));
         let base = [pandas.clone(), user.clone(), other.clone()];
-        let with = |one: &Package| [&base[..], std::slice::from_ref(one)].concat();
+        let with = |one: &CheckedPackage| [&base[..], std::slice::from_ref(one)].concat();
         check(&with(&pytz), &with(&pytz), &[]);
         check(&with(&pytz), &with(&newer), &["pandas", "pytz", "user"]);
         // An optional dependency that nothing names but an extra, or a source.
@@ -170,7 +170,7 @@ mod tests {
             check(&with(&optional), &base, &["pandas", "user"]);
         }
         // A module that the distribution is not called like.
-        let carrier = Package {
+        let carrier = CheckedPackage {
             paths: ["bottleneck.cpython-313-x86_64-linux-gnu.so".to_owned()].into(),
             ..package("carrier", "1", &[], &[])
         };
@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn plugins_and_start_files_reach_further() {
-        let finder = Package { finds_plugins: true, ..package("finder", "1", &[], &[]) };
-        let plugin = Package { has_plugins: true, ..package("plugin", "1", &["finder"], &[]) };
+        let finder = CheckedPackage { finds_plugins: true, ..package("finder", "1", &[], &[]) };
+        let plugin = CheckedPackage { has_plugins: true, ..package("plugin", "1", &["finder"], &[]) };
         let other = package("other", "1", &[], &[]);
         check(
             &[finder.clone(), other.clone()],
@@ -189,7 +189,7 @@ mod tests {
             &["finder", "plugin"],
         );
         for path in ["x.pth", "sitecustomize.py", "usercustomize/__init__.py"] {
-            let global = Package { paths: [path.to_owned()].into(), ..package("global", "1", &[], &[]) };
+            let global = CheckedPackage { paths: [path.to_owned()].into(), ..package("global", "1", &[], &[]) };
             let alone = std::slice::from_ref(&other);
             check(&[other.clone(), global.clone()], alone, &["other"]);
             check(alone, &[other.clone(), global], &["global", "other"]);

@@ -1,6 +1,6 @@
 //! The wheel of a locked package that an installer would take.
 
-use super::page::File;
+use super::page::IndexFile;
 use super::{Tags, WheelName};
 use crate::spec::lock::LockedPackage;
 use crate::spec::requirements::{Specifier, Version};
@@ -26,7 +26,7 @@ pub enum NoWheel {
 }
 
 /// Place of a wheel among those that fit, the smallest first: without a stated hash, rank of the tag, build tag.
-type Place = (bool, usize, Reverse<Option<(u64, String)>>);
+type WheelRank = (bool, usize, Reverse<Option<(u64, String)>>);
 
 /// The sha256 digests that a lock allows for a package, in lower case.
 pub fn allowed(package: &LockedPackage) -> BTreeSet<String> {
@@ -39,13 +39,13 @@ pub fn allowed(package: &LockedPackage) -> BTreeSet<String> {
 /// # Errors
 /// The reason why there is none.
 pub fn choose<'f>(
-    files: impl IntoIterator<Item = &'f File>,
+    files: impl IntoIterator<Item = &'f IndexFile>,
     package: &LockedPackage,
     python: &Python,
-) -> Result<(&'f File, WheelName), NoWheel> {
+) -> Result<(&'f IndexFile, WheelName), NoWheel> {
     let pin = Specifier::new("==", &package.version);
     let allowed = allowed(package);
-    let (mut best, mut found): (Option<(Place, &File, WheelName)>, bool) = (None, false);
+    let (mut best, mut found): (Option<(WheelRank, &IndexFile, WheelName)>, bool) = (None, false);
     let (mut unfit, mut other) = (Vec::new(), Vec::new());
     for file in files {
         let Ok(wheel) = file.name.parse::<WheelName>() else {
@@ -84,7 +84,10 @@ pub fn choose<'f>(
 ///
 /// # Errors
 /// The reason why there is none.
-pub fn archive<'f>(files: impl IntoIterator<Item = &'f File>, package: &LockedPackage) -> Result<&'f File, NoWheel> {
+pub fn archive<'f>(
+    files: impl IntoIterator<Item = &'f IndexFile>,
+    package: &LockedPackage,
+) -> Result<&'f IndexFile, NoWheel> {
     let allowed = allowed(package);
     let all = files.into_iter().filter(|file| !file.name.ends_with(".whl") && is_archive_of(&file.name, package));
     let (known, other): (Vec<_>, Vec<_>) =
@@ -144,14 +147,14 @@ mod tests {
         Python { version: "3.13.5".parse().unwrap(), tags: Tags::cpython("3.13.5", "x86_64", "2_36").unwrap() }
     }
 
-    fn file(name: &str, sha256: &str) -> File {
+    fn file(name: &str, sha256: &str) -> IndexFile {
         let sha256 = (!sha256.is_empty()).then(|| sha256.to_owned());
-        File { name: name.to_owned(), sha256, ..File::default() }
+        IndexFile { name: name.to_owned(), sha256, ..IndexFile::default() }
     }
 
     #[track_caller]
     fn check(files: &[(&str, &str)], expected: Result<&str, NoWheel>) {
-        let files: Vec<File> = files.iter().map(|(name, hash)| file(name, hash)).collect();
+        let files: Vec<IndexFile> = files.iter().map(|(name, hash)| file(name, hash)).collect();
         let found = choose(&files, &package(&["1", "2", "3"]), &python());
         assert_eq!(found.map(|(file, _)| file.name.as_str()), expected);
     }
@@ -197,7 +200,7 @@ mod tests {
             (">=x", true),
             (",", true),
         ] {
-            let any = File { requires_python: Some(wanted.to_owned()), ..file("a_b-1.0-py3-none-any.whl", "1") };
+            let any = IndexFile { requires_python: Some(wanted.to_owned()), ..file("a_b-1.0-py3-none-any.whl", "1") };
             assert_eq!(choose([&any], &package(&["1"]), &python()).is_ok(), fits, "{wanted}");
         }
     }
@@ -207,7 +210,7 @@ mod tests {
         fn the_order_of_files_does_not_matter(order in Just((0..6usize).collect::<Vec<_>>()).prop_shuffle()) {
             let names = ["py3-none-any", "cp313-cp313-manylinux2014_x86_64", "cp311-abi3-manylinux2014_x86_64", "1-py3-none-any",
                 "cp313-cp313-manylinux_2_28_x86_64", "cp312-cp312-manylinux2014_x86_64"];
-            let files: Vec<File> = order.iter().map(|index| file(&format!("a_b-1.0-{}.whl", names[*index]), "1")).collect();
+            let files: Vec<IndexFile> = order.iter().map(|index| file(&format!("a_b-1.0-{}.whl", names[*index]), "1")).collect();
             let (chosen, _) = choose(&files, &package(&["1"]), &python()).unwrap();
             prop_assert_eq!(&chosen.name, "a_b-1.0-cp313-cp313-manylinux_2_28_x86_64.whl");
         }

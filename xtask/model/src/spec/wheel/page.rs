@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// One file of a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct File {
+pub struct IndexFile {
     pub name: String,
     /// As the page has it: absolute, or relative to the page's address. Without a fragment.
     pub url: String,
@@ -19,13 +19,13 @@ pub struct File {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    pub files: Vec<File>,
+    pub files: Vec<IndexFile>,
     /// The address that relative ones are relative to, where the page names it (`<base href>`); itself maybe relative.
     pub base: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct SimplePage {
     meta: Meta,
     files: Vec<Entry>,
 }
@@ -71,7 +71,7 @@ impl Page {
     /// # Errors
     /// Another document, or a version of the format that this does not know.
     pub fn json(bytes: &[u8]) -> Result<Self, String> {
-        let found: Document =
+        let found: SimplePage =
             serde_json::from_slice(bytes).map_err(|error| format!("not a page of PEP 691: {error}"))?;
         if found.meta.version.split('.').next() != Some("1") {
             return Err(format!("version `{}` of the index's format is not supported", found.meta.version));
@@ -79,7 +79,7 @@ impl Page {
         let files = found.files.into_iter().map(|entry| {
             let (url, fragment) = split_fragment(&entry.url);
             let stated = entry.hashes.sha256.as_deref().or_else(|| fragment.strip_prefix("sha256="));
-            File {
+            IndexFile {
                 name: entry.filename,
                 url: url.to_owned(),
                 sha256: stated.and_then(digits),
@@ -123,13 +123,13 @@ impl Page {
     }
 }
 
-fn linked(href: &str, attributes: &BTreeMap<String, String>) -> Option<File> {
+fn linked(href: &str, attributes: &BTreeMap<String, String>) -> Option<IndexFile> {
     let (url, fragment) = split_fragment(href);
     // The address says the name; the link's text is for people.
     let name = decoded(url.split('?').next()?.rsplit('/').next()?);
     let sha256 = fragment.split('&').find_map(|part| part.strip_prefix("sha256="));
     let attribute = |name: &str| attributes.get(name).cloned();
-    (!name.is_empty()).then(|| File {
+    (!name.is_empty()).then(|| IndexFile {
         name,
         url: url.to_owned(),
         sha256: sha256.and_then(digits),

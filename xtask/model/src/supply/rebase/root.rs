@@ -23,14 +23,14 @@ pub struct RootFacts {
     pub packages: BTreeMap<String, String>,
     /// Configuration files of packages, without the first `/`.
     pub conffiles: BTreeSet<String>,
-    pub python: Option<Python>,
+    pub python: Option<RootPython>,
     /// Digest over kind, mode and contents of everything but folders, by path without the first `/`.
     pub files: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Python {
+pub struct RootPython {
     /// `3.12`.
     pub minor: String,
     /// `3.12.8`, where the root says it.
@@ -157,7 +157,7 @@ pub fn problems(old: &RootFacts, new: &RootFacts) -> Vec<String> {
     found
 }
 
-fn python(old: Option<&Python>, new: Option<&Python>) -> Option<String> {
+fn python(old: Option<&RootPython>, new: Option<&RootPython>) -> Option<String> {
     let old = old?;
     let Some(new) = new else { return Some(format!("the new root has no Python; the old one has {}", old.minor)) };
     if old.minor != new.minor {
@@ -223,7 +223,7 @@ mod tests {
         RootFacts {
             release: release("ID=debian\nVERSION_ID=\"13\"\nVERSION_CODENAME=trixie\n"),
             packages: packages.iter().map(|(name, version)| (format!("{name}:amd64"), (*version).to_owned())).collect(),
-            python: Some(Python { minor: "3.13".to_owned(), version: None, abi: Some("cpython-313".to_owned()) }),
+            python: Some(RootPython { minor: "3.13".to_owned(), version: None, abi: Some("cpython-313".to_owned()) }),
             files: BTreeMap::from([("etc/passwd".to_owned(), "1".to_owned())]),
             ..RootFacts::default()
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Place of a component in the repository: path and line.
-pub type Place<'a> = dyn Fn(&Vulnerability) -> (String, usize) + 'a;
+pub type Locate<'a> = dyn Fn(&Vulnerability) -> (String, usize) + 'a;
 
 impl Scan {
     /// One line.
@@ -85,7 +85,7 @@ impl Scan {
     }
 
     /// For code scanning: each finding at the line that brought the component.
-    pub fn sarif(&self, gate: &Gate, version: &str, place: &Place<'_>) -> String {
+    pub fn sarif(&self, gate: &Gate, version: &str, place: &Locate<'_>) -> String {
         let mut rules: BTreeMap<&str, Value> = BTreeMap::new();
         for one in &self.vulnerabilities {
             let score = one.score.map_or_else(

@@ -16,7 +16,7 @@ const CREATION: &str = "_:creation";
 
 /// The document. The same inventory gives the same bytes.
 pub fn document(inventory: &Inventory, tool_version: &str) -> Vec<u8> {
-    let graph = Graph::new(inventory);
+    let graph = ElementGraph::new(inventory);
     let mut elements = vec![
         graph.element("SoftwareAgent", "Agent", json!({"name": "xtask"})),
         graph.element("Tool", "Tool", json!({"name": format!("xtask-{tool_version}")})),
@@ -60,7 +60,7 @@ const PROFILES: [&str; 3] = ["core", "software", "simpleLicensing"];
 
 const IMAGE: &str = "Image";
 
-struct Graph<'a> {
+struct ElementGraph<'a> {
     inventory: &'a Inventory,
     /// Start of every element's URI.
     namespace: String,
@@ -70,7 +70,7 @@ struct Graph<'a> {
     expressions: BTreeMap<&'a str, String>,
 }
 
-impl<'a> Graph<'a> {
+impl<'a> ElementGraph<'a> {
     fn new(inventory: &'a Inventory) -> Self {
         let names = inventory.components.iter().map(|component| (component.purl.as_str(), id(component)));
         let stated: BTreeSet<&str> = inventory.components.iter().filter_map(|one| one.licence.as_deref()).collect();

@@ -2,7 +2,7 @@
 //!
 //! Pure. Works on a stage's own files; the caller follows links.
 
-use super::target::Made;
+use super::target::CopiedItem;
 use super::{Selected, SelectedNode};
 use crate::layer::item::Content;
 use std::collections::BTreeMap;
@@ -11,13 +11,13 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::Reads;
 use xtask_model::spec::ignore::{Ignore, glob};
 
-pub(crate) type FileMap = BTreeMap<ContextPath, Made>;
+pub(crate) type FileMap = BTreeMap<ContextPath, CopiedItem>;
 
 /// Applies a layer: anything but a folder replaces what was at its path, with everything below.
-pub(crate) fn apply_layer(files: &mut FileMap, layer: &[Made]) {
+pub(crate) fn apply_layer(files: &mut FileMap, layer: &[CopiedItem]) {
     for made in layer {
         let path = &made.item.path;
-        let is_dir = |made: &Made| made.item.content == Content::Dir;
+        let is_dir = |made: &CopiedItem| made.item.content == Content::Dir;
         if files.get(path).is_some_and(|there| !(is_dir(there) && is_dir(made))) {
             let inside: Vec<ContextPath> = below(files, path).map(|(path, _)| path.clone()).collect();
             inside.iter().for_each(|path| drop(files.remove(path)));
@@ -26,14 +26,14 @@ pub(crate) fn apply_layer(files: &mut FileMap, layer: &[Made]) {
     }
 }
 
-fn below<'f>(files: &'f FileMap, folder: &'f ContextPath) -> impl Iterator<Item = (&'f ContextPath, &'f Made)> {
+fn below<'f>(files: &'f FileMap, folder: &'f ContextPath) -> impl Iterator<Item = (&'f ContextPath, &'f CopiedItem)> {
     let first = if folder.as_bytes().is_empty() { folder.clone() } else { folder.join(b"") };
     files.range(first..).take_while(move |(path, _)| path.below(folder).is_some())
 }
 
 /// The tree at a path, under the name that the source uses; `None` if the path is missing.
 fn entry(files: &FileMap, at: &ContextPath, name: &[u8]) -> Option<Selected> {
-    let node = |made: &Made, rest: &[u8]| SelectedNode {
+    let node = |made: &CopiedItem, rest: &[u8]| SelectedNode {
         rest: ContextPath::new(rest),
         mode: made.item.mode,
         uid: made.item.uid,
@@ -163,13 +163,13 @@ mod tests {
     use super::*;
     use crate::layer::item::{Bytes, Item};
 
-    fn made(line: &str) -> Made {
+    fn made(line: &str) -> CopiedItem {
         let (path, content) = match line.strip_suffix('/') {
             Some(path) => (path, Content::Dir),
             None => (line, Content::File(Bytes::Here(line.as_bytes().into()))),
         };
         let item = Item { path: ContextPath::new(path), mode: 0o755, uid: 0, gid: 0, content };
-        Made { item, sum: None }
+        CopiedItem { item, sum: None }
     }
 
     fn files(layers: &[&[&str]]) -> FileMap {

@@ -33,14 +33,14 @@ pub(crate) enum Sum {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Made {
+pub(crate) struct CopiedItem {
     pub(crate) item: Item,
     pub(crate) sum: Option<Sum>,
 }
 
 pub(crate) struct Target<'l> {
     below: &'l dyn Lookup,
-    made: BTreeMap<ContextPath, Made>,
+    made: BTreeMap<ContextPath, CopiedItem>,
 }
 
 /// Limit on followed links, as in the kernel and BuildKit.
@@ -87,11 +87,11 @@ impl<'l> Target<'l> {
 
     pub(crate) fn put(&mut self, path: ContextPath, stat: &Stat, content: Content, sum: Option<Sum>) {
         let item = Item { path: path.clone(), mode: stat.mode, uid: stat.uid, gid: stat.gid, content };
-        self.made.insert(path, Made { item, sum });
+        self.made.insert(path, CopiedItem { item, sum });
     }
 
     /// All entries of the layer by path, with their parent folders unchanged.
-    pub(crate) fn finish(mut self) -> Result<Vec<Made>, Fault> {
+    pub(crate) fn finish(mut self) -> Result<Vec<CopiedItem>, Fault> {
         let mut folders: BTreeMap<ContextPath, Stat> = BTreeMap::new();
         for path in self.made.keys() {
             for folder in path.folders() {

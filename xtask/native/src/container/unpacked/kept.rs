@@ -14,7 +14,7 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 
 /// The folder of these folders.
-pub(super) struct Kept(PathBuf);
+pub(super) struct KeptFolders(PathBuf);
 
 /// A complete folder, which stays while this value lives.
 pub(super) struct Used {
@@ -29,7 +29,7 @@ impl Used {
     }
 }
 
-impl Kept {
+impl KeptFolders {
     /// Creates the folder if it is missing. It may hold files of any owner: no one else may read it.
     pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);

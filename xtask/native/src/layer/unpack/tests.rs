@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::layer::Limits;
-use crate::layer::part::Part;
+use crate::layer::part::PartWriter;
 use crate::layer::test_data::{END, entry, tar};
 use crate::layer::toc::{self, ImageToc};
 use proptest::prelude::*;
@@ -76,7 +76,7 @@ impl Place {
 fn parts(layers: &[Vec<u8>], has: fn(&ContextPath) -> bool) -> Vec<(Vec<u8>, toc::LayerToc)> {
     let part = |layer: &Vec<u8>| {
         let mut tar = Vec::new();
-        let mut part = Part::new(has, &mut tar);
+        let mut part = PartWriter::new(has, &mut tar);
         let mut reader = Reader::open(&**layer, None, Limits::default()).unwrap();
         let toc = toc::of_each(&mut reader, &mut |entry, reader| {
             part.add(entry, reader).map_err(|error| Fault::build("cannot write").cause(error))

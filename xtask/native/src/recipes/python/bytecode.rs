@@ -37,7 +37,7 @@ pub(super) fn together<T>(sources: Vec<T>) -> Vec<Vec<T>> {
 
 /// A Python with the script.
 #[derive(Clone, Copy)]
-pub(super) struct Compiler<'a> {
+pub(super) struct CompileScript<'a> {
     pub(super) interpreter: &'a Interpreter,
     /// `compile.py`.
     pub(super) script: &'a Path,
@@ -46,12 +46,12 @@ pub(super) struct Compiler<'a> {
 }
 
 /// A source: its path below `site-packages`, and its text.
-pub(super) type Source<'s> = (&'s str, Vec<u8>);
+pub(super) type PythonSource<'s> = (&'s str, Vec<u8>);
 
 /// What takes the byte code of a source, `None` where it is not Python.
 pub(super) type Done<'a, T> = dyn Fn(&T, Option<Vec<u8>>) -> Result<(), Fault> + Sync + 'a;
 
-impl Compiler<'_> {
+impl CompileScript<'_> {
     /// Compiles sources on all cores, a chunk at a time in the order of the chunks: put the largest first. `read` is asked for a source when
     /// its turn comes, and `done` gets its byte code, `None` where it is not Python; both are called by several threads.
     ///
@@ -60,7 +60,7 @@ impl Compiler<'_> {
     pub(super) fn compile<T: Sync>(
         &self,
         chunks: &[Vec<T>],
-        read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
+        read: &(dyn for<'t> Fn(&'t T) -> Result<PythonSource<'t>, Fault> + Sync),
         done: &Done<'_, T>,
     ) -> Result<(), Fault> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -91,7 +91,7 @@ impl Compiler<'_> {
         &self,
         worker: &mut Worker,
         chunk: &[T],
-        read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
+        read: &(dyn for<'t> Fn(&'t T) -> Result<PythonSource<'t>, Fault> + Sync),
         done: &Done<'_, T>,
     ) -> Result<(), Fault> {
         self.started(worker)?.compile(chunk, read, done)
@@ -125,7 +125,7 @@ impl Python {
     fn compile<T>(
         &mut self,
         chunk: &[T],
-        read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
+        read: &(dyn for<'t> Fn(&'t T) -> Result<PythonSource<'t>, Fault> + Sync),
         done: &Done<'_, T>,
     ) -> Result<(), Fault> {
         let sent = number(chunk.len()).and_then(|count| self.process.say(&count));
@@ -274,7 +274,7 @@ mod tests {
         }
         chunks.extend(sources.keys().filter(|path| of(path).is_none()).map(|path| vec![path]));
         let found = Mutex::new(BTreeMap::new());
-        let compiler = Compiler { interpreter: &interpreter, script: &script(), site };
+        let compiler = CompileScript { interpreter: &interpreter, script: &script(), site };
         let began = std::time::Instant::now();
         compiler
             .compile(&chunks, &|path| Ok((path.as_str(), sources[*path].clone())), &|path, code| {
@@ -317,7 +317,7 @@ mod tests {
         let ask = |text: &str| {
             let script = folder.path().join("compile.py");
             std::fs::write(&script, text).unwrap();
-            let compiler = Compiler { interpreter: &interpreter, script: &script, site: "/there" };
+            let compiler = CompileScript { interpreter: &interpreter, script: &script, site: "/there" };
             let chunks = vec![vec!["a.py"], vec!["b.py"], vec!["c.py"]];
             compiler.compile(&chunks, &|path| Ok((*path, vec![b'#'; 1 << 20])), &|_, _| Ok(())).unwrap_err()
         };
@@ -328,7 +328,7 @@ mod tests {
             assert_eq!((fault.what.as_str(), fault.causes[0].as_str()), ("`compile.py` failed", "no such mode"));
         }
         assert!(ask("import os; os.kill(os.getpid(), 9)").hints[0].contains("of this version"));
-        let compiler = Compiler { interpreter: &interpreter, script: &script(), site: "/there" };
+        let compiler = CompileScript { interpreter: &interpreter, script: &script(), site: "/there" };
         let chunks = [vec!["a.py"]];
         let refused = compiler.compile(&chunks, &|_| Err(Fault::build("cannot read the wheel")), &|_, _| Ok(()));
         let fault = refused.unwrap_err();

@@ -9,7 +9,7 @@ use super::wheels;
 use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::terminal;
-use xtask_host::tree::uv::Target;
+use xtask_host::tree::uv::WheelTarget;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::closure::{self, PackageMetadata};
 use xtask_model::spec::lock::{Indexes, Lock, LockedPackage};
@@ -43,8 +43,8 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
         lock.records.clone()
     } else {
         terminal::detail("some packages have no dependency record in the lock; reading their metadata");
-        let targets: Vec<Target> =
-            Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
+        let targets: Vec<WheelTarget> =
+            WheelTarget::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
         wheels::uv(wanted.root, wanted.uv)?.describe(lock, &indexes()?, &targets)?
     };
     judged(closure::unmet(

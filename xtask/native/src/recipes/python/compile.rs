@@ -1,8 +1,8 @@
 //! What byte code is made of, and the import check, with the image's Python or one like it.
 
 use super::Unpacked;
-use super::bytecode::{self, Source};
-use super::distribution::{Distribution, Place};
+use super::bytecode::{self, PythonSource};
+use super::distribution::{Distribution, EnvironmentPlace};
 use super::interpreter::Interpreter;
 use super::unpack::Folder;
 use crate::layer::item::Bytes;
@@ -30,7 +30,7 @@ pub(super) type Chunk = Vec<SourceFile>;
 pub(super) type ChunkName = (String, String);
 
 impl SourceFile {
-    pub(super) fn read(&self) -> Result<Source<'_>, Fault> {
+    pub(super) fn read(&self) -> Result<PythonSource<'_>, Fault> {
         let Some(file) = &self.unpacked else { return Ok((&self.path, contents(&self.bytes)?)) };
         let text = std::fs::read(file);
         let text = text.map_err(|error| Fault::build(format!("cannot read `{}`", file.display())).cause(error))?;
@@ -60,7 +60,7 @@ pub(super) fn size_of(chunk: &Chunk) -> u64 {
 pub(super) fn untouched(
     distribution: &Distribution,
     touched: &BTreeSet<String>,
-    (folder, place): (&Folder, &Place<'_>),
+    (folder, place): (&Folder, &EnvironmentPlace<'_>),
 ) -> Vec<Chunk> {
     let (site, home) = (format!("{}/", place.site()), folder.home());
     let sources = distribution.files.iter().filter_map(|(path, file)| {
@@ -78,7 +78,7 @@ pub(super) fn untouched(
 pub(super) fn sources(
     unpacked: &Unpacked<'_>,
     (names, compiled): (&BTreeSet<&str>, &BTreeSet<ChunkName>),
-    place: &Place<'_>,
+    place: &EnvironmentPlace<'_>,
 ) -> Vec<Chunk> {
     let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
     let distributions = || unpacked.distributions.iter().filter(|one| names.contains(&*one.name));

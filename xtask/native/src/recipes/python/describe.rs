@@ -1,6 +1,6 @@
 //! Packages as the record of an import check has them.
 
-use super::distribution::{Distribution, Place};
+use super::distribution::{Distribution, EnvironmentPlace};
 use super::{HOME, Unpacked, bytecode};
 use crate::layer::packed::contents;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +10,13 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::lock::closure::PackageMetadata;
 use xtask_model::spec::lock::{LockedPackage, Pin};
 use xtask_model::spec::reference::Digest;
-use xtask_model::spec::wheel::checked::{Package, Packages};
+use xtask_model::spec::wheel::checked::{CheckedPackage, Packages};
 use xtask_scan::imports as sources;
 
 /// Describes distributions, for `python3.13`. What is said of each follows from its own wheel.
 pub(super) fn all(unpacked: &Unpacked<'_>, locked: &[LockedPackage], python: &str) -> Result<Packages, Fault> {
     let distributions = unpacked.distributions;
-    let place = Place { home: HOME, folder: python };
+    let place = EnvironmentPlace { home: HOME, folder: python };
     let locked: BTreeMap<&str, &LockedPackage> = locked.iter().map(|package| (&*package.name, package)).collect();
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Ok(Packages::new())));
     let run = || {
@@ -36,9 +36,9 @@ pub(super) fn all(unpacked: &Unpacked<'_>, locked: &[LockedPackage], python: &st
     found.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn package(one: &Distribution, locked: &LockedPackage, mut imports: BTreeSet<String>) -> Package {
+fn package(one: &Distribution, locked: &LockedPackage, mut imports: BTreeSet<String>) -> CheckedPackage {
     let finds_plugins = imports.remove(sources::ENTRY_POINTS);
-    Package {
+    CheckedPackage {
         pin: Pin::from(locked),
         record: Digest::of(one.record()),
         requires: PackageMetadata::of_metadata(&one.metadata).named(),
@@ -50,7 +50,11 @@ fn package(one: &Distribution, locked: &LockedPackage, mut imports: BTreeSet<Str
 }
 
 /// What the sources of a distribution may import. Those of test suites do not count: the check does not import them.
-fn imports(one: &Distribution, unpacked: &Unpacked<'_>, place: &Place<'_>) -> Result<BTreeSet<String>, Fault> {
+fn imports(
+    one: &Distribution,
+    unpacked: &Unpacked<'_>,
+    place: &EnvironmentPlace<'_>,
+) -> Result<BTreeSet<String>, Fault> {
     let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
     let mut found = BTreeSet::new();
     for (path, file) in &one.files {
@@ -84,7 +88,7 @@ pub(super) fn installed(site: &str, row: &str) -> Option<String> {
 }
 
 /// The files of a package that are imported from, with their byte code, by path from the environment's folder.
-pub(super) fn imported_from(package: &Package, place: &Place<'_>) -> BTreeSet<String> {
+pub(super) fn imported_from(package: &CheckedPackage, place: &EnvironmentPlace<'_>) -> BTreeSet<String> {
     let site = place.site();
     let rows =
         package.paths.iter().filter_map(|row| installed(&site, row)).filter(|path| !super::unpack::is_test(path));
@@ -97,7 +101,7 @@ pub(super) fn imported_from(package: &Package, place: &Place<'_>) -> BTreeSet<St
 }
 
 /// Path of a package's `RECORD`, from the environment's folder.
-pub(super) fn record_of(package: &Package, place: &Place<'_>) -> Option<String> {
+pub(super) fn record_of(package: &CheckedPackage, place: &EnvironmentPlace<'_>) -> Option<String> {
     let row = package.paths.iter().find(|path| path.ends_with(".dist-info/RECORD") && path.matches('/').count() == 1);
     row.and_then(|row| installed(&place.site(), row))
 }

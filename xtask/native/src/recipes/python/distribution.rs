@@ -5,7 +5,7 @@
 
 use super::record::{self, Row};
 use crate::layer::item::Bytes;
-use crate::wheel::{Entry, Wheel};
+use crate::wheel::{Wheel, ZipEntry};
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::LockedPackage;
@@ -13,14 +13,14 @@ use xtask_model::spec::requirements::normalised;
 
 /// The environment that wheels are installed into.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct EnvironmentPlace<'a> {
     /// Path of the environment in the image, `/opt/venv`.
     pub(super) home: &'a str,
     /// `python3.13`.
     pub(super) folder: &'a str,
 }
 
-impl Place<'_> {
+impl EnvironmentPlace<'_> {
     pub(super) fn site(&self) -> String {
         format!("lib/{}/site-packages", self.folder)
     }
@@ -61,7 +61,7 @@ impl Distribution {
     ///
     /// # Errors
     /// A wheel that is damaged, does not follow the specification, or is not of this package.
-    pub(super) fn new(wheel: &Wheel, package: &LockedPackage, place: &Place<'_>) -> Result<Self, Fault> {
+    pub(super) fn new(wheel: &Wheel, package: &LockedPackage, place: &EnvironmentPlace<'_>) -> Result<Self, Fault> {
         let info = info(wheel, package)?;
         let text = |name: &str| {
             let found = wheel.get(&format!("{info}/{name}")).filter(|entry| !entry.folder);
@@ -150,7 +150,7 @@ impl Distribution {
 
 struct Install<'a> {
     wheel: &'a Wheel,
-    place: &'a Place<'a>,
+    place: &'a EnvironmentPlace<'a>,
     /// Name of the wheel's folder for files outside site-packages.
     data: String,
     headers: String,
@@ -159,7 +159,7 @@ struct Install<'a> {
 }
 
 impl Install<'_> {
-    fn entry(&mut self, entry: &Entry, listed: &[&Row]) -> Result<(), Fault> {
+    fn entry(&mut self, entry: &ZipEntry, listed: &[&Row]) -> Result<(), Fault> {
         let data = entry.name.strip_prefix(&self.data).and_then(|rest| rest.strip_prefix('/'));
         let Some(rest) = data else {
             // The folder itself is not installed.
@@ -192,7 +192,7 @@ impl Install<'_> {
         self.put(entry, &path, listed)
     }
 
-    fn put(&mut self, entry: &Entry, path: &str, listed: &[&Row]) -> Result<(), Fault> {
+    fn put(&mut self, entry: &ZipEntry, path: &str, listed: &[&Row]) -> Result<(), Fault> {
         if entry.folder {
             self.out.folders.insert(path.to_owned());
             return Ok(());
@@ -208,7 +208,7 @@ impl Install<'_> {
     }
 
     /// A script of the wheel: always executable; a first line that begins with `#!python` becomes the environment's Python.
-    fn script(&mut self, entry: &Entry, name: &str, listed: &[&Row]) -> Result<(), Fault> {
+    fn script(&mut self, entry: &ZipEntry, name: &str, listed: &[&Row]) -> Result<(), Fault> {
         // An entry point of this name is installed in its place.
         if self.scripts.contains_key(name) {
             self.out.rows.extend(listed.iter().map(|row| (*row).clone()));
@@ -218,7 +218,7 @@ impl Install<'_> {
         let packed = self.wheel.packed(entry);
         let bytes = self.wheel.read(entry)?;
         if !bytes.starts_with(b"#!python") {
-            let executable = Entry { executable: true, ..entry.clone() };
+            let executable = ZipEntry { executable: true, ..entry.clone() };
             return self.put(&executable, &path, listed);
         }
         debug_assert_eq!(packed.size, bytes.len() as u64);

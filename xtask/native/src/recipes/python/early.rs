@@ -5,7 +5,7 @@
 
 use super::bytecode::{self, Worker};
 use super::compile::{self, Chunk, ChunkName};
-use super::distribution::{Distribution, Place};
+use super::distribution::{Distribution, EnvironmentPlace};
 use super::interpreter::Interpreter;
 use super::unpack::{self, Folder};
 use crate::wheel::Wheel;
@@ -23,7 +23,7 @@ pub(super) struct Early<'a> {
     folder: Folder,
     /// Bytes that the folder has room for.
     room: u64,
-    place: Place<'a>,
+    place: EnvironmentPlace<'a>,
     packages: BTreeMap<&'a str, &'a LockedPackage>,
     /// Packages whose byte code this build needs.
     wanted: &'a BTreeSet<&'a str>,
@@ -61,7 +61,7 @@ impl<'a> Early<'a> {
         (folder, room): (Folder, u64),
         used: u64,
         (packages, wanted): (&'a [LockedPackage], &'a BTreeSet<&'a str>),
-        (place, script): (Place<'a>, &'a Path),
+        (place, script): (EnvironmentPlace<'a>, &'a Path),
     ) -> Self {
         let packages = packages.iter().map(|package| (&*package.name, package)).collect();
         let state = Mutex::new(State { bytes: used, ..State::default() });
@@ -114,7 +114,8 @@ impl<'a> Early<'a> {
             match job {
                 Job::Unpack(package, wheel) => self.unpack(package, wheel),
                 Job::Compile(interpreter, name, chunk) => {
-                    let compiler = bytecode::Compiler { interpreter: &interpreter, script: self.script, site: &site };
+                    let compiler =
+                        bytecode::CompileScript { interpreter: &interpreter, script: self.script, site: &site };
                     let done = |source: &compile::SourceFile, code| source.write(code);
                     match compiler.compile_one(&mut worker, &chunk, &|source| source.read(), &done) {
                         Ok(()) => {

@@ -3,7 +3,7 @@
 
 use super::closure::{self, ClosureCheck};
 use super::compile::ChunkName;
-use super::distribution::{Distribution, Place};
+use super::distribution::{Distribution, EnvironmentPlace};
 use super::early::{Arrived, Early, Unwinding};
 use super::interpreter::Interpreter;
 use super::known::Known;
@@ -11,6 +11,7 @@ use super::shared::{self, Shared};
 use super::unpack::Folder;
 use super::wheels::{self, version_folder};
 use super::{HOME, SCRATCH, Unpacked, describe};
+use crate::recipes::source;
 use crate::wheel::Wheel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -32,7 +33,7 @@ pub(super) struct Gathering<'a> {
     pub(super) wanted: BTreeSet<&'a str>,
     pub(super) known: Option<&'a Known<'a>>,
     pub(super) wheels: WheelSource<'a>,
-    pub(super) place: Place<'a>,
+    pub(super) place: EnvironmentPlace<'a>,
     /// Working folder, for what does not fit into memory.
     pub(super) work: &'a Path,
     pub(super) whole: ClosureCheck<'a>,
@@ -210,7 +211,7 @@ pub(super) struct WheelSource<'a> {
     pub(super) platform: &'a Platform,
     pub(super) glibc: &'a str,
     /// Those that were built from source.
-    pub(super) built: &'a wheels::Wheels,
+    pub(super) built: &'a source::Wheels,
 }
 
 impl WheelSource<'_> {
@@ -247,7 +248,7 @@ impl WheelSource<'_> {
     ) -> Result<Vec<Distribution>, Fault> {
         let found = self.fetch(packages, downloads, &|_, _| ())?;
         let folder = version_folder(self.python);
-        let place = Place { home: HOME, folder: &folder };
+        let place = EnvironmentPlace { home: HOME, folder: &folder };
         let install = |package: &LockedPackage| {
             let (path, name) = &found[&package.name];
             Distribution::new(&Wheel::open(path, name)?, package, &place)

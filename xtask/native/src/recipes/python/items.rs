@@ -3,7 +3,7 @@
 //! A part depends only on its own distributions: if several parts have a path with different bytes, each has its own version,
 //! and the last layer has the version that is used.
 
-use super::distribution::{Distribution, Place};
+use super::distribution::{Distribution, EnvironmentPlace};
 use super::shared::Owners;
 use crate::layer::item::{Bytes, Content, Item};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ pub(super) type Items = BTreeMap<ContextPath, Item>;
 pub(super) type FindCode<'c> = dyn Fn(&str, &str, bool) -> Option<(PathBuf, u64)> + 'c;
 
 pub(super) struct Writer<'a> {
-    pub(super) place: &'a Place<'a>,
+    pub(super) place: &'a EnvironmentPlace<'a>,
     pub(super) owners: &'a Owners,
     pub(super) code: &'a FindCode<'a>,
 }

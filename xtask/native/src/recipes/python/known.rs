@@ -4,7 +4,7 @@
 //! Anything doubtful makes a package one that is fetched from the index and imported.
 
 use super::describe;
-use super::distribution::{Distribution, Place};
+use super::distribution::{Distribution, EnvironmentPlace};
 use super::unpack::Folder;
 use crate::layer::{EntryKind, Reader};
 use crate::recipes::stage::Earlier;
@@ -19,7 +19,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::lock::{LockedPackage, Pin};
 use xtask_model::spec::reference::Digest;
-use xtask_model::spec::wheel::checked::{Checked, Package, Packages, VERSION};
+use xtask_model::spec::wheel::checked::{Checked, CheckedPackage, Packages, VERSION};
 
 pub(super) struct Known<'e> {
     earlier: &'e dyn Earlier,
@@ -63,7 +63,7 @@ impl<'e> Known<'e> {
     }
 
     /// The usable packages but for those that are fetched.
-    pub(super) fn others(&self, fetched: &[Distribution]) -> impl Iterator<Item = (&String, &Package)> {
+    pub(super) fn others(&self, fetched: &[Distribution]) -> impl Iterator<Item = (&String, &CheckedPackage)> {
         let fetched: BTreeSet<&str> = fetched.iter().map(|one| &*one.name).collect();
         self.packages.iter().filter(move |(name, _)| self.has(name) && !fetched.contains(name.as_str()))
     }
@@ -71,7 +71,7 @@ impl<'e> Known<'e> {
     /// Packages that have a path in common with a fetched one: their files have to be compared.
     pub(super) fn meeting(&self, fetched: &[Distribution]) -> BTreeSet<&str> {
         let paths: BTreeSet<&str> = fetched.iter().flat_map(|one| &one.rows).map(|row| &*row.path).collect();
-        let meets = |package: &Package| package.paths.iter().any(|path| paths.contains(path.as_str()));
+        let meets = |package: &CheckedPackage| package.paths.iter().any(|path| paths.contains(path.as_str()));
         self.others(fetched).filter(|(_, package)| meets(package)).map(|(name, _)| name.as_str()).collect()
     }
 
@@ -83,7 +83,7 @@ impl<'e> Known<'e> {
 
     /// Unpacks packages from their layers, without test suites. False if a layer cannot be read, or does not have the files that were
     /// imported: the folder is of no use then.
-    pub(super) fn restore(&self, packages: &[LockedPackage], folder: &Folder, place: &Place<'_>) -> bool {
+    pub(super) fn restore(&self, packages: &[LockedPackage], folder: &Folder, place: &EnvironmentPlace<'_>) -> bool {
         let mut of_layer: BTreeMap<&Digest, BTreeSet<String>> = BTreeMap::new();
         let mut taken = BTreeSet::new();
         let names: Vec<&str> = packages.iter().map(|package| &*package.name).collect();
@@ -119,7 +119,12 @@ impl<'e> Known<'e> {
 }
 
 /// Unpacks these files of a layer, by path from the environment's folder.
-fn unpack(reader: &mut Reader<'_>, files: &BTreeSet<String>, home: &Path, place: &Place<'_>) -> Result<(), Fault> {
+fn unpack(
+    reader: &mut Reader<'_>,
+    files: &BTreeSet<String>,
+    home: &Path,
+    place: &EnvironmentPlace<'_>,
+) -> Result<(), Fault> {
     let below = ContextPath::new(place.home.trim_start_matches('/'));
     let mut buffer = vec![0; 64 << 10];
     let mut last = None;

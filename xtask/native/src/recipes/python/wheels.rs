@@ -2,8 +2,8 @@
 //!
 //! Every file is checked against the lock's hashes.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use crate::recipes::source::Wheels;
+use std::path::Path;
 use xtask_host::index::{self, Fetched, Ready, WheelRequest};
 use xtask_host::process::Command;
 use xtask_host::terminal;
@@ -45,9 +45,6 @@ pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
     let what = format!("uv {} was installed, but {version} is pinned", installed.version());
     Err(Fault::build(what).hint("remove `target/tools` and try again"))
 }
-
-/// Path and name of each package's wheel.
-pub(super) type Wheels = BTreeMap<String, (PathBuf, String)>;
 
 /// Fetches the wheels; `ready` gets each as soon as it is on this machine. Where an index needs a program for its passwords, pip downloads them to
 /// `folder`, maybe others than `ready` got.

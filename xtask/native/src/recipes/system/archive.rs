@@ -17,13 +17,13 @@ use xtask_model::spec::debian::md5::Md5;
 const LONGEST: u64 = 64 << 20;
 
 /// A file with the contents of all packages, one after the other.
-pub(super) struct Contents {
+pub(super) struct PackageContents {
     path: Arc<Path>,
     file: BufWriter<File>,
     at: u64,
 }
 
-impl Contents {
+impl PackageContents {
     pub(super) fn create(folder: &Path) -> Result<Self, Fault> {
         let path: Arc<Path> = folder.join("contents").into();
         let file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
@@ -77,7 +77,7 @@ pub(super) fn control(package: &Path) -> Result<BTreeMap<String, Vec<u8>>, Fault
 /// The entries of a package, a file with its contents and MD5.
 pub(super) fn entries(
     package: &Path,
-    contents: &mut Contents,
+    contents: &mut PackageContents,
     mut each: impl FnMut(Entry, Option<(Bytes, String)>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     read(package, "--fsys-tarfile", |reader| {

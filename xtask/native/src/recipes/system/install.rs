@@ -2,7 +2,7 @@
 //!
 //! Reads the root, and writes nothing.
 
-use super::archive::{self, Contents};
+use super::archive::{self, PackageContents};
 use super::may_have;
 use crate::assembly::{BaseFiles as _, Stat};
 use crate::files::ImageFiles;
@@ -14,7 +14,7 @@ use xtask_host::docker::debian::OwnSources;
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, FileKind};
-use xtask_model::spec::debian::alternatives::Group;
+use xtask_model::spec::debian::alternatives::LinkGroup;
 use xtask_model::spec::debian::cache::{LinkerCache, soname};
 use xtask_model::spec::debian::filter::Filters;
 use xtask_model::spec::debian::script::{self, Effect, Refused, Seen, World};
@@ -133,7 +133,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Adds the files of a package.
-    pub(super) fn unpack(&mut self, contents: &mut Contents, name: &str, file: &Path) -> Result<(), Fault> {
+    pub(super) fn unpack(&mut self, contents: &mut PackageContents, name: &str, file: &Path) -> Result<(), Fault> {
         let mut members = archive::control(file)?;
         let control = members.remove("control").unwrap_or_default();
         let control = Paragraph::parse(&String::from_utf8_lossy(&control));
@@ -256,7 +256,7 @@ impl<'a> Installation<'a> {
     /// What the scripts do, of the packages and of those of the root that are called because of them.
     fn effects(&self) -> Result<(BTreeSet<Effect>, Vec<PassedOver>), Fault> {
         let mut run =
-            Scripts { installation: self, effects: BTreeSet::new(), passed_over: Vec::new(), refused: Vec::new() };
+            ScriptRuns { installation: self, effects: BTreeSet::new(), passed_over: Vec::new(), refused: Vec::new() };
         let (mut paths, mut names) = (Vec::new(), BTreeSet::new());
         for package in &self.packages {
             for (script, args) in [("preinst", &["install"][..]), ("postinst", &["configure", ""])] {
@@ -295,16 +295,16 @@ impl<'a> Installation<'a> {
     }
 
     fn apply(&mut self, effects: BTreeSet<Effect>) -> Result<(), Fault> {
-        let (mut groups, mut linker): (BTreeMap<String, Group>, bool) = (BTreeMap::new(), false);
+        let (mut groups, mut linker): (BTreeMap<String, LinkGroup>, bool) = (BTreeMap::new(), false);
         for effect in effects {
             match effect {
                 Effect::Alternative(args) => {
                     let invalid =
                         || Fault::build(format!("cannot read `update-alternatives --install {}`", args.join(" ")));
-                    let name = Group::name_in(&args).ok_or_else(invalid)?.to_owned();
-                    let known = Group::parse(&name, &self.known_text(&format!("{ALTERNATIVES}/{name}")));
+                    let name = LinkGroup::name_in(&args).ok_or_else(invalid)?.to_owned();
+                    let known = LinkGroup::parse(&name, &self.known_text(&format!("{ALTERNATIVES}/{name}")));
                     let before = groups.remove(&name).or(known);
-                    groups.insert(name, Group::install(before, &args).ok_or_else(invalid)?);
+                    groups.insert(name, LinkGroup::install(before, &args).ok_or_else(invalid)?);
                 }
                 Effect::File(path) => self.write(path.trim_start_matches('/'), 0o644, Vec::new())?,
                 Effect::Folder(path) => {
@@ -384,7 +384,7 @@ impl<'a> Installation<'a> {
 }
 
 /// Scripts, followed one after the other.
-struct Scripts<'a, 'b> {
+struct ScriptRuns<'a, 'b> {
     installation: &'b Installation<'a>,
     effects: BTreeSet<Effect>,
     passed_over: Vec<PassedOver>,
@@ -392,7 +392,7 @@ struct Scripts<'a, 'b> {
     refused: Vec<(String, String)>,
 }
 
-impl Scripts<'_, '_> {
+impl ScriptRuns<'_, '_> {
     fn script(&mut self, package: &str, name: &str, text: &str, args: &[&str]) {
         let own = self.installation;
         let at = |path: &str| ContextPath::new(path.trim_start_matches('/'));

@@ -37,7 +37,7 @@ pub(super) fn compare(
     let files = listing::one(&client, &new.image)?;
     let versions = pinned(tree)?;
     let stated = Stated { versions: &versions, config: &config, environments: &adoption.environments };
-    let image = proof::Image { files: &files, config: &new.image.config.config };
+    let image = proof::ComparedImage { files: &files, config: &new.image.config.config };
     Ok(proof::compare_stated(&stated, image, known))
 }
 

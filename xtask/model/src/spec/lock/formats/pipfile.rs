@@ -3,7 +3,7 @@
 //! Pure.
 
 use super::condition::{Condition, known};
-use super::{Draft, DraftPin, Input, checkout, environments, folder_of, invalid, marker, names, unknown};
+use super::{Draft, DraftPin, LockInput, checkout, environments, folder_of, invalid, marker, names, unknown};
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
 use crate::spec::requirements::{normalised, secret};
@@ -52,11 +52,11 @@ struct Package {
     path: Option<String>,
 }
 
-fn document(input: &Input<'_>) -> Result<Document, Fault> {
+fn document(input: &LockInput<'_>) -> Result<Document, Fault> {
     serde_json::from_str(input.text).map_err(|error| invalid(input.path, error))
 }
 
-pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
+pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     let document = document(input)?;
     let requires = &document._meta.requires;
     let python = requires.get("python_full_version").or_else(|| requires.get("python_version"));
@@ -106,7 +106,7 @@ pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
-fn pin(input: &Input<'_>, name: &str, package: &Package, draft: &mut Draft) -> DraftPin {
+fn pin(input: &LockInput<'_>, name: &str, package: &Package, draft: &mut Draft) -> DraftPin {
     let version = package.version.as_deref().map(|version| version.trim_start_matches('=').to_owned());
     let url = package.file.as_deref().filter(|file| file.contains("://"));
     let mut pin = DraftPin {
@@ -127,7 +127,7 @@ fn pin(input: &Input<'_>, name: &str, package: &Package, draft: &mut Draft) -> D
 }
 
 /// What the `Pipfile` asks for, in any of its categories.
-fn direct(input: &Input<'_>) -> BTreeSet<String> {
+fn direct(input: &LockInput<'_>) -> BTreeSet<String> {
     let table = input.source.and_then(|text| toml::from_str::<toml::Table>(text).ok()).unwrap_or_default();
     let sections =
         table.into_iter().filter(|(name, _)| !matches!(name.as_str(), "source" | "requires" | "scripts" | "pipenv"));
@@ -136,7 +136,7 @@ fn direct(input: &Input<'_>) -> BTreeSet<String> {
 }
 
 /// Compares the hash of the `Pipfile` that pipenv writes into its lock.
-pub(super) fn stale(input: &Input<'_>, source: &str) -> Result<Vec<String>, Fault> {
+pub(super) fn stale(input: &LockInput<'_>, source: &str) -> Result<Vec<String>, Fault> {
     let document = document(input)?;
     let Some(locked) = document._meta.hash.get("sha256") else { return Ok(Vec::new()) };
     let table: toml::Table =

@@ -4,7 +4,7 @@
 
 use super::condition::{Condition, known};
 use super::graph::{Edge, Node, reached};
-use super::{Draft, DraftPin, Input, checkout, environments, folder_of, invalid, marker, names, project, unknown};
+use super::{Draft, DraftPin, LockInput, checkout, environments, folder_of, invalid, marker, names, project, unknown};
 use crate::fault::Fault;
 use crate::spec::requirements::{Environment, Marker, Operand, Specifier, Version, normalised, secret};
 use serde::Deserialize;
@@ -62,7 +62,7 @@ struct Source {
     subdirectory: Option<String>,
 }
 
-pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
+pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     let version = document.metadata.lock_version.clone().unwrap_or_else(|| "1.0".to_owned());
     if !matches!(version.split('.').next(), Some("1" | "2")) {
@@ -97,7 +97,7 @@ pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
 type Wanted = Vec<(usize, Condition, BTreeSet<String>)>;
 
 /// The packages of the selected groups, each with its own markers.
-fn by_groups(input: &Input<'_>, document: &Document, targets: &[Environment]) -> Result<Wanted, Fault> {
+fn by_groups(input: &LockInput<'_>, document: &Document, targets: &[Environment]) -> Result<Wanted, Fault> {
     let extras = &input.selection.extras;
     let answer = |comparison: &Marker| extra(comparison, extras);
     let mut known_groups: BTreeSet<String> = BTreeSet::new();
@@ -134,7 +134,7 @@ fn by_groups(input: &Input<'_>, document: &Document, targets: &[Environment]) ->
 }
 
 /// The groups of `pyproject.toml`: one without packages of its own is in no lock.
-fn source_groups(input: &Input<'_>) -> BTreeSet<String> {
+fn source_groups(input: &LockInput<'_>) -> BTreeSet<String> {
     let table = input.source.and_then(|text| toml::from_str::<toml::Table>(text).ok()).unwrap_or_default();
     let of = |value: Option<&toml::Value>| {
         value.and_then(toml::Value::as_table).map(|table| names(table.keys())).unwrap_or_default()
@@ -160,7 +160,7 @@ fn extra(comparison: &Marker, selected: &BTreeSet<String>) -> Option<bool> {
 }
 
 /// The packages that are reached from what `pyproject.toml` asks for.
-fn by_graph(input: &Input<'_>, document: &Document, targets: &[Environment]) -> Result<Wanted, Fault> {
+fn by_graph(input: &LockInput<'_>, document: &Document, targets: &[Environment]) -> Result<Wanted, Fault> {
     let Some(source) = input.source else {
         return Err(invalid(
             input.path,
@@ -235,7 +235,7 @@ fn extra_of_edge(comparison: &Marker) -> Option<bool> {
 
 /// The dependencies of the project that the selection asks for.
 fn root_dependencies(
-    input: &Input<'_>,
+    input: &LockInput<'_>,
     document: &Document,
     table: &toml::Table,
 ) -> Result<Vec<(String, toml::Value)>, Fault> {
@@ -287,7 +287,7 @@ fn first_name(text: &str) -> String {
 }
 
 /// The condition of a dependency: its markers, its Python and its platform.
-fn wanted_marker(input: &Input<'_>, name: &str, value: &toml::Value) -> Result<Option<Marker>, Fault> {
+fn wanted_marker(input: &LockInput<'_>, name: &str, value: &toml::Value) -> Result<Option<Marker>, Fault> {
     let text = |key: &str| value.get(key).and_then(toml::Value::as_str);
     let mut parts: Vec<String> = text("markers").map(|text| format!("({text})")).into_iter().collect();
     parts.extend(text("platform").map(|platform| format!("sys_platform == '{platform}'")));
@@ -345,7 +345,7 @@ pub(super) fn python_bounds(text: &str) -> String {
 }
 
 /// A package as a pin; nothing for a folder of the repository.
-fn pin(input: &Input<'_>, package: &Package, metadata: &Metadata, draft: &mut Draft) -> Option<DraftPin> {
+fn pin(input: &LockInput<'_>, package: &Package, metadata: &Metadata, draft: &mut Draft) -> Option<DraftPin> {
     let name = normalised(&package.name);
     let files = if package.files.is_empty() { metadata.files.get(&package.name) } else { Some(&package.files) };
     let files = files.map(Vec::as_slice).unwrap_or_default();
@@ -374,7 +374,7 @@ fn pin(input: &Input<'_>, package: &Package, metadata: &Metadata, draft: &mut Dr
 }
 
 /// Compares the hash of the relevant parts of `pyproject.toml` that poetry writes into its lock.
-pub(super) fn stale(input: &Input<'_>, source: &str) -> Result<Vec<String>, Fault> {
+pub(super) fn stale(input: &LockInput<'_>, source: &str) -> Result<Vec<String>, Fault> {
     let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     let Some(locked) = &document.metadata.content_hash else { return Ok(Vec::new()) };
     let table: toml::Table =

@@ -3,7 +3,7 @@
 //! Pure.
 
 use super::condition::{Condition, known};
-use super::{Draft, DraftPin, Input, checkout, environments, folder_of, invalid, marker, names, project, unknown};
+use super::{Draft, DraftPin, LockInput, checkout, environments, folder_of, invalid, marker, names, project, unknown};
 use crate::fault::Fault;
 use crate::spec::requirements::{Marker, Operand, normalised, secret};
 use serde::Deserialize;
@@ -55,7 +55,7 @@ impl File {
     }
 }
 
-pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
+pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     if document.lock_version.split('.').next() != Some("1") {
         let why = format!("it has version {} of its format; version 1 is supported", document.lock_version);
@@ -111,7 +111,7 @@ pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
-fn selected(input: &Input<'_>, document: &Document) -> Result<(BTreeSet<String>, BTreeSet<String>), Fault> {
+fn selected(input: &LockInput<'_>, document: &Document) -> Result<(BTreeSet<String>, BTreeSet<String>), Fault> {
     let known = [
         ("extra", &input.selection.extras, names(&document.extras)),
         ("group", &input.selection.groups, names(&document.dependency_groups)),

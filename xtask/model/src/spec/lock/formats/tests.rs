@@ -48,8 +48,8 @@ impl<'a> Case<'a> {
         self
     }
 
-    fn with<T>(&self, work: impl FnOnce(&Input<'_>) -> T) -> T {
-        work(&Input {
+    fn with<T>(&self, work: impl FnOnce(&LockInput<'_>) -> T) -> T {
+        work(&LockInput {
             path: Path::new(self.lock),
             text: self.text,
             selection: &self.selection,
@@ -59,14 +59,14 @@ impl<'a> Case<'a> {
     }
 
     #[track_caller]
-    fn read(&self) -> Translation {
+    fn read(&self) -> TranslatedLock {
         self.with(translate).unwrap_or_else(|fault| panic!("{fault}"))
     }
 
     /// The pins, what is asked for, and what is left out.
     #[track_caller]
     fn gives(&self, expected: &Expect) {
-        let Translation { lock, asked, local } = self.read();
+        let TranslatedLock { lock, asked, local } = self.read();
         let mut text: String = lock
             .packages
             .iter()
@@ -537,7 +537,7 @@ proptest! {
         let (from, to) = (text.floor_char_boundary(from), text.floor_char_boundary((from + length).min(text.len())));
         let damaged = format!("{}{put}{}", &text[..from], &text[to..]);
         let case = Case::new(name, &damaged, None);
-        if let Ok(Translation { lock, .. }) = case.with(translate) {
+        if let Ok(TranslatedLock { lock, .. }) = case.with(translate) {
             let printed = printed(&lock, Path::new(name));
             let head = printed.lines().filter(|line| line.starts_with('#')).count();
             let body: String = printed.lines().skip(head).map(|line| format!("{line}\n")).collect();

@@ -4,7 +4,7 @@
 
 use super::condition::known;
 use super::graph::{Edge, Node, reached};
-use super::{Draft, DraftPin, Input, checkout, environments, folder_of, invalid, marker, names, unknown};
+use super::{Draft, DraftPin, LockInput, checkout, environments, folder_of, invalid, marker, names, unknown};
 use crate::fault::Fault;
 use crate::spec::project::Project;
 use crate::spec::requirements::{Marker, Operand, normalised, secret};
@@ -117,7 +117,7 @@ struct Required {
     marker: Option<String>,
 }
 
-fn document(input: &Input<'_>) -> Result<Document, Fault> {
+fn document(input: &LockInput<'_>) -> Result<Document, Fault> {
     let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     if document.version != VERSION {
         let why = format!("it has version {} of its format; version {VERSION} is supported", document.version);
@@ -126,7 +126,7 @@ fn document(input: &Input<'_>) -> Result<Document, Fault> {
     Ok(document)
 }
 
-pub(super) fn read(input: &Input<'_>) -> Result<Draft, Fault> {
+pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     let document = document(input)?;
     let by_name = by_name(&document);
     let find = |dependency: &Dependency| -> Option<usize> {
@@ -207,7 +207,7 @@ fn by_name(document: &Document) -> BTreeMap<&str, Vec<usize>> {
 }
 
 /// The members of the workspace whose dependencies are wanted.
-fn members<'d>(input: &Input<'_>, document: &'d Document) -> Result<Vec<&'d Package>, Fault> {
+fn members<'d>(input: &LockInput<'_>, document: &'d Document) -> Result<Vec<&'d Package>, Fault> {
     let local = || document.package.iter().filter(|package| package.source.folder().is_some());
     let wanted = &input.selection.members;
     if wanted.is_empty() {
@@ -229,7 +229,7 @@ type Edges<'a> = &'a dyn Fn(&[Dependency]) -> Result<Vec<Edge>, Fault>;
 
 /// Edges to what is asked for, and the names by which markers of conflicts know the selected extras and groups.
 fn roots(
-    input: &Input<'_>,
+    input: &LockInput<'_>,
     document: &Document,
     by_name: &BTreeMap<&str, Vec<usize>>,
     edges: Edges<'_>,
@@ -280,7 +280,7 @@ fn conflict(comparison: &Marker, active: &BTreeSet<String>) -> Option<bool> {
     }
 }
 
-fn pin(input: &Input<'_>, package: &Package, draft: &mut Draft) -> DraftPin {
+fn pin(input: &LockInput<'_>, package: &Package, draft: &mut Draft) -> DraftPin {
     let files = || package.wheels.iter().chain(&package.sdist);
     let mut pin = DraftPin {
         version: package.version.clone().unwrap_or_else(|| "unknown".to_owned()),
@@ -311,7 +311,10 @@ fn pin(input: &Input<'_>, package: &Package, draft: &mut Draft) -> DraftPin {
 
 /// Compares what the lock says of its members with their `pyproject.toml`: names and versions, section by section. Markers are
 /// left out, which uv writes in a form of its own.
-pub(super) fn stale(input: &Input<'_>, load: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Vec<String>, Fault> {
+pub(super) fn stale(
+    input: &LockInput<'_>,
+    load: &mut dyn FnMut(&Path) -> Option<String>,
+) -> Result<Vec<String>, Fault> {
     let document = document(input)?;
     let mut causes = Vec::new();
     for member in members(input, &document)? {

@@ -48,7 +48,7 @@ impl Value {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
+enum PythonToken {
     /// A name, with its place in the line.
     Name(String, usize),
     Text(String),
@@ -70,15 +70,15 @@ pub(super) struct Arguments {
 /// Reads the first call of a function. Names of constants count if nothing else changes them.
 pub(super) fn arguments(source: &str, function: &str) -> Arguments {
     let tokens = tokens(source);
-    let mut reader = Reader { tokens: &tokens, at: 0, constants: BTreeMap::new() };
+    let mut reader = SetupReader { tokens: &tokens, at: 0, constants: BTreeMap::new() };
     while let Some(token) = tokens.get(reader.at) {
         let next = tokens.get(reader.at + 1);
         match token {
-            Token::Name(name, _) if name == function && next == Some(&Token::Sign('(')) => {
+            PythonToken::Name(name, _) if name == function && next == Some(&PythonToken::Sign('(')) => {
                 reader.at += 2;
                 return reader.named();
             }
-            Token::Name(name, 0) if next == Some(&Token::Sign('=')) => {
+            PythonToken::Name(name, 0) if next == Some(&PythonToken::Sign('=')) => {
                 reader.at += 2;
                 let value = reader.value();
                 let value = if reader.changes(name) { Value::Unknown } else { value };
@@ -90,7 +90,7 @@ pub(super) fn arguments(source: &str, function: &str) -> Arguments {
     Arguments { others: true, ..Arguments::default() }
 }
 
-fn tokens(source: &str) -> Vec<Token> {
+fn tokens(source: &str) -> Vec<PythonToken> {
     let (mut found, mut depth, mut column) = (Vec::new(), 0_usize, 0);
     let chars: Vec<char> = source.chars().collect();
     let mut at = 0;
@@ -100,7 +100,7 @@ fn tokens(source: &str) -> Vec<Token> {
         match c {
             '\n' => {
                 if depth == 0 {
-                    found.push(Token::End);
+                    found.push(PythonToken::End);
                 }
                 column = at;
             }
@@ -117,7 +117,7 @@ fn tokens(source: &str) -> Vec<Token> {
                         at += 1;
                         found.push(text(&chars, &mut at, &name));
                     }
-                    _ => found.push(Token::Name(name, begin - column)),
+                    _ => found.push(PythonToken::Name(name, begin - column)),
                 }
             }
             c if c.is_whitespace() => {}
@@ -127,16 +127,16 @@ fn tokens(source: &str) -> Vec<Token> {
                     ')' | ']' | '}' => depth = depth.saturating_sub(1),
                     _ => {}
                 }
-                found.push(Token::Sign(c));
+                found.push(PythonToken::Sign(c));
             }
         }
     }
-    found.push(Token::End);
+    found.push(PythonToken::End);
     found
 }
 
 /// A text whose first quote was read.
-fn text(chars: &[char], at: &mut usize, prefix: &str) -> Token {
+fn text(chars: &[char], at: &mut usize, prefix: &str) -> PythonToken {
     let quote = chars[*at - 1];
     let triple = chars.get(*at) == Some(&quote) && chars.get(*at + 1) == Some(&quote);
     *at += if triple { 2 } else { 0 };
@@ -161,18 +161,18 @@ fn text(chars: &[char], at: &mut usize, prefix: &str) -> Token {
             c => found.push(c),
         }
     }
-    if prefix.contains(['f', 'F', 'b', 'B']) { Token::Computed } else { Token::Text(found) }
+    if prefix.contains(['f', 'F', 'b', 'B']) { PythonToken::Computed } else { PythonToken::Text(found) }
 }
 
-struct Reader<'a> {
-    tokens: &'a [Token],
+struct SetupReader<'a> {
+    tokens: &'a [PythonToken],
     at: usize,
     constants: BTreeMap<String, Value>,
 }
 
-impl Reader<'_> {
+impl SetupReader<'_> {
     fn takes(&mut self, sign: char) -> bool {
-        let found = self.tokens.get(self.at) == Some(&Token::Sign(sign));
+        let found = self.tokens.get(self.at) == Some(&PythonToken::Sign(sign));
         self.at += usize::from(found);
         found
     }
@@ -182,14 +182,14 @@ impl Reader<'_> {
         let (mut depth, mut found) = (0_usize, 0);
         for three in self.tokens.windows(3) {
             match &three[0] {
-                Token::Sign('(' | '[' | '{') => depth += 1,
-                Token::Sign(')' | ']' | '}') => depth = depth.saturating_sub(1),
-                Token::Name(other, _) if other == name => {
+                PythonToken::Sign('(' | '[' | '{') => depth += 1,
+                PythonToken::Sign(')' | ']' | '}') => depth = depth.saturating_sub(1),
+                PythonToken::Name(other, _) if other == name => {
                     found += usize::from(match &three[1] {
                         // Within brackets it names an argument.
-                        Token::Sign('=') => depth == 0,
-                        Token::Sign('.' | '[') => true,
-                        Token::Sign('+') => three[2] == Token::Sign('='),
+                        PythonToken::Sign('=') => depth == 0,
+                        PythonToken::Sign('.' | '[') => true,
+                        PythonToken::Sign('+') => three[2] == PythonToken::Sign('='),
                         _ => false,
                     });
                 }
@@ -204,8 +204,8 @@ impl Reader<'_> {
         let mut found = Arguments::default();
         loop {
             match (self.tokens.get(self.at), self.tokens.get(self.at + 1)) {
-                (Some(Token::Sign(')')), _) => return found,
-                (Some(Token::Name(name, _)), Some(Token::Sign('='))) => {
+                (Some(PythonToken::Sign(')')), _) => return found,
+                (Some(PythonToken::Name(name, _)), Some(PythonToken::Sign('='))) => {
                     self.at += 2;
                     let value = self.value();
                     found.named.insert(name.clone(), value);
@@ -215,7 +215,7 @@ impl Reader<'_> {
                     drop(self.value());
                 }
             }
-            if !self.takes(',') && self.tokens.get(self.at) != Some(&Token::Sign(')')) {
+            if !self.takes(',') && self.tokens.get(self.at) != Some(&PythonToken::Sign(')')) {
                 return Arguments { others: true, ..found };
             }
         }
@@ -226,12 +226,12 @@ impl Reader<'_> {
         let mut value = self.one();
         loop {
             match self.tokens.get(self.at) {
-                None | Some(Token::End | Token::Sign(',' | ')' | ']' | '}' | ':')) => return value,
-                Some(Token::Sign('+')) => {
+                None | Some(PythonToken::End | PythonToken::Sign(',' | ')' | ']' | '}' | ':')) => return value,
+                Some(PythonToken::Sign('+')) => {
                     self.at += 1;
                     value = value.plus(self.one());
                 }
-                Some(Token::Text(more)) => {
+                Some(PythonToken::Text(more)) => {
                     self.at += 1;
                     value = value.plus(Value::Text(more.clone()));
                 }
@@ -248,9 +248,9 @@ impl Reader<'_> {
         let mut depth = 0_usize;
         while let Some(token) = self.tokens.get(self.at) {
             match token {
-                Token::Sign('(' | '[' | '{') => depth += 1,
-                Token::Sign(')' | ']' | '}') if depth > 0 => depth -= 1,
-                Token::End | Token::Sign(')' | ']' | '}' | ',' | ':') if depth == 0 => return,
+                PythonToken::Sign('(' | '[' | '{') => depth += 1,
+                PythonToken::Sign(')' | ']' | '}') if depth > 0 => depth -= 1,
+                PythonToken::End | PythonToken::Sign(')' | ']' | '}' | ',' | ':') if depth == 0 => return,
                 _ => {}
             }
             self.at += 1;
@@ -260,20 +260,20 @@ impl Reader<'_> {
     fn one(&mut self) -> Value {
         let token = self.tokens.get(self.at).cloned();
         match token {
-            Some(Token::Text(text)) => {
+            Some(PythonToken::Text(text)) => {
                 self.at += 1;
                 Value::Text(text)
             }
-            Some(Token::Name(name, _)) => {
+            Some(PythonToken::Name(name, _)) => {
                 self.at += 1;
                 self.constants.get(&name).cloned().unwrap_or(Value::Unknown)
             }
-            Some(Token::Sign(open @ ('[' | '('))) => {
+            Some(PythonToken::Sign(open @ ('[' | '('))) => {
                 self.at += 1;
                 let end = if open == '[' { ']' } else { ')' };
                 let (mut all, mut commas) = (Vec::new(), 0);
                 while !self.takes(end) {
-                    if matches!(self.tokens.get(self.at), None | Some(Token::End)) {
+                    if matches!(self.tokens.get(self.at), None | Some(PythonToken::End)) {
                         return Value::Unknown;
                     }
                     let before = self.at;
@@ -286,8 +286,8 @@ impl Reader<'_> {
                 // Brackets around one value make no list.
                 if open == '(' && commas == 0 && all.len() == 1 { all.swap_remove(0) } else { Value::List(all) }
             }
-            Some(Token::Sign('{')) => self.table(),
-            Some(Token::Computed) => {
+            Some(PythonToken::Sign('{')) => self.table(),
+            Some(PythonToken::Computed) => {
                 self.at += 1;
                 Value::Unknown
             }
@@ -311,7 +311,7 @@ impl Reader<'_> {
                 all.push((key, value));
             }
             let _ = self.takes(',');
-            if self.at == before || matches!(self.tokens.get(self.at), None | Some(Token::End)) {
+            if self.at == before || matches!(self.tokens.get(self.at), None | Some(PythonToken::End)) {
                 return Value::Unknown;
             }
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::layer::packed::contents;
 use crate::wheel::test_data::{Made, made, wheel};
 
-const PLACE: Place<'static> = Place { home: "/opt/venv", folder: "python3.13" };
+const PLACE: EnvironmentPlace<'static> = EnvironmentPlace { home: "/opt/venv", folder: "python3.13" };
 
 fn package(name: &str, url: Option<&str>) -> LockedPackage {
     LockedPackage {
