@@ -54,7 +54,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::record::report::{self, ImageReport, Report};
-use xtask_model::spec::reference::{Platform, Reference, Repository};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_native::push::published::EarlierImage;
 
 /// A request for one tree, with the connections that serve it.
@@ -257,9 +257,11 @@ pub fn planned(global: &Global, flags: &BuildFlags, target: Target) -> Result<Pl
 /// The app of this tree, where it was built already: on this machine, in a private registry that runs here, or in the registry.
 /// Builds nothing.
 ///
+/// Returned with the digest of its manifest for this machine.
+///
 /// # Errors
 /// It was not built, or its name cannot be known.
-pub fn this_app(global: &Global) -> Result<Reference, Fault> {
+pub fn this_app(global: &Global) -> Result<(Reference, Digest), Fault> {
     let mut places = vec![(global.clone(), false)];
     if !global.offline {
         // `quickstart` publishes to the registry that it starts, which the policy does not name.
@@ -282,7 +284,10 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
         };
         let shown = app.shown();
         match app.decision {
-            Decision::Reuse { digest, .. } => return Ok(app.repository.digest(digest)),
+            Decision::Reuse { digest, platforms, .. } => {
+                let manifest = platforms.get(&Platform::host()).copied().unwrap_or(digest);
+                return Ok((app.repository.digest(digest), manifest));
+            }
             Decision::Build { reasons, .. } => missing = Some((shown, reasons)),
         }
     }

@@ -3,16 +3,19 @@
 //! Every container runs with a read-only filesystem, no network, no capabilities and no new privileges: an image that needs
 //! more than that fails here, not in the cluster.
 
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
-use xtask_host::{process, terminal};
+use xtask_host::{file, process, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::event;
 use xtask_model::image::policy::{Smoke, SmokeServe};
 use xtask_model::quantity;
+use xtask_model::spec::reference::Digest;
 use xtask_native::container::{Launch, RunnableImage};
 
 /// A check that passed.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PassedCheck {
     /// Name of the check.
     pub check: String,
@@ -56,6 +59,36 @@ pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> R
         terminal::warn("the policy has no `[smoke]` check: nothing was tested");
     }
     Ok(shown)
+}
+
+/// An image with its checks, which a step of a CI job can leave for the later ones: they do not run the same checks again.
+pub struct Memory {
+    /// None outside of CI: somebody who asks there wants to see them run.
+    file: Option<PathBuf>,
+}
+
+impl Memory {
+    /// `digest` is the manifest's; `variable` is the environment, where CI names the job.
+    pub fn of(
+        root: &Path,
+        digest: Digest,
+        (smoke, version): (&Smoke, Option<&str>),
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let named = |job| Digest::of(format!("{job}\n{digest}\n{version:?}\n{smoke:?}").as_bytes());
+        let file = event::job(variable).map(|job| root.join("target/smoke").join(named(job).hex()));
+        Self { file }
+    }
+
+    /// The checks that passed earlier in this job.
+    pub fn passed(&self) -> Option<Vec<PassedCheck>> {
+        serde_json::from_slice(&std::fs::read(self.file.as_ref()?).ok()?).ok()
+    }
+
+    pub fn keep(&self, shown: &[PassedCheck]) -> Result<(), Fault> {
+        let Some(file) = self.file.as_ref().filter(|_| !shown.is_empty()) else { return Ok(()) };
+        file::write(file, &serde_json::to_string(shown).expect("checks are JSON")).map(drop)
+    }
 }
 
 fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
@@ -102,5 +135,50 @@ except e.HTTPError as a: a.code<500 or sys.exit(f'status {a.code}')";
             return Err(fault.cause(why).cause(format!("its log:\n{}", container.log(20)?.trim())));
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xtask_model::image::policy::SmokeRun;
+
+    #[test]
+    fn checks_count_for_the_same_image_in_the_same_job_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |args: &str| Smoke {
+            runs: vec![SmokeRun { name: "a".to_owned(), args: vec![args.to_owned()], contains: String::new() }],
+            ..Smoke::default()
+        };
+        let (smoke, other) = (check("--version"), check("--help"));
+        let github = |attempt: &'static str| {
+            move |name: &str| match name {
+                "GITHUB_RUN_ID" => Some("7".to_owned()),
+                "GITHUB_RUN_ATTEMPT" => Some(attempt.to_owned()),
+                "GITHUB_JOB" => Some("images".to_owned()),
+                _ => None,
+            }
+        };
+        let memory = |image: &str, smoke: &Smoke, version: &str, variable: &dyn Fn(&str) -> Option<String>| {
+            Memory::of(folder.path(), Digest::of(image.as_bytes()), (smoke, Some(version)), variable)
+        };
+        let passed = vec![PassedCheck { check: "a".to_owned(), seconds: 0.5, app: None }];
+        let first = memory("x", &smoke, "1", &github("1"));
+        assert_eq!(first.passed(), None);
+        first.keep(&[]).unwrap();
+        assert_eq!(first.passed(), None, "nothing was tested");
+        first.keep(&passed).unwrap();
+        assert_eq!(memory("x", &smoke, "1", &github("1")).passed(), Some(passed.clone()));
+        for other in [
+            memory("y", &smoke, "1", &github("1")),
+            memory("x", &other, "1", &github("1")),
+            memory("x", &smoke, "2", &github("1")),
+            memory("x", &smoke, "1", &github("2")),
+        ] {
+            assert_eq!(other.passed(), None);
+        }
+        let desk = memory("x", &smoke, "1", &|_| None);
+        desk.keep(&passed).unwrap();
+        assert_eq!(desk.passed(), None);
     }
 }

@@ -552,8 +552,11 @@ impl World {
         let small = self.commit(&[("app.txt", "red again\n"), ("README.md", "three\n")]);
         self.runner.git(&["rm", "-q", "fail-tests"]);
         let green = self.commit(&[]);
+        // A fast job would overtake the tests of the commit before it, or follow a failure.
         let outcome = self.runner.run(&push(MAIN, &red, &small));
-        assert_eq!(outcome.results["images"], "success", "its own change is covered\n{}", outcome.log);
+        assert_eq!(outcome.planned["tests"], "all", "what it is based on is untested\n{}", outcome.log);
+        assert_eq!(outcome.results["required"], "failure", "{}", outcome.log);
+        assert!(self.latest() == before && short(&small).is_none(), "red tests name no later commit either");
         let outcome = self.runner.run(&push(MAIN, &small, &green));
         assert_eq!(outcome.results["required"], "success", "{}", outcome.log);
         let before = self.latest();

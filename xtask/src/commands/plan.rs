@@ -6,6 +6,7 @@ use crate::pipeline::{self, Sources, TreePlan, Unreadable, one_line};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xtask_host::registry::Answer;
 use xtask_host::terminal;
 use xtask_host::tree::context::WorkTree;
 use xtask_host::tree::facts::{self, Tree};
@@ -22,6 +23,7 @@ use xtask_model::image::policy::{ImageKind, Policy};
 use xtask_model::image::presence::Presence;
 use xtask_model::image::verification::{self, Needed};
 use xtask_model::image::{shadow, tags};
+use xtask_model::spec::reference::Tag;
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -74,7 +76,8 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
         let id = revision.id.clone();
         all.trees_of(Box::new(revision)).map_err(|fault| unreadable(&id, &fault))
     });
-    let older = Older { purpose, revision: base_revision, trees: older, changed };
+    let from_ci = clone.event(flags, variable)?.is_some();
+    let older = Older { purpose, revision: base_revision, trees: older, changed, from_ci };
     let of = |head: &Tree| plan_app(global, &clone, (head, head_revision.as_deref()), &older, variable);
     Ok(Plans::new(heads.iter().map(of).collect::<Result<_, Fault>>()?))
 }
@@ -87,6 +90,8 @@ struct Older {
     trees: Result<Vec<Tree>, String>,
     /// The files in which head differs.
     changed: Result<Vec<String>, String>,
+    /// CI's event names it, and CI may give a tag to head.
+    from_ci: bool,
 }
 
 fn plan_app(
@@ -138,10 +143,16 @@ fn plan_app(
         }
     };
     let tested = commit.and_then(|commit| tested(head, &app, &commit));
+    let asks = older.from_ci && purpose == Purpose::Change && !global.offline;
+    let untested = base_revision.as_deref().filter(|_| asks).and_then(|id| untested(head, id));
     let (pinned, pinned_root) = (sources.pins.base.is_some(), sources.pins.root.is_some());
     let facts = ChangeFacts { purpose, changes, no_base: None, pinned, pinned_root, base, app };
     let (decision, reasons) = change::decide(&facts);
-    let (verification, verification_reason) = verify(&head.policy, purpose, &older.changed, tested.as_deref());
+    let changed = older.changed.as_deref().map_err(String::as_str);
+    let facts_of_tests =
+        verification::VerificationFacts { purpose, changed, untested: untested.as_deref(), tested: tested.as_deref() };
+    let ci = &head.policy.ci;
+    let (verification, verification_reason) = verification::needed(&facts_of_tests, &ci.documents, &ci.tests);
     let ChangeFacts { changes, base, app, .. } = facts;
     let builds = compiles && matches!(decision, Work::Fast | Work::BaseFast) && head_revision.is_none();
     let dependencies = if builds { pipeline::to_pull(head) } else { None };
@@ -179,20 +190,6 @@ fn sample(policy: &Policy, commit: Option<&str>, images: [(ImageKind, &PlannedIm
     images.into_iter().filter(|(_, image)| sampled(image)).map(|(kind, _)| kind).collect()
 }
 
-fn verify(
-    policy: &Policy,
-    purpose: Purpose,
-    changed: &Result<Vec<String>, String>,
-    tested: Option<&str>,
-) -> (Needed, String) {
-    let changed = changed.as_deref().map_err(String::as_str);
-    verification::needed(
-        &verification::VerificationFacts { purpose, changed, tested },
-        &policy.ci.documents,
-        &policy.ci.tests,
-    )
-}
-
 /// The tag of this commit, where it names this commit's app in the registry: CI puts it after the tests.
 fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
     let Presence::Registry(app) = &app.presence else { return None };
@@ -200,6 +197,19 @@ fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
     let client = pipeline::single_try_client(tree);
     let named = client.head(&tree.repository(ImageKind::App), tag.clone()).ok()?.present()?.digest;
     (named == app.digest).then(|| tag.to_string())
+}
+
+/// Why nothing shows that the tests of a commit passed: CI puts its tag after them, and they failed or have not ended yet.
+fn untested(tree: &Tree, id: &str) -> Option<String> {
+    let short = &id[..12.min(id.len())];
+    let tag = Tag::from_name(short)?;
+    match pipeline::single_try_client(tree).head(&tree.repository(ImageKind::App), tag) {
+        Ok(Answer::Present(_)) => None,
+        Ok(Answer::Absent) => Some(format!(
+            "no tag in the registry shows that the tests of `{short}` passed, on which this change is based"
+        )),
+        Err(fault) => Some(format!("whether the tests of `{short}` passed is unknown: {}", one_line(&fault))),
+    }
 }
 
 /// The differences of head to an older tree, and whether the program is compiled; a reason where the older inputs cannot be read.

@@ -15,7 +15,7 @@ use xtask_model::image::commit::Ancestry;
 use xtask_model::image::event;
 use xtask_model::image::plan::{ImagePlan, Latest};
 use xtask_model::image::presence::Published;
-use xtask_model::image::tags::moving::{self, Register, Tagged};
+use xtask_model::image::tags::moving::{self, Move, Register, Tagged};
 use xtask_model::image::tags::{self, BranchTag, Head, TagRecord, TaggedCommit};
 use xtask_model::record::report;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -227,11 +227,23 @@ impl RegistryTag<'_> {
     fn client(&self) -> &Client {
         self.tagger.context.client
     }
+
+    fn note(&self, place: &Tag, record: &TagRecord) -> Result<(), Fault> {
+        let image = self.tagger.image(self.repository, record.digest)?;
+        match records::note(self.client(), self.repository, place, &image, record) {
+            // An immutable record belongs to a tag that does not move either.
+            Err(fault) if publish::is_immutable(&fault) => {
+                terminal::detail(&fault.what);
+                Ok(())
+            }
+            written => written,
+        }
+    }
 }
 
+/// Ctrl-C does not end a move: another job could have to be seen.
 impl Register for RegistryTag<'_> {
     fn tag(&self) -> Result<Option<Tagged>, Fault> {
-        process::interrupted()?;
         let seen = self.seen.take();
         // Mostly it still names what it did.
         if let Some(seen) = &seen
@@ -257,17 +269,17 @@ impl Register for RegistryTag<'_> {
         records::read(self.client(), self.repository, self.tag)
     }
 
-    fn announce(&self, record: &TagRecord) -> Result<(), Fault> {
-        process::interrupted()?;
-        let image = self.tagger.image(self.repository, record.digest)?;
-        match records::announce(self.client(), self.repository, self.tag, &image, record) {
-            // An immutable record belongs to a tag that does not move either.
-            Err(fault) if publish::is_immutable(&fault) => {
-                terminal::detail(&fault.what);
-                Ok(())
-            }
-            written => written,
-        }
+    fn announced(&self) -> Result<Option<Move>, Fault> {
+        records::announced(self.client(), self.repository, self.tag)
+    }
+
+    fn announce(&self, planned: &Move) -> Result<(), Fault> {
+        let record = TagRecord { digest: planned.digest, since: planned.since(), before: None };
+        self.note(&tags::announcement_tag(self.tag), &record)
+    }
+
+    fn note(&self, record: &TagRecord) -> Result<(), Fault> {
+        self.note(&tags::record_tag(self.tag), record)
     }
 
     fn put(&self, digest: Digest) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! The plugins `smoke` and `size-budget`.
 
 use super::{Call, Description, Outcome, Plugin};
-use crate::smoke;
+use crate::smoke::{self, Memory};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::image::plugin::{SIZE_BUDGET, SMOKE};
@@ -26,7 +26,10 @@ impl Plugin for Smoke {
             ));
             return Ok(Outcome::default());
         };
-        smoke::run(&runner.image(&subject.reference.to_string())?, &call.tree.policy.smoke, subject.version)?;
+        let tree = call.tree;
+        let shown = smoke::run(&runner.image(&subject.reference.to_string())?, &tree.policy.smoke, subject.version)?;
+        let what = (&tree.policy.smoke, subject.version);
+        Memory::of(&tree.root, subject.digest, what, &|name| std::env::var(name).ok()).keep(&shown)?;
         Ok(Outcome::default())
     }
 }

@@ -137,6 +137,13 @@ pub fn reference(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     })
 }
 
+/// The job of CI that runs, in this attempt; `None` elsewhere.
+pub fn job(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let of = |names: &[&str]| Some(names.iter().map(|name| set(name)).collect::<Option<Vec<_>>>()?.join("/"));
+    of(&["GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB"]).or_else(|| of(&["CI_SERVER_URL", "CI_JOB_ID"]))
+}
+
 /// The commit that a push replaced by this one on a branch, where the event's JSON is of such a push. Whether the old commit is an
 /// ancestor of the new one does not matter.
 pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {

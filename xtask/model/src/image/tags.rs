@@ -12,7 +12,7 @@ use crate::spec::reference::{Digest, Tag};
 /// Prefix of the branches of GitHub's merge queue. Each exists for one run, and nobody would remove its tag.
 const QUEUE: &str = "gh-readonly-queue/";
 
-/// Begin of the tags that record the commit of a tag that moves; see [`record_tag`].
+/// Begin of the tags that record the commit of a tag that moves, or announce a move; see [`record_tag`] and [`announcement_tag`].
 pub const RECORD_PREFIX: &str = "xtask-tag-";
 
 const LONGEST: usize = 128;
@@ -157,11 +157,25 @@ pub fn is_version(text: &str) -> bool {
 
 /// Name of the tag that records for which commit another one was put where it is.
 pub fn record_tag(tag: &Tag) -> Tag {
-    let name = format!("{RECORD_PREFIX}{tag}");
+    about(tag, "")
+}
+
+/// Name of the tag with the last announcement of a move of another one. A tag does not begin with a dot, so no record has this name.
+pub fn announcement_tag(tag: &Tag) -> Tag {
+    about(tag, ".move-")
+}
+
+/// True if a record or an announcement is about this tag.
+pub fn is_about(record: &Tag, tag: &Tag) -> bool {
+    *record == record_tag(tag) || *record == announcement_tag(tag)
+}
+
+fn about(tag: &Tag, kind: &str) -> Tag {
+    let name = format!("{RECORD_PREFIX}{kind}{tag}");
     let name = if name.len() <= LONGEST {
         name
     } else {
-        format!("{RECORD_PREFIX}{}", Digest::of(tag.as_str().as_bytes()).hex())
+        format!("{RECORD_PREFIX}{kind}{}", Digest::of(tag.as_str().as_bytes()).hex())
     };
     Tag::from_name(&name).expect("a prefix keeps a tag a tag")
 }
@@ -333,7 +347,9 @@ mod tests {
     #[test]
     fn a_record_is_not_a_branch_tag() {
         assert_eq!(record_tag(&Tag::latest()).as_str(), "xtask-tag-latest");
-        assert!(record_tag(&"y".repeat(128).parse().unwrap()).as_str().len() <= LONGEST);
+        assert_eq!(announcement_tag(&Tag::latest()).as_str(), "xtask-tag-.move-latest");
+        let long = "y".repeat(128).parse().unwrap();
+        assert!([record_tag(&long), announcement_tag(&long)].iter().all(|tag| tag.as_str().len() <= LONGEST));
     }
 
     /// A history of letters: `AB` was replaced by `AC`, and `D` follows `C`.

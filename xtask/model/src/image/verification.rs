@@ -74,6 +74,8 @@ pub struct VerificationFacts<'a> {
     pub purpose: Purpose,
     /// Changed paths from the policy's folder, with `..` where they are outside of it; or why they are unknown.
     pub changed: Result<&'a [String], &'a str>,
+    /// Why nothing shows that the tests of the revision before it passed: those of its own files do not make up for them.
+    pub untested: Option<&'a str>,
     /// The registry tag of this commit, where it names this commit's app: CI writes it after the tests.
     pub tested: Option<&'a str>,
 }
@@ -90,6 +92,9 @@ pub fn needed(facts: &VerificationFacts<'_>, documents: &Ignore, selected: &[Sel
         Ok(changed) => changed,
         Err(why) => return (Needed::All, format!("the changed files are unknown: {why}")),
     };
+    if let Some(why) = facts.untested {
+        return (Needed::All, why.to_owned());
+    }
     let Some(example) = changed.first() else { return (Needed::None, "no file changed".to_owned()) };
     let rest: Vec<&String> = changed.iter().filter(|path| !documents.ignores(path.as_bytes())).collect();
     let Some(first) = rest.first() else {
@@ -126,7 +131,8 @@ mod tests {
     #[track_caller]
     fn check(purpose: Purpose, changed: Result<&[&str], &str>, tested: Option<&str>, expected: &str, reason: &str) {
         let changed = changed.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
-        let facts = VerificationFacts { purpose, changed: changed.as_deref().map_err(|why| *why), tested };
+        let facts =
+            VerificationFacts { purpose, changed: changed.as_deref().map_err(|why| *why), untested: None, tested };
         let pages = |name: &str, path: &str| Selected {
             name: name.to_owned(),
             paths: ignore(&[path]),
@@ -174,7 +180,8 @@ mod tests {
             let payload = long("payload", &["operator", "!operator/**/Cargo.toml"]);
             let selected = [long("pages", &["operator/templates"]), payload, long("tool", &["tool"])];
             let changed = [path.to_owned()];
-            let facts = VerificationFacts { purpose: Purpose::Change, changed: Ok(&changed), tested: None };
+            let facts =
+                VerificationFacts { purpose: Purpose::Change, changed: Ok(&changed), untested: None, tested: None };
             super::needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &selected).0.outputs().map(|(_, value)| value)
         };
         for (path, tests, long) in [
@@ -199,6 +206,16 @@ mod tests {
             "all",
             "the changed files are unknown: the clone is shallow",
         );
+    }
+
+    #[test]
+    fn a_change_of_untested_files_needs_every_test() {
+        for changed in [&[][..], &["README.md".to_owned()]] {
+            let untested = Some("no tag shows that the tests of `0123456789ab` passed");
+            let facts = VerificationFacts { purpose: Purpose::Change, changed: Ok(changed), untested, tested: None };
+            let (needed, why) = needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &[]);
+            assert_eq!((needed, Some(why.as_str())), (Needed::All, untested));
+        }
     }
 
     #[test]

@@ -165,8 +165,8 @@ impl Replay<'_> {
                 (Class::of(work, compiles), reasons)
             }
         };
-        let facts =
-            verification::VerificationFacts { purpose: Purpose::Change, changed: Ok(&step.changed), tested: None };
+        let changed = Ok(step.changed.as_slice());
+        let facts = verification::VerificationFacts { purpose: Purpose::Change, changed, untested: None, tested: None };
         let tests = match &self.before.policy {
             Some(policy) => verification::needed(&facts, &policy.ci.documents, &policy.ci.tests).0,
             None => Needed::All,

@@ -3,12 +3,14 @@
 //! An image names the commit that it was built from first. A later commit of the same contents has the same image, so `latest`
 //! may be of a later commit than its image says, and whoever moves it has to know of which one. The record is the image's index
 //! once more, with annotations and under a tag of its own: no registry refuses that, and nothing has to be sent for it. It counts
-//! only while the tag names a digest in it. A job also announces its move there, so that jobs of other commits see it.
+//! only while the tag names a digest in it. A job announces its move in the same form, under another tag, so that jobs of other
+//! commits see it.
 
 use super::Published;
 use crate::registry::{Answer, Client};
 use crate::terminal;
 use xtask_model::fault::Fault;
+use xtask_model::image::tags::moving::Move;
 use xtask_model::image::tags::{self, TagRecord, TaggedCommit};
 use xtask_model::spec::oci::{Index, media_type};
 use xtask_model::spec::reference::{Digest, Repository, Tag};
@@ -20,19 +22,26 @@ const ROLLED_BACK: &str = "dev.xtask.tag.rolled-back";
 const BEFORE: [&str; 3] =
     ["dev.xtask.tag.before.digest", "dev.xtask.tag.before.commit", "dev.xtask.tag.before.rolled-back"];
 
-/// True if a tag is that of a record.
+/// True if a tag is that of a record or an announcement.
 pub fn is(tag: &Tag) -> bool {
     tag.as_str().starts_with(tags::RECORD_PREFIX)
 }
 
 pub fn read(client: &Client, repository: &Repository, tag: &Tag) -> Result<Option<TagRecord>, Fault> {
-    let Answer::Present(found) = client.manifest(repository, tags::record_tag(tag))? else { return Ok(None) };
+    read_at(client, repository, &tags::record_tag(tag))
+}
+
+/// The last announcement of a move.
+pub fn announced(client: &Client, repository: &Repository, tag: &Tag) -> Result<Option<Move>, Fault> {
+    let found = read_at(client, repository, &tags::announcement_tag(tag))?;
+    Ok(found.map(|found| Move { digest: found.digest, commit: found.since.commit }))
+}
+
+fn read_at(client: &Client, repository: &Repository, place: &Tag) -> Result<Option<TagRecord>, Fault> {
+    let Answer::Present(found) = client.manifest(repository, place.clone())? else { return Ok(None) };
     let mark = serde_json::from_slice::<Index>(&found.bytes).ok().and_then(|index| parse(&index));
     if mark.is_none() {
-        terminal::warn(&format!(
-            "`{}` is not a record that this version can read",
-            repository.tag(&tags::record_tag(tag))
-        ));
+        terminal::warn(&format!("`{}` is not a record that this version can read", repository.tag(place)));
     }
     Ok(mark)
 }
@@ -57,14 +66,14 @@ pub fn write(
     since: &TaggedCommit,
 ) -> Result<(), Fault> {
     let record = TagRecord { digest: image.digest, since: since.clone(), before: None };
-    announce(client, repository, tag, image, &record)
+    note(client, repository, &tags::record_tag(tag), image, &record)
 }
 
-/// The same for a tag that other jobs may move: the record also says what the tag names until then.
-pub fn announce(
+/// Writes a record under `place`, which is [`tags::record_tag`] of a tag, or [`tags::announcement_tag`] for its announcement.
+pub fn note(
     client: &Client,
     repository: &Repository,
-    tag: &Tag,
+    place: &Tag,
     image: &Published,
     record: &TagRecord,
 ) -> Result<(), Fault> {
@@ -84,5 +93,5 @@ pub fn announce(
         note(BEFORE, digest, since);
     }
     let bytes = serde_json::to_vec(&index).expect("an index is JSON");
-    client.put_manifest(repository, tags::record_tag(tag), media_type::INDEX, &bytes).map(drop)
+    client.put_manifest(repository, place.clone(), media_type::INDEX, &bytes).map(drop)
 }

@@ -5,7 +5,7 @@
 
 use super::pruning::{Pruning, Rules, Verdict, young};
 use super::{PublishedBase, Stray, age};
-use crate::image::tags::{ends_in_hash, is_version, record_tag};
+use crate::image::tags::{ends_in_hash, is_about, is_version};
 use crate::spec::reference::{Digest, Tag};
 use std::collections::BTreeSet;
 
@@ -100,7 +100,7 @@ pub fn prune_apps(survey: &AppSurvey, rules: &AppRules) -> Pruning {
         judge(tag, *digest, "the image that it is attached to is gone", None);
     }
     // Records of the same commit may be one manifest.
-    let is_needed = |record: &Tag| tags.iter().any(|tag| record_tag(tag) == *record);
+    let is_needed = |record: &Tag| tags.iter().any(|tag| is_about(record, tag));
     reachable.extend(survey.records.iter().filter(|(record, _)| is_needed(record)).map(|(_, digest)| *digest));
     let records = survey.records.iter().filter(|(record, digest)| !is_needed(record) && !reachable.contains(digest));
     others.extend(records.map(|(_, digest)| *digest));
@@ -127,7 +127,7 @@ fn reasons(survey: &AppSurvey, image: &PublishedBase, newest: &BTreeSet<Digest>,
         text.len() >= 7 && (fingerprint.starts_with(text) || revision.starts_with(text))
     };
     for tag in image.tags.iter().filter(|tag| !is_mark(tag)) {
-        let has_record = || survey.records.iter().any(|(record, _)| *record == record_tag(tag));
+        let has_record = || survey.records.iter().any(|(record, _)| is_about(record, tag));
         let is_fixed = *tag == Tag::latest() || is_version(tag.as_str());
         let is_branch = !is_fixed && (rules.every_name || ends_in_hash(tag.as_str()) || has_record());
         match &rules.branches {
@@ -165,6 +165,7 @@ fn goes(image: &PublishedBase, branches: &[Tag], rules: &AppRules) -> Vec<String
 mod tests {
     use super::*;
     use crate::image::bases::tests::base;
+    use crate::image::tags::{announcement_tag, record_tag};
     use crate::time::Timestamp;
     use std::time::Duration;
 
@@ -237,6 +238,16 @@ mod tests {
             [Digest::of(b"topic")],
             "and its record, but not the one that `main` shares with `latest`"
         );
+    }
+
+    #[test]
+    fn a_tag_whose_moves_were_only_announced_goes_with_the_announcement() {
+        let named = |tag: &str| (announcement_tag(&tag.parse().unwrap()), Digest::of(tag.as_bytes()));
+        let images = vec![image("x", 90, &["main", "topic", "by-hand"])];
+        let records = vec![named("main"), named("topic")];
+        let plan = prune_apps(&AppSurvey { images, records, ..AppSurvey::default() }, &rules());
+        assert_eq!(plan.tags, ["topic".parse().unwrap()]);
+        assert_eq!(plan.digests, [Digest::of(b"topic")]);
     }
 
     #[test]
