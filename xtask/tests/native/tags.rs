@@ -145,8 +145,13 @@ fn a_job_that_is_overtaken_while_it_writes_leaves_the_tag_at_the_later_commit() 
 }
 
 #[test]
-fn a_job_that_was_killed_while_it_was_overtaken_repairs_the_tag_when_it_runs_again() {
-    let Some(world) = World::new("killed-while-overtaken") else { return };
+fn a_job_that_is_ended_while_it_is_overtaken_leaves_the_tag_or_repairs_it_when_it_runs_again() {
+    ended_while_overtaken("ended-while-overtaken", rustix::process::Signal::TERM);
+    ended_while_overtaken("killed-while-overtaken", rustix::process::Signal::KILL);
+}
+
+fn ended_while_overtaken(name: &str, signal: rustix::process::Signal) {
+    let Some(world) = World::new(name) else { return };
     let repo = &world.repo;
     page(repo, "A");
     repo.push();
@@ -158,13 +163,18 @@ fn a_job_that_was_killed_while_it_was_overtaken_repairs_the_tag_when_it_runs_aga
     let mut running = repo.xtask(&["build", "--push"]).without_engine().start();
     until(|| !world.proxy.waiting().is_empty(), || "nothing writes `latest`".to_owned());
     let later = other.push();
-    running.signal(rustix::process::Signal::KILL);
-    running.end();
-    // Its request was on the way.
-    passes.store(true, Ordering::SeqCst);
-    let of_killed = || repo.digest("app", &overtaken[..12]);
-    until(|| repo.digest("app", "latest") == of_killed(), || "the request did not arrive".to_owned());
-    repo.push();
+    running.signal(signal);
+    if signal == rustix::process::Signal::KILL {
+        running.end();
+        // Its request was on the way.
+        passes.store(true, Ordering::SeqCst);
+        let of_killed = || repo.digest("app", &overtaken[..12]);
+        until(|| repo.digest("app", "latest") == of_killed(), || "the request did not arrive".to_owned());
+        repo.push();
+    } else {
+        passes.store(true, Ordering::SeqCst);
+        running.end();
+    }
     assert_eq!(repo.digest("app", "latest"), later.digest("app"));
 }
 
