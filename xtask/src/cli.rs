@@ -106,7 +106,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Test { filter, quick } => commands::test::run(global, filter.as_deref(), *quick)?,
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Reference { check } => commands::reference::run(global, *check)?,
-        Command::Tidy => commands::tidy::run(global)?,
+        Command::Tidy => commands::tidy::run(global, &|_| true)?,
         Command::Clean { yes } => commands::clean::run(global, *yes)?,
         Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {

@@ -59,7 +59,11 @@ pub fn check(files: &Files) -> Vec<Violation> {
         links::check,
         generated::check,
     ];
-    let mut found: Vec<Violation> = rules.iter().flat_map(|rule| rule(files)).collect();
+    let mut found: Vec<Violation> = std::thread::scope(|scope| {
+        let running: Vec<_> = rules.iter().map(|rule| scope.spawn(|| rule(files))).collect();
+        let found = running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        found.flatten().collect()
+    });
     found.sort();
     found
 }

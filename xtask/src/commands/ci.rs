@@ -18,7 +18,7 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::verification::{self, Needed};
+use xtask_model::image::verification::{self, Needed, Selected};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Platform;
 
@@ -28,12 +28,18 @@ pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::R
     let mut phases = Phases::default();
     let own = super::has_xtask_sources(&root);
     if let Some(only) = only.filter(|only| *only != Needed::All.to_string()) {
-        let selected = selected(global, only)?;
+        let policy = global.any_tree()?.policy.ci;
+        let selected = selected(&policy.tests, only)?;
         if own {
-            phases.run("tidy", || super::tidy::run(global))?;
+            // Other files are those of a commit that passed every test.
+            let may_differ = |path: &str| {
+                let paths = selected.iter().map(|tests| &tests.paths).chain([&policy.documents]);
+                paths.into_iter().any(|paths| paths.ignores(path.as_bytes()))
+            };
+            phases.run("tidy", || super::tidy::run(global, &may_differ))?;
         }
         phases.run("workflows", || Ok(super::workflows::run(global, true)?))?;
-        if let Some([program, args @ ..]) = selected.as_deref() {
+        if let Some([program, args @ ..]) = selected.map(|tests| tests.run.as_slice()) {
             phases.run("tests", || tests(&root, program, args))?;
         }
         phases.print();
@@ -49,7 +55,7 @@ pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::R
     // Read first: the tests link this file again, and then the kernel calls it deleted.
     let program =
         std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
-    phases.run("tidy", || super::tidy::run(global))?;
+    phases.run("tidy", || super::tidy::run(global, &|_| true))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     phases.run("compile", || compile(&root, &packages))?;
@@ -101,11 +107,10 @@ fn tests(root: &Path, program: &str, args: &[String]) -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
 }
 
-/// The command of a `[[ci.tests]]`; none for documents, whose checks every selection begins with.
-fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
-    let tests = global.any_tree()?.policy.ci.tests;
+/// A `[[ci.tests]]` by its name; none for documents, whose checks every selection begins with.
+fn selected<'a>(tests: &'a [Selected], only: &str) -> Result<Option<&'a Selected>, Fault> {
     match tests.iter().find(|tests| tests.name == only) {
-        Some(tests) => Ok(Some(tests.run.clone())),
+        Some(tests) => Ok(Some(tests)),
         None if only == verification::DOCUMENTS => Ok(None),
         None => {
             let names: Vec<String> = tests.iter().map(|tests| format!("`{}`", tests.name)).collect();

@@ -8,12 +8,14 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self};
 use xtask_model::fault::{Exit, Fault};
 
-/// Runs all rules; changes nothing.
-pub fn run(global: &Global) -> anyhow::Result<()> {
+/// Runs all rules; changes nothing. `may_differ` is true for a path whose file may differ from one that was checked before: where no
+/// source or manifest is one, cargo has nothing to find.
+pub fn run(global: &Global, may_differ: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
     let tree = global.tree()?;
     let files = Files::read(&tree.root)?;
+    let by_cargo = needs_cargo(&files, may_differ);
     let mut found: Vec<String> = std::thread::scope(|scope| {
-        let by_cargo = scope.spawn(|| workspace(&tree.root));
+        let by_cargo = scope.spawn(|| if by_cargo { workspace(&tree.root) } else { Vec::new() });
         let own: Vec<String> = tidy::check(&files).iter().map(ToString::to_string).collect();
         [own, by_cargo.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))].concat()
     });
@@ -29,6 +31,15 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     }
     let fault = Fault::drift(format!("{} violations of the repository's rules", found.len()));
     Err(fault.hint("each line above ends with its repair; then run `cargo xtask tidy` again").into())
+}
+
+/// True if a file on which formatting or the check of `Cargo.lock` depends may differ.
+fn needs_cargo(files: &Files, may_differ: &dyn Fn(&str) -> bool) -> bool {
+    let is_cargos = |path: &str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        name.ends_with(".rs") || name.ends_with(".toml") || ["Cargo.lock", "rust-toolchain"].contains(&name)
+    };
+    files.paths().any(|path| is_cargos(path) && may_differ(path))
 }
 
 /// What cargo finds in the workspace, if there is one. Without the network: what it needs is on any machine that has compiled this.
@@ -48,4 +59,20 @@ fn cargo(root: &Path, args: &[&str], what: &str) -> Option<String> {
     let said = fault.causes.join("\n");
     let shown: Vec<&str> = said.lines().take(12).collect();
     Some(format!("{what}\n{}", shown.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_checks_what_may_differ_alone() {
+        let paths = ["a/templates/a.html", "a/src/a.rs", "a/Cargo.toml", "Cargo.lock", "README.md"];
+        let files = Files::made_up(&paths.map(|path| (path, "")));
+        let needs = |differs: &[&str]| needs_cargo(&files, &|path| differs.contains(&path));
+        assert!(!needs(&[]) && !needs(&["a/templates/a.html", "README.md"]));
+        for path in ["a/src/a.rs", "a/Cargo.toml", "Cargo.lock"] {
+            assert!(needs(&["README.md", path]), "{path}");
+        }
+    }
 }

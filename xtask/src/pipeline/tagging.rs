@@ -162,7 +162,8 @@ impl<'a> Tagger<'a> {
         let own = image.revision.as_ref() == Some(&commit.id);
         let register =
             RegistryTag { tagger: self, repository, tag, known: RefCell::new(known), seen: RefCell::default() };
-        moving::move_to(&register, image.digest, &commit.id, own)
+        // Another job could have to be seen after the write.
+        process::uninterrupted(|| moving::move_to(&register, image.digest, &commit.id, own))
     }
 
     fn image(&self, repository: &Repository, digest: Digest) -> Result<Rc<Published>, Fault> {
@@ -241,7 +242,6 @@ impl RegistryTag<'_> {
     }
 }
 
-/// Ctrl-C does not end a move: another job could have to be seen.
 impl Register for RegistryTag<'_> {
     fn tag(&self) -> Result<Option<Tagged>, Fault> {
         let seen = self.seen.take();

@@ -42,6 +42,7 @@ const PURE: &[&str] = &[
     "xtask_model",
     "xtask_scan::id",
     "xtask_scan::imports",
+    "xtask_scan::prose",
     "xtask_scan::tree",
     "xtask_native::assembly::base",
     "xtask_native::assembly::config",

@@ -33,7 +33,7 @@ impl Files {
 
     /// Files for a test.
     #[cfg(test)]
-    pub(super) fn made_up(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn made_up(files: &[(&str, &str)]) -> Self {
         let texts = files.iter().map(|(path, text)| ((*path).to_owned(), Some((*text).to_owned()))).collect();
         Self { root: PathBuf::from("/made/up"), texts }
     }
@@ -63,7 +63,7 @@ impl Files {
     }
 
     /// All paths.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.texts.keys().map(String::as_str)
     }
 

@@ -4,6 +4,7 @@
 //! A phrase may run over a line break.
 
 use super::{Files, Violation};
+use xtask_scan::prose::Prose;
 
 /// A phrase in lower case, with what to write instead.
 type Phrase = (&'static str, &'static str);
@@ -84,12 +85,11 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
 
 fn phrases(path: &str, text: &str) -> Vec<Violation> {
     let Some(prose) = Prose::of(path, text) else { return Vec::new() };
-    let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
-    for (at, phrase, instead) in prose.find() {
+    for (at, phrase, instead) in places(&prose) {
         let line = prose.line(at);
-        let shown = lines.get(line - 1).copied().unwrap_or_default();
-        if ALLOWED.iter().any(|(file, part, _)| *file == path && shown.contains(part)) {
+        let shown = || text.lines().nth(line - 1).unwrap_or_default();
+        if ALLOWED.iter().any(|(file, part, _)| *file == path && shown().contains(part)) {
             continue;
         }
         found.push(Violation::new(path, line, format!("`{phrase}`"), format!("write plain English: {instead}")));
@@ -99,152 +99,21 @@ fn phrases(path: &str, text: &str) -> Vec<Violation> {
     found
 }
 
-/// The words of a text that people read, in lower case, with blanks for line breaks.
-#[derive(Default)]
-struct Prose {
-    words: String,
-    /// Where each line begins in `words`, and its number from 1.
-    lines: Vec<(usize, usize)>,
-}
-
-impl Prose {
-    /// The prose of a file by the ending of its name; none where people read nothing.
-    fn of(path: &str, text: &str) -> Option<Self> {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let mut prose = Self::default();
-        match name.rsplit_once('.').map(|(_, ending)| ending) {
-            Some("rs") => rust(text, &mut prose),
-            Some("md" | "html" | "txt" | "toml" | "yml" | "yaml" | "py" | "tpl") => prose.whole(text),
-            _ if name.starts_with("Dockerfile") || path.starts_with(".ci/") => prose.whole(text),
-            _ => return None,
+/// Every phrase, with its place in the words of a text.
+fn places(prose: &Prose) -> Vec<(usize, String, &'static str)> {
+    let all: Vec<&str> = PHRASES.iter().map(|(phrase, _)| *phrase).chain(NO).collect();
+    let words = prose.words();
+    let place = |(at, number): (usize, usize)| {
+        if let Some((phrase, instead)) = PHRASES.get(number) {
+            return Some((at, (*phrase).to_owned(), *instead));
         }
-        Some(prose)
-    }
-
-    fn whole(&mut self, text: &str) {
-        for (index, line) in text.lines().enumerate() {
-            self.add(index + 1, line.trim_start().trim_start_matches(['#', '>', '*', '-', ' ']));
-        }
-    }
-
-    fn add(&mut self, line: usize, words: &str) {
-        self.lines.push((self.words.len(), line));
-        self.words.extend(words.split_whitespace().flat_map(|word| [word, " "]).flat_map(str::chars).map(lower));
-        if words.trim().is_empty() {
-            // A paragraph ends: no phrase runs over it.
-            self.words.push('\n');
-        }
-    }
-
-    fn line(&self, at: usize) -> usize {
-        let next = self.lines.partition_point(|(start, _)| *start <= at);
-        self.lines.get(next.saturating_sub(1)).map_or(1, |(_, line)| *line)
-    }
-
-    /// Every phrase, with its place in `words`.
-    fn find(&self) -> Vec<(usize, String, &'static str)> {
-        let words = self.words.as_str();
-        let mut found = Vec::new();
-        for (phrase, instead) in PHRASES {
-            let whole = |at: &usize| is_whole(words, *at, phrase.len());
-            found.extend(
-                words
-                    .match_indices(phrase)
-                    .map(|(at, _)| at)
-                    .filter(whole)
-                    .map(|at| (at, (*phrase).to_owned(), *instead)),
-            );
-        }
-        for no in NO {
-            for (at, _) in words.match_indices(no).filter(|(at, _)| is_whole(words, *at, no.len())) {
-                let after = words[at + no.len()..].trim_start().split(|c: char| !c.is_alphanumeric()).next();
-                let before = words[..at].trim_end().rsplit(|c: char| !c.is_alphanumeric()).next();
-                let noun = after.filter(|word| !word.is_empty() && !AFTER_NO.contains(word));
-                if let Some(noun) = noun.filter(|_| before.is_none_or(|word| !BEFORE_NO.contains(&word))) {
-                    found.push((at, format!("{no} {noun}"), "is not a"));
-                }
-            }
-        }
-        found
-    }
-}
-
-/// Byte for byte, so that places stay the same.
-fn lower(c: char) -> char {
-    c.to_ascii_lowercase()
-}
-
-fn is_whole(words: &str, at: usize, length: usize) -> bool {
-    let inside = |c: char| c.is_alphanumeric() || c == '_';
-    !words[..at].ends_with(inside) && !words[at + length..].starts_with(inside)
-}
-
-/// What of Rust is read: comments, string literals, and the names of functions as words.
-fn rust(text: &str, prose: &mut Prose) {
-    let mut rest = text;
-    let mut line = 1;
-    while let Some(c) = rest.chars().next() {
-        let (taken, read) = piece(rest, c);
-        if let Some(read) = read {
-            for (index, part) in rest[read].split('\n').enumerate() {
-                prose.add(line + index, &part.trim_start().trim_start_matches(['/', '!']).replace("\\n", " "));
-            }
-        }
-        if let Some(name) = rest.strip_prefix("fn ").filter(|_| taken == 1) {
-            let name = name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-            prose.add(line, "");
-            prose.add(line, &name.replace('_', " "));
-            prose.add(line, "");
-        }
-        line += rest[..taken].matches('\n').count();
-        rest = &rest[taken..];
-    }
-}
-
-/// The length of the comment, literal or character at the start, and which part of it people read.
-fn piece(rest: &str, first: char) -> (usize, Option<std::ops::Range<usize>>) {
-    let ends = |end: &str, from: usize| rest[from..].find(end).map_or(rest.len(), |at| from + at);
-    match first {
-        '/' if rest.starts_with("//") => {
-            let end = ends("\n", 0);
-            (end, Some(0..end))
-        }
-        '/' if rest.starts_with("/*") => {
-            let end = ends("*/", 2);
-            ((end + 2).min(rest.len()), Some(2..end))
-        }
-        '"' => {
-            let mut escaped = false;
-            let closes = |c: char| {
-                let ends = c == '"' && !escaped;
-                escaped = c == '\\' && !escaped;
-                ends
-            };
-            let end = rest[1..].find(closes).map_or(rest.len(), |at| 1 + at);
-            ((end + 1).min(rest.len()), Some(1..end))
-        }
-        'r' if rest[1..].trim_start_matches('#').starts_with('"') => {
-            let hashes = rest[1..].len() - rest[1..].trim_start_matches('#').len();
-            let (start, close) = (hashes + 2, format!("\"{}", "#".repeat(hashes)));
-            let end = ends(&close, start);
-            ((end + close.len()).min(rest.len()), Some(start..end))
-        }
-        // A quote in a character literal opens nothing.
-        '\'' if rest.starts_with("'\"'") => (3, None),
-        '\'' if rest.starts_with("'\\") => (ends("'", 3.min(rest.len())).saturating_add(1).min(rest.len()), None),
-        c if c.is_alphanumeric() || c == '_' => {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            // `fn` is looked at by the caller, and `r"` or `br"` begins a literal.
-            if rest.starts_with("fn ") { (1, None) } else { (word(rest, end), None) }
-        }
-        c => (c.len_utf8(), None),
-    }
-}
-
-/// The length of a word, without the `r` of a raw literal at its end.
-fn word(rest: &str, end: usize) -> usize {
-    let raw = rest[..end].ends_with('r') && rest[end..].starts_with(['"', '#']);
-    if raw && end > 1 { end - 1 } else { end }
+        let no = all[number];
+        let after = words[at + no.len()..].trim_start().split(|c: char| !c.is_alphanumeric()).next();
+        let before = words[..at].trim_end().rsplit(|c: char| !c.is_alphanumeric()).next();
+        let noun = after.filter(|word| !word.is_empty() && !AFTER_NO.contains(word))?;
+        before.is_none_or(|word| !BEFORE_NO.contains(&word)).then(|| (at, format!("{no} {noun}"), "is not a"))
+    };
+    prose.find(&all).into_iter().filter_map(place).collect()
 }
 
 #[cfg(test)]

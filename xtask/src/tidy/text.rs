@@ -4,6 +4,7 @@
 
 use super::{Files, Violation};
 use std::path::Path;
+use xtask_scan::prose::lines_with;
 
 /// Every violation in every text.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
@@ -25,7 +26,8 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
 
 fn white_space(path: &str, text: &str) -> Vec<Violation> {
     let ends = |(_, line): &(usize, &str)| line.ends_with([' ', '\t', '\r']);
-    let mut found: Vec<Violation> = lines(text)
+    let lines = text.split('\n').enumerate().map(|(index, line)| (index + 1, line));
+    let mut found: Vec<Violation> = lines
         .filter(ends)
         .map(|(line, _)| Violation::new(path, line, "white space at the end of the line", "remove it"))
         .collect();
@@ -33,10 +35,6 @@ fn white_space(path: &str, text: &str) -> Vec<Violation> {
         found.push(Violation::new(path, text.lines().count(), "the file does not end with a line feed", "add one"));
     }
     found
-}
-
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.split('\n').enumerate().map(|(index, line)| (index + 1, line))
 }
 
 const UNFINISHED: [&str; 4] =
@@ -47,7 +45,7 @@ fn unfinished(path: &str, text: &str) -> Vec<Violation> {
         let word = UNFINISHED.iter().find(|word| begins_a_word(text, word))?;
         Some(Violation::new(path, line, format!("`{word}`"), "finish it, or remove it"))
     };
-    lines(text).filter_map(find).collect()
+    lines_with(text, &UNFINISHED).into_iter().filter_map(find).collect()
 }
 
 fn begins_a_word(text: &str, word: &str) -> bool {
@@ -74,7 +72,8 @@ fn hosts(path: &str, text: &str) -> Vec<Violation> {
         let host = named.or_else(|| urls(text).find(|host| serves_packages(host)).map(str::to_owned))?;
         Some(Violation::new(path, line, format!("`{host}` serves packages to some and not to others"), repair))
     };
-    lines(text).filter_map(find).collect()
+    let words = [&INDEXES[..], &["://"]].concat();
+    lines_with(text, &words).into_iter().filter_map(find).collect()
 }
 
 fn serves_packages(host: &str) -> bool {
@@ -98,12 +97,14 @@ fn machine_paths(path: &str, text: &str, root: &Path) -> Vec<Violation> {
     // In a container every machine is the same.
     let dockerfile = path.rsplit('/').next().is_some_and(|name| name.starts_with("Dockerfile"));
     let root = root.to_string_lossy();
+    // The checkout of a runner may be as short as `/build`, which is any word.
+    let is_long = root.matches('/').count() > 1;
+    let words: Vec<&str> = HOMES.into_iter().chain(is_long.then_some(&*root)).collect();
     let find = |(line, text): (usize, &str)| {
         let home = HOMES.iter().find(|home| {
             text.match_indices(**home).any(|(at, _)| is_absolute(&text[..at]) && !text[at..].starts_with(IMAGE_HOME))
         });
-        // The checkout of a runner may be as short as `/build`, which is any word.
-        let here = (root.matches('/').count() > 1 && text.contains(&*root)).then_some(&*root);
+        let here = (is_long && text.contains(&*root)).then_some(&*root);
         let named = home.copied().filter(|_| !dockerfile).or(here)?;
         Some(Violation::new(
             path,
@@ -112,7 +113,7 @@ fn machine_paths(path: &str, text: &str, root: &Path) -> Vec<Violation> {
             "name it from the root, or from a variable",
         ))
     };
-    lines(text).filter_map(find).collect()
+    lines_with(text, &words).into_iter().filter_map(find).collect()
 }
 
 /// Whether a `/` after this text begins a path.

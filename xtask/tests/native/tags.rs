@@ -113,13 +113,19 @@ fn a_later_commit_of_older_contents_keeps_latest() {
 
 #[test]
 fn a_job_that_is_overtaken_while_it_writes_leaves_the_tag_at_the_later_commit() {
-    for held in ["latest", "xtask-tag-latest"] {
-        let Some(world) = World::new(held) else { return };
+    // The later commit has an image of its own, or the one that the tag named before.
+    for (name, held, content) in [
+        ("tag", "latest", "C"),
+        ("announcement", "xtask-tag-.move-latest", "C"),
+        ("older-image", "xtask-tag-.move-latest", "A"),
+    ] {
+        let Some(world) = World::new(name) else { return };
         let repo = &world.repo;
+        page(repo, "A");
         repo.push();
         let overtaken = page(repo, "B");
         let other = repo.clone("other job");
-        page(&other, "C");
+        page(&other, content);
         let passes = Arc::new(AtomicBool::new(false));
         world.proxy.on("PUT", &format!("/app/manifests/{held}"), 1, Mishap::Hold(Arc::clone(&passes)));
         let running = repo.xtask(&["build", "--push", "--format", "json"]).without_engine().start();
@@ -136,6 +142,40 @@ fn a_job_that_is_overtaken_while_it_writes_leaves_the_tag_at_the_later_commit() 
         repo.push();
         assert_eq!(repo.digest("app", "latest"), later.digest("app"));
     }
+}
+
+#[test]
+fn a_job_that_is_ended_while_it_is_overtaken_leaves_the_tag_or_repairs_it_when_it_runs_again() {
+    ended_while_overtaken("ended-while-overtaken", rustix::process::Signal::TERM);
+    ended_while_overtaken("killed-while-overtaken", rustix::process::Signal::KILL);
+}
+
+fn ended_while_overtaken(name: &str, signal: rustix::process::Signal) {
+    let Some(world) = World::new(name) else { return };
+    let repo = &world.repo;
+    page(repo, "A");
+    repo.push();
+    let overtaken = page(repo, "B");
+    let other = repo.clone("other job");
+    page(&other, "C");
+    let passes = Arc::new(AtomicBool::new(false));
+    world.proxy.on("PUT", "/app/manifests/latest", 1, Mishap::Hold(Arc::clone(&passes)));
+    let mut running = repo.xtask(&["build", "--push"]).without_engine().start();
+    until(|| !world.proxy.waiting().is_empty(), || "nothing writes `latest`".to_owned());
+    let later = other.push();
+    running.signal(signal);
+    if signal == rustix::process::Signal::KILL {
+        running.end();
+        // Its request was on the way.
+        passes.store(true, Ordering::SeqCst);
+        let of_killed = || repo.digest("app", &overtaken[..12]);
+        until(|| repo.digest("app", "latest") == of_killed(), || "the request did not arrive".to_owned());
+        repo.push();
+    } else {
+        passes.store(true, Ordering::SeqCst);
+        running.end();
+    }
+    assert_eq!(repo.digest("app", "latest"), later.digest("app"));
 }
 
 #[test]
@@ -297,6 +337,28 @@ fn smoke_without_an_argument_tests_this_trees_app() {
     let missing = repo.xtask(&["smoke"]).without_engine().run().ends(2);
     missing.says("has not been built").says("`cargo xtask build`").says("`cargo xtask smoke IMAGE`");
     repo.xtask(&["run"]).without_engine().run().ends(2).says("has not been built");
+}
+
+#[test]
+fn a_job_of_ci_runs_the_same_checks_on_an_image_once() {
+    let Some(world) = World::new("smoke-once") else { return };
+    let repo = &world.repo;
+    let cat = "[[smoke.run]]\nname = \"page\"\nargs = []\ncontains = \"<p>one</p>\"\n";
+    repo.write("images.toml", &format!("{}\n[smoke]\n\n{cat}", repo.read("images.toml")));
+    repo.step("name = \"smoke\"\nuses = \"smoke\"\nafter = \"build\"\nonly = \"ci\"").commit("smoke");
+    let job = |args: &[&str], attempt: &str| {
+        let call = repo.xtask(args).without_engine().env("CI", "true").env("GITHUB_JOB", "images");
+        call.env("GITHUB_RUN_ID", "7").env("GITHUB_RUN_ATTEMPT", attempt).run().ok()
+    };
+    let earlier = "passed earlier in this job";
+    // Published from a desk, where the step is not due: nothing was tested.
+    repo.push();
+    job(&["smoke"], "1").keeps(earlier).says("page (");
+    repo.write("templates/page.html", "<p>one</p> two\n").commit("page");
+    job(&["build", "--push"], "1").says("page (");
+    job(&["smoke"], "1").says(earlier);
+    job(&["smoke"], "2").keeps(earlier).says("page (");
+    repo.xtask(&["smoke"]).without_engine().run().ok().keeps(earlier).says("page (");
 }
 
 #[test]
