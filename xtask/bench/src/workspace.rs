@@ -229,7 +229,7 @@ impl Workspace {
     fn engine_down(&mut self) -> Result<(), Fault> {
         self.warm = false;
         self.engine = None;
-        engine::down(&self.tree.root, None, true).map(drop)
+        engine::down(&self.tree.root, None, true)
     }
 
     /// Whether a build can start without making a root image: there is no fallback, or its root was shared.

@@ -18,7 +18,7 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::verification::{self, Needed, Selected};
+use xtask_model::image::change::verification::{self, Needed, Selected};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Platform;
 

@@ -29,7 +29,7 @@ pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
             if !matches!(engine::status(&root, Some(engine::REGISTRY_ALONE))?, Status::Absent) {
                 engine::down(&root, Some(engine::REGISTRY_ALONE), *purge)?;
             }
-            Ok(engine::down(&root, None, *purge).map(drop)?)
+            Ok(engine::down(&root, None, *purge)?)
         }
     }
 }

@@ -13,15 +13,15 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::change::event::{self, Comparison};
+use xtask_model::image::change::verification::{self, Needed};
 use xtask_model::image::change::{
     self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Plans, Purpose, Ready, Work,
 };
 use xtask_model::image::commit::Commit;
-use xtask_model::image::event::{self, Comparison};
 use xtask_model::image::key::FileNames;
 use xtask_model::image::policy::{ImageKind, Policy};
 use xtask_model::image::presence::Presence;
-use xtask_model::image::verification::{self, Needed};
 use xtask_model::image::{shadow, tags};
 use xtask_model::spec::reference::Tag;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::clock;
 use xtask_model::fault::Fault;
-use xtask_model::image::event;
+use xtask_model::image::change::event;
 use xtask_model::image::plugin::PROVENANCE;
 use xtask_model::image::policy;
 use xtask_model::spec::oci::annotation;

@@ -1,12 +1,12 @@
-//! Links and pictures in Markdown point at files that are committed.
+//! Links and pictures in Markdown, and paths that documents name, lead to files that are committed.
 //!
 //! Pure. Does not check addresses on the network.
 
 use super::{Files, Violation};
 
-/// Every broken link.
+/// Every broken link, and every path that leads nowhere.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
-    let mut found = Vec::new();
+    let mut found = named(files);
     for (path, text) in files.texts().filter(|(path, _)| path.ends_with(".md")) {
         let mut code = false;
         for (index, line) in text.lines().enumerate() {
@@ -21,6 +21,57 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
         }
     }
     found
+}
+
+/// Texts that look like a path and are none: the branch of `lock --pull-request`.
+const NO_PATHS: [&str; 1] = ["xtask/lock"];
+
+/// Paths in backquotes that lead nowhere. A module may be written without `.rs`, and a source file by the end of its path. In a table
+/// below a heading that is a folder, the first column has what is in the folder.
+fn named(files: &Files) -> Vec<Violation> {
+    let is_document = |path: &str| !path.contains('/') || path.starts_with("docs/");
+    let is_there = |path: &str| files.exists(path) || files.exists(&format!("{path}.rs"));
+    let is_end = |path: &str| files.paths().any(|file| file.strip_suffix(path).is_some_and(|rest| rest.ends_with('/')));
+    let mut found = Vec::new();
+    for (path, text) in files.texts().filter(|(path, _)| path.ends_with(".md") && is_document(path)) {
+        let (mut code, mut folder) = (false, None);
+        for (line, number) in text.lines().zip(1..) {
+            code ^= line.trim_start().starts_with("```");
+            if code {
+                continue;
+            }
+            if line.starts_with('#') {
+                folder = quoted(line).find(|name| files.exists(name));
+            }
+            let mut absent = |name: &str| {
+                let what = format!("`{name}` does not exist");
+                found.push(Violation::new(path, number, what, "correct the path, or commit the file"));
+            };
+            for name in quoted(line).filter(|name| !NO_PATHS.contains(name)) {
+                let top = name.split_once('/').map(|(top, _)| top).filter(|top| !top.is_empty());
+                let is_missing = match top.is_some_and(|top| files.exists(top)) {
+                    true => !is_there(name.trim_end_matches('/')),
+                    false => name.ends_with(".rs") && !is_end(name),
+                };
+                if is_missing {
+                    absent(name);
+                }
+            }
+            let first = line.strip_prefix('|').and_then(|rest| rest.split('|').next()).unwrap_or_default();
+            for name in folder.iter().flat_map(|folder| quoted(first).map(move |name| format!("{folder}/{name}"))) {
+                if !is_there(name.trim_end_matches('/')) {
+                    absent(&name);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Texts in backquotes that may be paths.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    let is_path = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c));
+    line.split('`').skip(1).step_by(2).filter(is_path)
 }
 
 /// What links and pictures of a line name, but for addresses.
@@ -75,5 +126,36 @@ mod tests {
         finds("[a](../../../x.md)\n", &["1: the link leads to `../../../x.md`, which does not exist"]);
         finds("[a]: b.md\n", &["1: the link leads to `b.md`, which does not exist"]);
         finds("```\n[a](b.md)\n```\n", &[]);
+    }
+
+    #[track_caller]
+    fn names(path: &str, text: &str, expected: &[&str]) {
+        let files = Files::made_up(&[(path, text), ("xtask/src/pipeline/facts.rs", ""), ("docs/a.md", "")]);
+        let found: Vec<String> =
+            check(&files).into_iter().map(|violation| format!("{}: {}", violation.line, violation.what)).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn paths_in_documents_exist() {
+        let there =
+            "`xtask/src/pipeline/facts.rs`, `xtask/src/pipeline/`, `pipeline/facts.rs`, `xtask/src/pipeline/facts`\n";
+        names("ARCHITECTURE.md", there, &[]);
+        names("docs/b.md", "`ghcr.io/acme`, `/opt/venv`, `xtask/lock`, `cargo xtask/a`\n```\n`xtask/c`\n```\n", &[]);
+        names("docs/b.md", "a\n`xtask/src/plan.rs`\n", &["2: `xtask/src/plan.rs` does not exist"]);
+        names(
+            "docs/b.md",
+            "`src/facts.rs` or `cts.rs`\n",
+            &["1: `src/facts.rs` does not exist", "1: `cts.rs` does not exist"],
+        );
+        names("xtask/tests/README.md", "`xtask/src/plan.rs`\n", &[]);
+    }
+
+    #[test]
+    fn a_table_below_a_folder_has_what_is_in_it() {
+        let table =
+            "### `xtask/src`\n\n| where | what |\n|---|---|\n| `pipeline/`, `pipeline/facts` | a `b` |\n| `c` | |\n";
+        names("ARCHITECTURE.md", table, &["6: `xtask/src/c` does not exist"]);
+        names("ARCHITECTURE.md", &format!("{table}## Other\n| `d` | |\n"), &["6: `xtask/src/c` does not exist"]);
     }
 }

@@ -170,18 +170,12 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     })
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Down {
-    pub stopped: Vec<String>,
-    pub purged: bool,
-}
-
 /// Stops the engine, and with `purge` removes its folder; the package cache stays. Works for an engine in any state.
-pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault> {
+pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<(), Fault> {
     let folder = folder(root, name)?;
     let Ok(folder) = folder.canonicalize() else {
         terminal::step("engine", "not found");
-        return Ok(Down { stopped: Vec::new(), purged: false });
+        return Ok(());
     };
     let mut state = State::load(&folder);
     if !state.as_ref().is_some_and(|state| state.registry_only) {
@@ -208,7 +202,7 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
     let stopped_text =
         if stopped.is_empty() { "was not running".to_owned() } else { format!("stopped {}", stopped.join(", ")) };
     terminal::step("engine", &format!("{stopped_text}{}", if purge { "; its folder is removed" } else { "" }));
-    Ok(Down { stopped, purged: purge })
+    Ok(())
 }
 
 /// `target/engine` of a workspace.

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::event;
+use xtask_model::image::change::event;
 use xtask_model::image::tags::is_version;
 
 #[derive(Clone, Debug)]

@@ -11,15 +11,17 @@
 //!
 //! Unknown facts never lead to `skip`: they lead to a build, with the reason.
 
+pub mod event;
 mod plans;
+pub mod verification;
 
 pub use plans::Plans;
 
+use crate::image::change::verification::Needed;
 use crate::image::key::{AppKey, BaseKey, FileNames, Fingerprint, app_changes, base_changes, foremost};
 use crate::image::plan::Decision;
 use crate::image::policy::{Engine, ImageKind, Policy};
 use crate::image::presence::Presence;
-use crate::image::verification::Needed;
 use crate::spec::lock;
 use crate::spec::reference::{Digest, Reference};
 use serde::Serialize;

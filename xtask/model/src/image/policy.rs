@@ -8,8 +8,8 @@ mod steps;
 mod toml_reader;
 
 use crate::fault::Fault;
+use crate::image::change::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::image::plugin::{Description, Settings, Waits};
-use crate::image::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use crate::spec::lock::formats::{Format, Selection};
 use crate::spec::project::is_manifest;

@@ -225,8 +225,10 @@ pub struct Execution {
     pub other: BTreeMap<String, Value>,
 }
 
-/// Docker writes `null` where it means nothing.
-fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+/// Others write `null` where they mean nothing.
+pub(crate) fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 

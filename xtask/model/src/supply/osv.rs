@@ -2,7 +2,8 @@
 
 use super::severity::{self, Severity};
 use super::versions::Ecosystem;
-use serde::{Deserialize, Deserializer};
+use crate::spec::oci::null_is_empty;
+use serde::Deserialize;
 use serde_json::Value;
 use std::cmp::Ordering;
 
@@ -70,10 +71,6 @@ struct RangeEvent {
     fixed: Option<String>,
     last_affected: Option<String>,
     limit: Option<String>,
-}
-
-fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// A package to look up.

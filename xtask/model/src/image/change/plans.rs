@@ -1,8 +1,8 @@
 //! The plans of all apps of a repository as one: what CI does, and for which images.
 
 use super::{ChangePlan, Changes, Machines, PlannedImage, Work, image, plain};
+use crate::image::change::verification::Needed;
 use crate::image::policy::{ImageKind, Policy};
-use crate::image::verification::Needed;
 use serde::{Serialize, Serializer};
 
 /// What a change needs, for each app of a repository; of one whose app has no name, its one plan.
