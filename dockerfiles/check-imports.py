@@ -300,6 +300,8 @@ def main(arguments: list[str]) -> int:
     child = os.fork()
     if child == 0:
         os.close(reader)
+        # Libraries of linear algebra start as many threads as there are cores, which wait in loops: a third of the processor time of all.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         code = check(lambda what: os.write(writer, f"{what}\n".encode()))
         os.write(writer, b"done\n")
         sys.stdout.flush()

@@ -43,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-use unpack::{Folder, Removal};
+use unpack::Folder;
 use wheels::version_folder;
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
@@ -320,8 +320,7 @@ impl<'a> PythonPackages<'a> {
             import,
             distributions,
             restored,
-            folder: Some(folder),
-            removal: None,
+            folder,
             checked,
             imports,
             passed: false,
@@ -458,19 +457,16 @@ impl<'a> PythonPackages<'a> {
             let Ok(built) = self.built() else { return Err(failed) };
             let more = self.wheels(&built).distributions(&made.restored, made.downloads.path());
             let Ok(more) = more else { return Err(failed) };
-            let Some(folder) = &made.folder else { return Err(failed) };
-            folder.unpack(&made.distributions, true)?;
-            folder.unpack(&more, true)?;
-            let again = |python: &Interpreter| compile::import(python, &self.scripts.check, folder.path());
-            let own = self.root_python()?.in_home(&folder.home())?;
-            again(&own).or_else(|fault| match self.whole_root(folder)? {
+            made.folder.unpack(&made.distributions, true)?;
+            made.folder.unpack(&more, true)?;
+            let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
+            let own = self.root_python()?.in_home(&made.folder.home())?;
+            again(&own).or_else(|fault| match self.whole_root(&made.folder)? {
                 Some(whole) => again(&whole),
                 None => Err(fault),
             })
         })?;
         made.passed = true;
-        // The layers are written.
-        made.removal = made.folder.take().map(Folder::remove);
         passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
         let waited = quantity::seconds(began.elapsed());
         terminal::detail(&format!("{count} packages imported; waited for {waited}"));
@@ -639,9 +635,7 @@ struct Made {
     distributions: Vec<Distribution>,
     /// Packages whose files came from layers.
     restored: Vec<LockedPackage>,
-    /// Until all was imported.
-    folder: Option<Folder>,
-    removal: Option<Removal>,
+    folder: Folder,
     checked: Checked,
     imports: Imports,
     /// Whether all was imported.

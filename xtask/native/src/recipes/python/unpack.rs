@@ -9,7 +9,6 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_model::fault::Fault;
@@ -86,11 +85,6 @@ impl Folder {
         Ok(taken)
     }
 
-    /// Removes it meanwhile: thousands of files take a tenth of a second.
-    pub(super) fn remove(self) -> Removal {
-        Removal(Some(std::thread::spawn(move || drop(self))))
-    }
-
     /// Gives these paths the version that is used: that of the last distribution that has it.
     pub(super) fn settle<'p>(
         &self,
@@ -105,15 +99,6 @@ impl Folder {
             write_one(&at, file, &mut archives)?;
         }
         Ok(())
-    }
-}
-
-/// A removal in the background, which has ended when this is dropped.
-pub(super) struct Removal(Option<JoinHandle<()>>);
-
-impl Drop for Removal {
-    fn drop(&mut self) {
-        drop(self.0.take().map(JoinHandle::join));
     }
 }
 
