@@ -21,6 +21,7 @@ The imports run in a child, so that one which ends or kills the process is named
 """
 
 import ast
+import csv
 import glob
 import importlib
 import importlib.metadata
@@ -75,21 +76,32 @@ class Offered:
         self.read(self.tree(), "")
         self.choose()
 
+    def listed(self) -> list[list[str]]:
+        """Its files, as the parts of their paths; `files` of a distribution asks for each whether it exists, which takes longer than most imports."""
+        record = self.distribution.read_text("RECORD")
+        if record is None:
+            return [list(file.parts) for file in self.distribution.files or []]
+        return [[part for part in row[0].split("/") if part not in ("", ".")] for row in csv.reader(record.splitlines()) if row]
+
     def tree(self) -> dict:
         tree: dict = {}
-        for file in self.distribution.files or []:
-            if file.parts[0] == ".." or "__pycache__" in file.parts or file.parts[0].endswith((".dist-info", ".data")):
+        for parts in self.listed():
+            if not parts or parts[0] == ".." or "__pycache__" in parts or parts[0].endswith((".dist-info", ".data")):
                 continue
             inner = tree
-            for part in file.parts[:-1]:
+            for part in parts[:-1]:
                 inner = inner.setdefault(f"{part}/", {})
-            inner[file.parts[-1]] = file
+            inner[parts[-1]] = "/".join(parts)
         return tree
+
+    def place(self, path: str) -> Path:
+        return Path(self.distribution.locate_file(path))
 
     def read(self, tree: dict, above: str) -> None:
         for name, value in sorted(tree.items()):
             if not isinstance(value, dict):
-                module = module_of(name, Path(value.locate()))
+                file = self.place(value)
+                module = module_of(name, file) if file.exists() else None
                 if module and module.isidentifier() and module not in ("__init__", "__main__"):
                     self.modules.append(above + module)
                     self.single.update([above + module] if above else [])
@@ -97,8 +109,10 @@ class Offered:
             name = name[:-1]
             if not name.isidentifier() or (above and name in ("test", "tests")):
                 continue
-            files = {module_of(file, Path(found.locate())) for file, found in value.items() if not isinstance(found, dict)}
-            init = Path(value["__init__.py"].locate()) if "__init__.py" in value else None
+            inner = {file: self.place(path) for file, path in value.items() if not isinstance(path, dict)}
+            found = {file: path for file, path in inner.items() if path.exists()}
+            files = {module_of(file, path) for file, path in found.items()}
+            init = found.get("__init__.py")
             source = init.read_text("utf-8", "replace") if init and init.is_file() else ""
             if "__init__" not in files:
                 self.read(value, f"{above}{name}.")
@@ -286,6 +300,8 @@ def main(arguments: list[str]) -> int:
     child = os.fork()
     if child == 0:
         os.close(reader)
+        # Libraries of linear algebra start as many threads as there are cores, which wait in loops: a third of the processor time of all.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         code = check(lambda what: os.write(writer, f"{what}\n".encode()))
         os.write(writer, b"done\n")
         sys.stdout.flush()

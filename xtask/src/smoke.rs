@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 use xtask_host::{file, process, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::event;
+use xtask_model::image::change::event;
 use xtask_model::image::policy::{Smoke, SmokeServe};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Digest;

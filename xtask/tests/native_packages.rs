@@ -639,6 +639,34 @@ fn a_change_imports_what_it_reaches_and_fetches_nothing_else() {
     assert!(fault.what.ends_with("have different files at `our_numpy/__init__.py`"), "{fault}");
 }
 
+const PYTZ_WITH_PANDAS: Wheel<'_> =
+    ("our-pytz", "4", "", &[("our_pytz/__init__.py", "utc = 4\n"), ("our_pandas/__init__.py", PANDAS.3[0].1)]);
+
+#[test]
+fn what_a_change_affects_is_read_before_the_new_wheels_have_come() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let platform = Platform::host().to_string();
+    let first = Repository::of_wheels(&uv, &[PANDAS, PYTZ, NUMPY]);
+    let published = Published::of(&first.recipe(&root, &platform).unwrap());
+    // The new wheel never comes.
+    let next = Repository::of_wheels(&uv, &[PANDAS, PYTZ_WITH_UTC, NUMPY]);
+    std::fs::remove_file(next.folder.path().join("target/wheels/our_pytz-3-py3-none-any.whl")).unwrap();
+    let recipe = next.recipe(&root, &platform).unwrap();
+    published.then(&recipe).unwrap_err();
+    assert_eq!(published.read(&recipe), ["our-pandas 1"]);
+    // It has a file of what was read: that package is fetched too, and nothing is there twice.
+    let next = Repository::of_wheels(&uv, &[PANDAS, PYTZ_WITH_PANDAS, NUMPY]);
+    let recipe = next.recipe(&root, &platform).unwrap();
+    let (environment, note) = published.then(&recipe).unwrap_or_else(|fault| panic!("{fault}"));
+    let whole = next.recipe(&root, &platform).unwrap();
+    let made = all(&whole);
+    same(&environment, &tree(&made[made.len() - 1..]));
+    assert_eq!(note, whole.note(made.len() - 1).unwrap());
+}
+
 #[test]
 fn a_doubtful_record_counts_for_nothing() {
     if engine().is_none() {

@@ -294,6 +294,12 @@ fn modules_of_a_namespace_are_imported() {
 }
 
 #[test]
+fn libraries_start_no_threads_of_their_own() {
+    let asks = ("asking.py", "import os\nassert os.environ['OMP_NUM_THREADS'] == '1', 'threads'\n");
+    imports(&[("asking", &[asks])], 0, &[], &[]);
+}
+
+#[test]
 fn what_an_extra_is_for_is_listed() {
     let extra = ("METADATA", "Requires-Dist: absent-thing; extra == 'd'\n");
     let daemon = ("blackd.py", "import absent_thing\n");

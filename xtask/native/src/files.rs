@@ -1,16 +1,20 @@
 //! Files of the base image, for instructions without `--link` and for recipes that run the image's Python.
 //!
 //! Layers are read once, on demand: the table of contents of each is kept in the store, a part of the image as tar files under
-//! `target`, from which it is unpacked into memory for each build. The whole image is unpacked under `target`.
+//! `target`, from which it is unpacked into memory for each build. The whole image is unpacked under `target`. The registry may have the
+//! part from an earlier build; then no layer is read.
+
+mod shared;
 
 use crate::assembly::{self, BaseFiles, Stat};
 use crate::image::{Image, Place};
 use crate::layer::part::PartWriter;
-use crate::layer::toc::{self, ImageToc};
+use crate::layer::toc::{self, ImageToc, LayerToc};
 use crate::layer::unpack::Unpacker;
 use crate::layer::{EntryKind, Limits, Reader};
 use crate::recipes::stage::{RootFiles, Selection};
 use crate::store::Store;
+pub use shared::Parts;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,6 +33,16 @@ use xtask_model::spec::reference::{Digest, Platform};
 
 /// Largest file of [`ImageFiles::files`], in bytes.
 const LARGEST: u64 = 64 << 20;
+
+/// Ends of the names of files with a part of a layer: a tar file, the same in gzip, and the layer's table of contents.
+const PLAIN: &str = ".tar";
+const PACKED: &str = ".tar.gz";
+const TABLE: &str = ".toc";
+
+/// Bytes of a part whose file in gzip has this many, at most: programs and sources are a third of their size there, headers a tenth.
+fn expanded(packed: u64) -> u64 {
+    packed.saturating_mul(8).saturating_add(16 << 20)
+}
 
 /// A layer that is put on an image.
 #[derive(Clone)]
@@ -50,6 +64,7 @@ pub struct ImageFiles<'a> {
     toc: OnceCell<ImageToc>,
     /// A part, as long as this value lives.
     part: OnceCell<Scratch>,
+    parts: Option<Parts>,
 }
 
 impl<'a> ImageFiles<'a> {
@@ -57,7 +72,13 @@ impl<'a> ImageFiles<'a> {
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
         let (toc, part) = (OnceCell::new(), OnceCell::new());
-        Self { client, store, image, above: None, name: name.to_owned(), folder, toc, part }
+        Self { client, store, image, above: None, name: name.to_owned(), folder, toc, part, parts: None }
+    }
+
+    /// The same, with parts that the registry may have.
+    #[must_use]
+    pub fn with_parts(self, parts: Parts) -> Self {
+        Self { parts: Some(parts), ..self }
     }
 
     /// The files of this image with one more layer, which is made when a file is asked for.
@@ -73,6 +94,7 @@ impl<'a> ImageFiles<'a> {
             folder: self.folder.clone(),
             toc,
             part,
+            parts: self.parts.clone(),
             ..*self
         }
     }
@@ -119,8 +141,9 @@ impl<'a> ImageFiles<'a> {
             return Ok(toc);
         }
         let mut layers = Vec::new();
-        for (descriptor, diff_id) in self.image.layers() {
-            let toc = match self.store.get_toc(&diff_id)? {
+        for (number, (descriptor, diff_id)) in self.image.layers().enumerate() {
+            let found = self.store.get_toc(&diff_id)?;
+            let toc = match found.or_else(|| LayerToc::from_bytes(fs::read(self.table(number)).ok()?)) {
                 Some(toc) => toc,
                 None => {
                     terminal::detail(&format!("reading the table of contents of layer `{}`", descriptor.digest));
@@ -188,15 +211,21 @@ impl<'a> ImageFiles<'a> {
         self.folder.join(format!("part-{}", self.identity().hex()))
     }
 
+    /// The table of contents of a layer that the registry's part has. Not for the store, which serves other repositories.
+    fn table(&self, number: usize) -> PathBuf {
+        self.tars().join(format!("{number}{TABLE}"))
+    }
+
     /// Writes the tar files, and the tables of contents of all layers, which are read only once for both.
     fn write_tars(&self, folder: &Path, part: &Selection) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(folder).map_err(cannot)?;
         let create = |number: usize| -> Result<_, Fault> {
-            let file = File::create(folder.join(format!("{number}.tar"))).map_err(cannot)?;
+            let file = File::create(folder.join(format!("{number}{PLAIN}"))).map_err(cannot)?;
             Ok(PartWriter::new(part.has, BufWriter::with_capacity(256 << 10, file)))
         };
-        for (number, (layer, diff_id)) in self.image.layers().enumerate() {
+        let is_shared = self.parts.as_ref().is_some_and(|parts| parts.fetch(self, folder, part));
+        for (number, (layer, diff_id)) in self.image.layers().enumerate().filter(|_| !is_shared) {
             let mut tar = create(number)?;
             let toc = self.read_layer(layer, diff_id, |reader| {
                 toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))
@@ -226,15 +255,20 @@ impl<'a> ImageFiles<'a> {
         self.kept(&tars, |folder| self.write_tars(folder, part))?;
         let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", tars.display())).cause(error);
         let numbers = 0..self.image.manifest.layers.len() + usize::from(self.above.is_some());
-        let files = numbers.map(|number| File::open(tars.join(format!("{number}.tar"))));
-        let files = files.collect::<io::Result<Vec<File>>>().map_err(cannot)?;
-        let sizes = files.iter().map(|file| Ok(file.metadata()?.len())).sum::<io::Result<u64>>().map_err(cannot)?;
-        let scratch = Scratch::in_memory(sizes).map_or_else(Scratch::new, Ok);
+        let open = |number: usize| match File::open(tars.join(format!("{number}{PACKED}"))) {
+            Ok(file) => Ok((expanded(file.metadata()?.len()), file)),
+            Err(_) => {
+                let file = File::open(tars.join(format!("{number}{PLAIN}")))?;
+                Ok((file.metadata()?.len(), file))
+            }
+        };
+        let files = numbers.map(open).collect::<io::Result<Vec<(u64, File)>>>().map_err(cannot)?;
+        let scratch = Scratch::in_memory(files.iter().map(|(size, _)| size).sum()).map_or_else(Scratch::new, Ok);
         let scratch = scratch.map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let mut unpacked = Unpacker::open(scratch.path())?;
-        for file in files {
+        for (bytes, file) in files {
             let file = BufReader::with_capacity(256 << 10, file);
-            unpacked.apply(&mut Reader::open(file, None, Limits::default())?)?;
+            unpacked.apply(&mut Reader::open(file, None, Limits { bytes, ..Limits::default() })?)?;
         }
         let took = quantity::seconds(began.elapsed());
         terminal::detail(&format!("`{}`: its {} unpacked in {took}", self.name, part.name));

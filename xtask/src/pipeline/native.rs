@@ -3,6 +3,7 @@
 use super::Context;
 use super::dependencies::Program;
 use super::facts::Image;
+use super::root;
 use super::tagging::branch_tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::oci::media_type::MANIFEST;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_native::builder::{self, Built, Destination, Order};
-use xtask_native::files::ImageFiles;
+use xtask_native::files::{ImageFiles, Parts};
 use xtask_native::image::{self, Place};
 use xtask_native::layer::Codec;
 use xtask_native::push::published::{EarlierImage, PublishedLayers};
@@ -110,6 +111,12 @@ fn with_inputs<T>(
     };
     let from = open_from(context, order)?;
     let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let files = match order.kind {
+        ImageKind::Base if !(context.request.offline || order.rebuild || context.request.from_nothing) => {
+            files.with_parts(Parts { repository: root::repository(tree), push: context.request.wanted.push })
+        }
+        _ => files,
+    };
     let args = order.build_args();
     let work_folder = tree.root.join("target/native/work");
     let system = match order.kind {
@@ -170,6 +177,7 @@ fn with_inputs<T>(
     };
     let done = work(&inputs)?;
     drop(stages);
+    above.as_ref().unwrap_or(&files).share(&recipes::python::PYTHON);
     store.prune_if_due()?;
     Ok(done)
 }

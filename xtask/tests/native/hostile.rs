@@ -7,12 +7,15 @@ use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use xtask_host::registry::Client;
+use xtask_host::registry::publish::parts::{self, LayerPart};
 use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::{Descriptor, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Tag};
-use xtask_native::files::ImageFiles;
+use xtask_native::files::{ImageFiles, Parts};
 use xtask_native::image::{Image, Place};
-use xtask_native::recipes::stage::RootFiles as _;
+use xtask_native::recipes::stage::{RootFiles as _, Selection};
 use xtask_native::store::Store;
 
 /// A layer and what is said of it.
@@ -295,4 +298,55 @@ fn an_account_file_of_a_gigabyte_of_zeros() {
 #[test]
 fn a_name_that_is_a_gigabyte_long() {
     bomb("bombname", "cannot read layer", &header("././@LongLink", tar::EntryType::GNULongName, 1 << 30, ""));
+}
+
+/// Files below `lib`, as a recipe selects what Python needs.
+const PART: Selection = Selection { name: "lib", has: |path| path.as_bytes().starts_with(b"lib/") };
+
+/// The part on a machine that has nothing, by a build that publishes: its files, and whether `lib/a` and `lib/gone` are in the image.
+fn part(world: &World, client: &Client, image: &Image) -> (Vec<(PathBuf, Vec<u8>)>, [bool; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store"), u64::MAX).unwrap();
+    let parts = Parts { repository: world.root(), push: true };
+    let files = ImageFiles::new(client, &store, image, "image.invalid/base", folder.path()).with_parts(parts);
+    let unpacked = files.folder(Some(&PART)).unwrap_or_else(|fault| panic!("{fault}"));
+    let below = |(path, bytes): (PathBuf, Vec<u8>)| (path.strip_prefix(&unpacked).unwrap().to_owned(), bytes);
+    let found = listing(&unpacked).into_iter().map(below).collect();
+    let has = ["lib/a", "lib/gone"].map(|path| files.has(&ContextPath::new(path)).unwrap());
+    files.share(&PART);
+    (found, has)
+}
+
+#[test]
+fn a_part_of_a_root_is_read_in_place_of_its_layers_unless_it_is_damaged() {
+    let Some(world) = World::new("parts") else { return };
+    let layer = |lines: &[&str]| Layer::new(&tar(lines));
+    let lower = layer(&["f lib/a old", "f lib/gone x", "f share/a x", "l usr lib"]);
+    push(&world, &[lower, layer(&["f lib/a new", "f lib/.wh.gone "])]);
+    let (client, digest) = (client(), world.repo.published("root", "1").unwrap().digest);
+    let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host()).unwrap();
+    let read = |expected: usize, writes: bool| {
+        let (found, traffic) = world.traffic(|| part(&world, &client, &image));
+        let name = |(path, bytes): &(PathBuf, Vec<u8>)| (path.clone(), String::from_utf8(bytes.clone()).unwrap());
+        let found = (found.0.iter().map(name).collect::<Vec<_>>(), found.1);
+        let file = |path: &str, text: &str| (PathBuf::from(path), text.to_owned());
+        assert_eq!(found, (vec![file("lib/a", "new"), file("usr", "")], [true, false]));
+        assert_eq!(traffic.read(&image.manifest.layers), [expected; 2]);
+        assert_eq!(!traffic.writes().is_empty(), writes, "{:?}", traffic.writes());
+    };
+    read(1, true);
+    read(0, false);
+    let tags = world.repo.tags("root");
+    let id = tags.iter().find_map(|tag| tag.strip_prefix("part-")).unwrap_or_else(|| panic!("{tags:?}"));
+    let id: Digest = format!("sha256:{id}").parse().unwrap();
+    let replace = |tar: Vec<u8>, table: &[u8]| {
+        let layer = || LayerPart { tar: &tar[..], table: table.to_vec() };
+        parts::keep(&client, &world.root(), &id, [Ok(layer()), Ok(layer())].into_iter()).unwrap();
+    };
+    // No table of contents is damaged in silence, and there are as many as layers.
+    replace(layer(&["f lib/a other"]).bytes, b"no table");
+    read(1, false);
+    parts::keep(&client, &world.root(), &id, std::iter::empty::<Result<LayerPart<&[u8], _>, _>>()).unwrap();
+    read(1, true);
+    read(0, false);
 }

@@ -5,6 +5,7 @@
 //! winner's digest.
 
 pub mod completeness;
+pub mod parts;
 pub mod records;
 pub mod wheels;
 

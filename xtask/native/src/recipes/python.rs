@@ -34,6 +34,7 @@ use distribution::{Distribution, EnvironmentPlace};
 use environment::Environment;
 use gather::{Gathered, Gathering, WheelSource};
 use groups::Group;
+pub use interpreter::PYTHON;
 use interpreter::{Interpreter, RootPython};
 use items::{Items, Writer, folders};
 use known::Known;
@@ -432,7 +433,7 @@ impl<'a> PythonPackages<'a> {
 
     /// The interpreter with all files of the root; `None` if it has no others than were used.
     fn whole_root(&self, folder: &Folder) -> Result<Option<Interpreter>, Fault> {
-        let (part, whole) = (self.root_files.folder(Some(&interpreter::PYTHON))?, self.root_files.folder(None)?);
+        let (part, whole) = (self.root_files.folder(Some(&PYTHON))?, self.root_files.folder(None)?);
         if part == whole {
             return Ok(None);
         }
@@ -520,7 +521,7 @@ impl<'a> PythonPackages<'a> {
     /// The root's Python, from the files that it needs, or from the whole root if these are not enough.
     fn root_python(&self) -> Result<RootPython, Fault> {
         let config = self.root_files.config();
-        let part = self.root_files.folder(Some(&interpreter::PYTHON));
+        let part = self.root_files.folder(Some(&PYTHON));
         part.and_then(|part| RootPython::new(&part, config)).or_else(|fault| match fault.exit {
             Exit::Network => Err(fault),
             _ => RootPython::new(&self.root_files.folder(None)?, config),

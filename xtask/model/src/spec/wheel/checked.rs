@@ -229,7 +229,12 @@ mod tests {
                 prop_assert_eq!(&old, &new);
                 prop_assert!(new.iter().all(|used| before[*used] == now[*used]), "{} of {}", name, imported.len());
             }
+            // What stays is known before what is new, and so is a part of what will be imported and loaded.
+            let stay: Packages = now.iter().filter(|(name, one)| before.get(*name) == Some(*one))
+                .map(|(name, one)| (name.clone(), one.clone())).collect();
+            let presumed = closure(&stay, affected(&before, &stay));
             let loaded = closure(&now, imported.iter().copied());
+            prop_assert!(presumed.is_subset(&loaded), "{:?} {:?}", presumed, loaded);
             let again = closure(&now, loaded.iter().copied());
             prop_assert_eq!(loaded, again);
         }

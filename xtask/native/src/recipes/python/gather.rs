@@ -72,6 +72,8 @@ impl Gathering<'_> {
         let early = Early::new(Folder::early(work, SCRATCH)?, room, (locked, wanted), (*place, script));
         let (fetched, own) = std::thread::scope(|scope| {
             let _guard = Unwinding(&early);
+            // Layers are unpacked while wheels come and the root's Python is unpacked: none of these keeps all cores busy.
+            let presuming = known.map(|known| scope.spawn(|| self.presumed(known, early.folder())));
             let fetching = scope.spawn(|| {
                 let _guard = Unwinding(&early);
                 let fetched = self.fetched(&early, downloads.path());
@@ -80,8 +82,9 @@ impl Gathering<'_> {
                 } else {
                     early.give_up()
                 }
-                // Layers are unpacked while the root's Python is: neither keeps all cores busy.
-                fetched.and_then(|distributions| self.compared(distributions, &early))
+                let presumed = presuming.map(|running| running.join());
+                let presumed = presumed.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                fetched.and_then(|distributions| self.compared(distributions, presumed, &early))
             });
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             (0..cores).for_each(|_| drop(scope.spawn(|| early.work())));
@@ -106,7 +109,7 @@ impl Gathering<'_> {
         let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
         let restored = match (restored, known) {
             (Some(restored), _) => restored,
-            (None, Some(known)) => self.restored(&unpacked, known)?,
+            (None, Some(known)) => self.restored(&unpacked, known, &Presumed::default())?.unwrap_or(Restored::Damaged),
             (None, None) => Restored::Nothing,
         };
         let (restored, others, described) = match restored {
@@ -120,14 +123,35 @@ impl Gathering<'_> {
         Ok((Some(gathered), own))
     }
 
+    /// Unpacks the packages of layers that a change affects whatever the new wheels have: those that use what is no longer as it was, and
+    /// what these use.
+    fn presumed(&self, known: &Known<'_>, folder: &Folder) -> Presumed {
+        let stays = |name: &str| known.has(name) && !self.wanted.contains(name);
+        let stay = known.packages.iter().filter(|(name, _)| stays(name));
+        let packages: Packages = stay.map(|(name, package)| (name.clone(), package.clone())).collect();
+        let names = checked::closure(&packages, checked::affected(&known.packages, &packages));
+        let is_restored = |package: &&LockedPackage| names.contains(&*package.name);
+        let restored: Vec<LockedPackage> = self.locked.iter().filter(is_restored).cloned().collect();
+        let is_whole = known.restore(&restored, &[], folder, &self.place);
+        Presumed { restored, is_damaged: !is_whole }
+    }
+
     /// Compares the packages that are installed from wheels, and unpacks those of layers, if the folder is of use.
-    fn compared(&self, distributions: Vec<Distribution>, early: &Early<'_>) -> Result<Compared, Fault> {
+    fn compared(
+        &self,
+        distributions: Vec<Distribution>,
+        presumed: Option<Presumed>,
+        early: &Early<'_>,
+    ) -> Result<Compared, Fault> {
         closure::check_installed(&self.whole, &distributions)?;
         let shared = shared::compare(&distributions)?;
         let unpacked = Unpacked { folder: early.folder(), distributions: &distributions, owners: &shared.owners };
-        let known = self.known.filter(|_| !early.is_given_up());
-        let restored = known.map(|known| self.restored(&unpacked, known)).transpose()?;
-        Ok(Compared { distributions, shared, restored })
+        let known = self.known.zip(presumed).filter(|_| !early.is_given_up());
+        let restored = known.map(|(known, presumed)| self.restored(&unpacked, known, &presumed)).transpose()?;
+        if let Some(None) = restored {
+            early.give_up();
+        }
+        Ok(Compared { distributions, shared, restored: restored.flatten() })
     }
 
     /// The packages that are installed from wheels.
@@ -152,8 +176,14 @@ impl Gathering<'_> {
         Ok(distributions)
     }
 
-    /// Unpacks what the fetched packages can affect, and what these import, from the layers of the earlier image.
-    fn restored(&self, unpacked: &Unpacked<'_>, known: &Known<'_>) -> Result<Restored, Fault> {
+    /// Unpacks what the fetched packages can affect, and what these import, from the layers of the earlier image. `None` if the folder has
+    /// packages that do not belong there.
+    fn restored(
+        &self,
+        unpacked: &Unpacked<'_>,
+        known: &Known<'_>,
+        presumed: &Presumed,
+    ) -> Result<Option<Restored>, Fault> {
         let Self { locked, ref place, .. } = *self;
         let Unpacked { folder, distributions, .. } = *unpacked;
         let mut packages = describe::all(unpacked, locked, place.folder)?;
@@ -163,23 +193,33 @@ impl Gathering<'_> {
         let affected = checked::affected(&known.packages, &packages);
         let names = affected.into_iter().chain(distributions.iter().map(|one| &*one.name));
         let names = checked::closure(&packages, names);
-        let said = format!("{} of {} packages; the others were, for `{}`", names.len(), packages.len(), known.name());
-        terminal::step("importing", &said);
         let is_restored =
             |package: &&LockedPackage| names.contains(&*package.name) && others.contains_key(&package.name);
         let restored: Vec<LockedPackage> = locked.iter().filter(is_restored).cloned().collect();
-        let began = Instant::now();
-        if !known.restore(&restored, folder, place) {
-            terminal::detail("the earlier base does not have what it says: everything is imported");
-            return Ok(Restored::Damaged);
+        let there = &presumed.restored;
+        if !there.iter().all(|package| is_restored(&package)) {
+            return Ok(None);
         }
-        terminal::detail(&format!(
-            "{} packages of layers unpacked in {}",
-            restored.len(),
-            quantity::seconds(began.elapsed())
-        ));
-        Ok(Restored::Packages { restored, others, described: packages })
+        let said = format!("{} of {} packages; the others were, for `{}`", names.len(), packages.len(), known.name());
+        terminal::step("importing", &said);
+        let began = Instant::now();
+        let rest: Vec<LockedPackage> = restored.iter().filter(|package| !there.contains(package)).cloned().collect();
+        if presumed.is_damaged || !known.restore(&rest, there, folder, place) {
+            terminal::detail("the earlier base does not have what it says: everything is imported");
+            return Ok(Some(Restored::Damaged));
+        }
+        let (all, took) = (restored.len(), quantity::seconds(began.elapsed()));
+        terminal::detail(&format!("{all} packages of layers, {} of them unpacked in {took}", rest.len()));
+        Ok(Some(Restored::Packages { restored, others, described: packages }))
     }
+}
+
+/// Packages of layers that are unpacked before it is known what the new wheels have.
+#[derive(Default)]
+struct Presumed {
+    restored: Vec<LockedPackage>,
+    /// True if the layers do not have what they should.
+    is_damaged: bool,
 }
 
 /// Packages that are installed from wheels.

@@ -20,7 +20,7 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::Config;
 
 /// Files that Python and most imports need: a quarter of a root's files, half of its bytes.
-pub(super) const PYTHON: Selection = Selection { name: "python", has: is_pythons };
+pub const PYTHON: Selection = Selection { name: "python", has: is_pythons };
 
 const UNUSED: [&[u8]; 7] = [b"test", b"tests", b"ensurepip", b"idlelib", b"pydoc_data", b"tkinter", b"turtledemo"];
 

@@ -81,11 +81,18 @@ impl<'e> Known<'e> {
         recipes.into_iter().filter_map(|recipe| self.earlier.size(recipe)).map(|size| size.saturating_mul(5)).sum()
     }
 
-    /// Unpacks packages from their layers, without test suites. False if a layer cannot be read, or does not have the files that were
-    /// imported: the folder is of no use then.
-    pub(super) fn restore(&self, packages: &[LockedPackage], folder: &Folder, place: &EnvironmentPlace<'_>) -> bool {
+    /// Unpacks packages from their layers, without test suites, into a folder that has some already. False if a layer cannot be read, or
+    /// does not have the files that were imported: the folder is of no use then.
+    pub(super) fn restore(
+        &self,
+        packages: &[LockedPackage],
+        there: &[LockedPackage],
+        folder: &Folder,
+        place: &EnvironmentPlace<'_>,
+    ) -> bool {
         let mut of_layer: BTreeMap<&Digest, BTreeSet<String>> = BTreeMap::new();
-        let mut taken = BTreeSet::new();
+        let there = there.iter().filter_map(|package| self.packages.get(&package.name));
+        let mut taken: BTreeSet<String> = there.flat_map(|package| describe::imported_from(package, place)).collect();
         let names: Vec<&str> = packages.iter().map(|package| &*package.name).collect();
         for (package, recipe) in
             names.iter().filter_map(|name| Some((self.packages.get(*name)?, self.layers.get(*name)?)))
