@@ -19,6 +19,7 @@ use xtask_model::image::order::{Compiler, FromPlace, ImageOrder};
 use xtask_model::image::plan::ImagePlan;
 use xtask_model::image::policy::{BUILD_PACKAGES, ImageKind, RelPath, TRANSLATED};
 use xtask_model::image::presence::Local;
+use xtask_model::spec::dockerfile::Dockerfile;
 use xtask_model::spec::lock::Lock;
 use xtask_model::spec::lock::formats::{self, Format};
 use xtask_model::spec::lock::sources;
@@ -39,7 +40,7 @@ pub(super) fn build(
     };
     let secrets = secrets(context, order, root, wheels.as_ref())?;
     let staged = stage(context, order, wheels.as_ref())?;
-    let call = call(context, order, &secrets, (&staged.folder, wheels.as_ref()))?;
+    let call = call(context, order, &secrets, (&staged, wheels.as_ref()))?;
     context.docker()?.build(&call, &format!("{} for {}", order.kind, order.platform))
 }
 
@@ -49,7 +50,7 @@ pub(super) fn shown(context: &Context<'_>, order: &ImageOrder, root: &RootImage)
     let secrets = secrets(context, order, root, wheels.as_ref())?;
     let staged = stage(context, order, None)?;
     let docker = context.docker()?;
-    let call = call(context, order, &secrets, (&staged.folder, wheels.as_ref()))?;
+    let call = call(context, order, &secrets, (&staged, wheels.as_ref()))?;
     Ok(format!("{}\n", docker.shown(&docker.build_command(&call, Path::new("metadata.json")))))
 }
 
@@ -129,13 +130,16 @@ fn secrets(
     Secrets::of(&order.secrets, suite, &|| Ok(facts::indexes(context.tree)?.with_folder_in_step(place)))
 }
 
+/// What docker reads for an image.
+struct Staged {
+    /// The build context. It stays locked while the value lives.
+    context: context::StagedContext,
+    /// Folder with the Dockerfile at its path.
+    dockerfiles: PathBuf,
+}
+
 /// Puts the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not cover.
-/// The folder stays locked while the value lives.
-fn stage(
-    context: &Context<'_>,
-    order: &ImageOrder,
-    wheels: Option<&Wheels<'_>>,
-) -> Result<context::StagedContext, Fault> {
+fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels<'_>>) -> Result<Staged, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
     let policy = &context.tree.policy;
     let translated = (order.kind != ImageKind::App && policy.base.format() != Format::Pip).then_some(TRANSLATED);
@@ -156,14 +160,25 @@ fn stage(
         // The folder that docker gets exists, even where nothing is copied from it.
         files.push(ContextEntry { path: order.context.clone(), kind: FileKind::Dir, mode: 0o755, id: None });
     }
-    context::stage(root, &files, &made, &folder)
+    let text = context.tree.files.text(order.dockerfile.as_ref())?;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
+    let sources = dockerfile.sources(&order.build_args(), &order.platform)?;
+    let contents = context::Contents { root, context: &order.context, entries: &files, made: &made, sources: &sources };
+    let staged = context::stage(&contents, &folder)?;
+    let dockerfiles = folder.with_extension("dockerfiles");
+    file::write(&dockerfiles.join(&order.dockerfile), &text)?;
+    file::write(&dockerfiles.join(format!("{}.dockerignore", order.dockerfile)), NOTHING_IGNORED)?;
+    Ok(Staged { context: staged, dockerfiles })
 }
+
+/// The ignore file of a staged context: BuildKit would look for one in the context, and paths there are not the repository's.
+const NOTHING_IGNORED: &str = "# What the repository's own ignore file excludes is not in this context.\n";
 
 fn call(
     context: &Context<'_>,
     order: &ImageOrder,
     secrets: &Secrets,
-    (staged, wheels): (&Path, Option<&Wheels<'_>>),
+    (staged, wheels): (&Staged, Option<&Wheels<'_>>),
 ) -> Result<Build, Fault> {
     let (mut contexts, mut args) = (BTreeMap::new(), order.build_args());
     if let Some(wheels) = wheels {
@@ -180,8 +195,8 @@ fn call(
     }
     let builder = context.request.builder.clone();
     Ok(Build {
-        context: staged.join(order.context.to_path()),
-        root: context.tree.root.clone(),
+        context: staged.context.folder.clone(),
+        root: staged.dockerfiles.clone(),
         dockerfile: order.dockerfile.clone(),
         target: None,
         platform: order.platform.clone(),
