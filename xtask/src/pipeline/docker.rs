@@ -214,6 +214,7 @@ fn call(
         builder,
         no_cache: order.rebuild,
         cache: None,
+        by_hand: false,
     })
 }
 
