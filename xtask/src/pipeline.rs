@@ -50,6 +50,7 @@ use xtask_host::linux;
 use xtask_host::registry::Client;
 use xtask_host::tree::committed::Committed;
 use xtask_host::tree::facts::Tree;
+use xtask_host::tree::facts::wheels::{self, ByDocker};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
@@ -63,6 +64,8 @@ struct Context<'t> {
     request: Request,
     client: &'t Client,
     docker: OnceCell<Docker>,
+    /// How docker installs packages without a wheel, once it was decided.
+    by_docker: OnceCell<ByDocker>,
     /// The commit as a tree to compare with, once something was.
     committed: OnceCell<Committed>,
     /// Checks that published images are whole.
@@ -83,6 +86,7 @@ impl<'t> Context<'t> {
             request,
             client,
             docker: OnceCell::new(),
+            by_docker: OnceCell::new(),
             committed: OnceCell::new(),
             checks: Checks::default(),
             dependencies: RefCell::default(),
@@ -96,6 +100,14 @@ impl<'t> Context<'t> {
         }
         let committed = Committed::open(self.tree, id, self.request.offline)?;
         Ok(self.committed.get_or_init(|| committed))
+    }
+
+    fn by_docker(&self) -> Result<&ByDocker, Fault> {
+        if let Some(known) = self.by_docker.get() {
+            return Ok(known);
+        }
+        let found = wheels::by_docker(self.tree)?;
+        Ok(self.by_docker.get_or_init(|| found))
     }
 
     /// Folder for what cargo compiles, where it is not the usual one.

@@ -80,6 +80,7 @@ pub(super) fn order(
         host_network: workspace.docker()?.lacks_bridge()?,
         no_cache: false,
         cache: None,
+        by_hand: true,
     })
 }
 

@@ -7,6 +7,9 @@
 pub mod buildah;
 pub mod debian;
 pub mod engine;
+mod plugin;
+mod socket;
+
 use crate::process::{self, Command};
 use crate::registry::{Credentials, settings_text};
 use crate::scratch::Scratch;
@@ -45,6 +48,7 @@ pub struct Docker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     pub context: PathBuf,
+    /// Folder with the Dockerfile at its path.
     pub root: PathBuf,
     pub dockerfile: RelPath,
     /// Stage to build in place of the last.
@@ -67,6 +71,8 @@ pub struct Build {
     pub host_network: bool,
     pub no_cache: bool,
     pub cache: Option<BuildCache>,
+    /// Pushes as a person's command line does: with docker's builder, buildx has docker push once more what BuildKit pushed.
+    pub by_hand: bool,
 }
 
 /// A build cache in a registry.
@@ -153,9 +159,11 @@ impl Docker {
             Some(found) => found,
             None => (process::find("docker", "building images", hint)?, false),
         };
-        let call = Command::new(program);
+        let call = Command::new(&program);
+        let folder = Credentials::from_env().folder.filter(|_| !podman);
+        let buildx = folder.and_then(|folder| plugin::buildx(&program, &folder));
         Ok(Self {
-            buildx: call.clone().arg("buildx"),
+            buildx: buildx.map_or_else(|| call.clone().arg("buildx"), Command::new),
             call,
             chosen: None,
             // Podman makes a network for each container, also without root rights.
@@ -229,6 +237,25 @@ impl Docker {
         })
     }
 
+    /// The socket of the engine, where it is one of this machine.
+    fn socket(&self) -> Option<PathBuf> {
+        let of_caller = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let host = match &self.chosen {
+            Some((variable, value)) => (*variable == "DOCKER_HOST").then(|| value.clone()),
+            None if self.podman => None,
+            None => match (of_caller("DOCKER_HOST"), of_caller("DOCKER_CONTEXT")) {
+                (None, None) if !has_context() => Some("unix:///var/run/docker.sock".to_owned()),
+                (host, _) => host,
+            },
+        };
+        host?.strip_prefix("unix://").map(PathBuf::from)
+    }
+
+    /// True if a build by this builder is in docker's store, from where docker can push it.
+    pub fn stores(&self, builder: Option<&str>) -> bool {
+        builder.is_none_or(|builder| self.is_context(builder))
+    }
+
     fn is_context(&self, name: &str) -> bool {
         self.chosen.as_ref().is_some_and(|(variable, value)| *variable == "DOCKER_CONTEXT" && value == name)
     }
@@ -269,6 +296,9 @@ impl Docker {
     }
 
     pub fn version(&self) -> Result<String, Fault> {
+        if let Some(version) = self.socket().and_then(|socket| socket::version(&socket)) {
+            return Ok(version);
+        }
         let command = self.command().args(["version", "--format", "{{.Server.Version}}"]);
         let output = command.output()?;
         if output.status.success() {
@@ -337,7 +367,9 @@ impl Docker {
         for output in &build.outputs {
             let mut attributes = match output {
                 Output::Store => vec!["type=image".to_owned()],
-                Output::Push => vec!["type=image".to_owned(), "push=true".to_owned()],
+                Output::Push if build.by_hand => vec!["type=image".to_owned(), "push=true".to_owned()],
+                // Without a value it is true for BuildKit, and nothing that buildx acts on.
+                Output::Push => vec!["type=image".to_owned(), "push=".to_owned()],
                 Output::Layout(folder) => {
                     vec!["type=oci".to_owned(), "tar=false".to_owned(), format!("dest={}", folder.to_string_lossy())]
                 }
@@ -411,6 +443,11 @@ impl Docker {
         let said = String::from_utf8_lossy(&output.stderr);
         let missing = if self.podman { "image not known" } else { "no such image" };
         if said.to_ascii_lowercase().contains(missing) { Ok(None) } else { Err(unreachable_engine(&said)) }
+    }
+
+    /// Pushes an image of the store.
+    pub fn push(&self, name: &str) -> Result<(), Fault> {
+        self.command().args(["image", "push", "--quiet", "--", name]).read(Exit::Network).map(drop)
     }
 
     pub fn tag(&self, image: &str, name: &str) -> Result<(), Fault> {
@@ -709,6 +746,7 @@ mod tests {
             host_network: true,
             no_cache: false,
             cache: None,
+            by_hand: false,
         }
     }
 
@@ -735,7 +773,7 @@ mod tests {
             --secret
             id=ca,"src=/etc/c,a"
             --output
-            type=image,push=true,"name=r/a:1,r/a:2",oci-mediatypes=true,compression=zstd
+            type=image,push=,"name=r/a:1,r/a:2",oci-mediatypes=true,compression=zstd
             --output
             type=oci,tar=false,dest=/out,oci-mediatypes=true,compression=zstd
             --metadata-file=/m

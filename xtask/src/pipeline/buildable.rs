@@ -4,7 +4,7 @@
 use super::Context;
 use super::engine::BuildEngine;
 use xtask_host::terminal;
-use xtask_host::tree::facts::wheels::{self, ByDocker};
+use xtask_host::tree::facts::wheels::ByDocker;
 use xtask_host::tree::{facts, secrets};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
@@ -35,13 +35,13 @@ pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault>
 
 /// Refuses packages without a wheel that docker can neither take nor compile.
 fn packages(context: &Context<'_>) -> Result<(), Fault> {
-    match wheels::by_docker(context.tree, &facts::unchecked_lock(context.tree)?)? {
+    match context.by_docker()? {
         ByDocker::Nothing | ByDocker::Wheels { .. } => {}
         ByDocker::Compiles(names) => terminal::warn(&format!(
             "docker compiles {} with the newest build requirements of the index; `images.lock` pins those of the native engine",
             names.join(", ")
         )),
-        ByDocker::Refused(fault) => return Err(fault),
+        ByDocker::Refused(fault) => return Err(fault.clone()),
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::{Build, Built};
-use xtask_host::tree::facts::wheels::{self, ByDocker};
+use xtask_host::tree::facts::wheels::ByDocker;
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{context, inputs, toolchain};
@@ -19,6 +19,8 @@ use xtask_model::image::order::{Compiler, FromPlace, ImageOrder};
 use xtask_model::image::plan::ImagePlan;
 use xtask_model::image::policy::{BUILD_PACKAGES, ImageKind, RelPath, TRANSLATED};
 use xtask_model::image::presence::Local;
+use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::lock::Lock;
 use xtask_model::spec::lock::formats::{self, Format};
 use xtask_model::spec::lock::sources;
 use xtask_model::spec::reference::{Digest, Tag};
@@ -38,7 +40,7 @@ pub(super) fn build(
     };
     let secrets = secrets(context, order, root, wheels.as_ref())?;
     let staged = stage(context, order, wheels.as_ref())?;
-    let call = call(context, order, &secrets, (&staged.folder, wheels.as_ref()))?;
+    let call = call(context, order, &secrets, (&staged, wheels.as_ref()))?;
     context.docker()?.build(&call, &format!("{} for {}", order.kind, order.platform))
 }
 
@@ -48,41 +50,38 @@ pub(super) fn shown(context: &Context<'_>, order: &ImageOrder, root: &RootImage)
     let secrets = secrets(context, order, root, wheels.as_ref())?;
     let staged = stage(context, order, None)?;
     let docker = context.docker()?;
-    let call = call(context, order, &secrets, (&staged.folder, wheels.as_ref()))?;
+    let call = call(context, order, &secrets, (&staged, wheels.as_ref()))?;
     Ok(format!("{}\n", docker.shown(&docker.build_command(&call, Path::new("metadata.json")))))
 }
 
 /// Wheels of packages that have none on the index, which docker gets so that it builds none itself.
-struct Wheels {
+struct Wheels<'c> {
     folder: PathBuf,
     /// The lock with them in the place of the packages' sources.
     lock: PathBuf,
+    /// The lock of the tree.
+    locked: &'c Lock,
     /// Docker can compile the packages too.
     compiles: bool,
     /// No other build changes them while the value lives.
     _held: Option<File>,
 }
 
-impl Wheels {
+impl<'c> Wheels<'c> {
     /// Where they are put for an order; none for an image that takes none.
-    fn of(context: &Context<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
-        let tree = context.tree;
+    fn of(context: &'c Context<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
         if order.kind != ImageKind::Base {
             return Ok(None);
         }
-        let ByDocker::Wheels { compiles } = wheels::by_docker(tree, &facts::unchecked_lock(tree)?)? else {
-            return Ok(None);
-        };
-        let place = tree.root.join("target/docker");
+        let ByDocker::Wheels { compiles, lock: locked } = context.by_docker()? else { return Ok(None) };
+        let place = context.tree.root.join("target/docker");
         let name = |end: &str| place.join(format!("{}-{}.{end}", order.kind, order.platform.dashed()));
-        Ok(Some(Self { folder: name("wheels"), lock: name("packages"), compiles, _held: None }))
+        Ok(Some(Self { folder: name("wheels"), lock: name("packages"), locked, compiles: *compiles, _held: None }))
     }
 
     /// Puts them there: those of earlier builds, and others, which are built. `None` where they cannot be built on this machine, and
     /// docker can.
     fn fill(self, context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
-        let tree = context.tree;
-        let lock = facts::unchecked_lock(tree)?;
         let built = match native::built_wheels(context, image, order) {
             Ok(built) => built,
             Err(fault) => {
@@ -114,8 +113,8 @@ impl Wheels {
             let wheel = name.parse::<WheelName>().map_err(|why| Fault::build(format!("`{name}`: {why}")))?;
             wheels.insert(package, (wheel, Digest::of(&bytes)));
         }
-        let lock = sources::with_wheels(&lock, &wheels);
-        file::write(&self.lock, &formats::printed(&lock, tree.policy.base.lock.as_ref()))?;
+        let lock = sources::with_wheels(self.locked, &wheels);
+        file::write(&self.lock, &formats::printed(&lock, context.tree.policy.base.lock.as_ref()))?;
         Ok(Some(Self { _held: Some(held), ..self }))
     }
 }
@@ -124,16 +123,23 @@ fn secrets(
     context: &Context<'_>,
     order: &ImageOrder,
     root: &RootImage,
-    wheels: Option<&Wheels>,
+    wheels: Option<&Wheels<'_>>,
 ) -> Result<Secrets, Fault> {
     let suite = root.name.strip_prefix("debian:");
     let place = wheels.map(|_| sources::PLACE);
     Secrets::of(&order.secrets, suite, &|| Ok(facts::indexes(context.tree)?.with_folder_in_step(place)))
 }
 
+/// What docker reads for an image.
+struct Staged {
+    /// The build context. It stays locked while the value lives.
+    context: context::StagedContext,
+    /// Folder with the Dockerfile at its path.
+    dockerfiles: PathBuf,
+}
+
 /// Puts the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not cover.
-/// The folder stays locked while the value lives.
-fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels>) -> Result<context::StagedContext, Fault> {
+fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels<'_>>) -> Result<Staged, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
     let policy = &context.tree.policy;
     let translated = (order.kind != ImageKind::App && policy.base.format() != Format::Pip).then_some(TRANSLATED);
@@ -154,14 +160,25 @@ fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels>) -> 
         // The folder that docker gets exists, even where nothing is copied from it.
         files.push(ContextEntry { path: order.context.clone(), kind: FileKind::Dir, mode: 0o755, id: None });
     }
-    context::stage(root, &files, &made, &folder)
+    let text = context.tree.files.text(order.dockerfile.as_ref())?;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
+    let sources = dockerfile.sources(&order.build_args(), &order.platform)?;
+    let contents = context::Contents { root, context: &order.context, entries: &files, made: &made, sources: &sources };
+    let staged = context::stage(&contents, &folder)?;
+    let dockerfiles = folder.with_extension("dockerfiles");
+    file::write(&dockerfiles.join(&order.dockerfile), &text)?;
+    file::write(&dockerfiles.join(format!("{}.dockerignore", order.dockerfile)), NOTHING_IGNORED)?;
+    Ok(Staged { context: staged, dockerfiles })
 }
+
+/// The ignore file of a staged context: BuildKit would look for one in the context, and paths there are not the repository's.
+const NOTHING_IGNORED: &str = "# What the repository's own ignore file excludes is not in this context.\n";
 
 fn call(
     context: &Context<'_>,
     order: &ImageOrder,
     secrets: &Secrets,
-    (staged, wheels): (&Path, Option<&Wheels>),
+    (staged, wheels): (&Staged, Option<&Wheels<'_>>),
 ) -> Result<Build, Fault> {
     let (mut contexts, mut args) = (BTreeMap::new(), order.build_args());
     if let Some(wheels) = wheels {
@@ -178,8 +195,8 @@ fn call(
     }
     let builder = context.request.builder.clone();
     Ok(Build {
-        context: staged.join(order.context.to_path()),
-        root: context.tree.root.clone(),
+        context: staged.context.folder.clone(),
+        root: staged.dockerfiles.clone(),
         dockerfile: order.dockerfile.clone(),
         target: None,
         platform: order.platform.clone(),
@@ -197,6 +214,7 @@ fn call(
         builder,
         no_cache: order.rebuild,
         cache: None,
+        by_hand: false,
     })
 }
 

@@ -249,8 +249,8 @@ impl Execution<'_> {
         if !self.context.request.wanted.push {
             return Ok(built.digest);
         }
-        let digest = self.pushed(image.plan, &order.platform)?;
-        report.weigh(&self.pushed_manifest(image.plan, digest)?);
+        let (digest, manifest) = self.pushed(image.plan, &order.platform, built.digest)?;
+        report.weigh(&manifest);
         // BuildKit rounds what it says; the manifest does not.
         let exact: BTreeMap<Digest, u64> = report.layers.iter().copied().collect();
         report.pulled = Some(built.pulled.iter().map(|(layer, about)| exact.get(layer).unwrap_or(about)).sum());
@@ -398,27 +398,24 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// The digest under which the registry knows what was just pushed. An engine with the classic image store knows its images by
-    /// their configurations alone, so the registry is asked.
-    fn pushed(&self, plan: &ImagePlan, platform: &Platform) -> Result<Digest, Fault> {
+    /// What was just built, as the registry has it: its digest there, and the platform's manifest. BuildKit pushes nothing from the
+    /// classic image store, which knows images by their configurations alone: docker pushes from there.
+    fn pushed(&self, plan: &ImagePlan, platform: &Platform, built: Digest) -> Result<(Digest, Manifest), Fault> {
+        let (client, docker) = (self.context.client, self.context.docker()?);
         let tag = publish::platform_tag(&plan.tag, platform);
-        match self.context.client.head(&plan.repository, tag.clone())? {
-            Answer::Present(found) => Ok(found.digest),
-            Answer::Absent => {
-                Err(Fault::network(format!("`{}` was pushed and is not in the registry", plan.repository.tag(&tag)))
-                    .hint("run this again; if it fails again, the registry loses images"))
-            }
+        let name = plan.repository.tag(&tag);
+        let mut found = client.manifest(&plan.repository, &tag)?.present();
+        if found.as_ref().is_none_or(|found| found.digest != built)
+            && docker.stores(self.context.request.builder.as_deref())
+        {
+            docker.push(&name.to_string())?;
+            found = client.manifest(&plan.repository, &tag)?.present();
         }
-    }
-
-    fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {
-        let lost =
-            || Fault::network(format!("`{}` was pushed and is not in the registry", plan.repository.digest(digest)));
-        let Answer::Present(found) = publish::read(self.context.client, &plan.repository, digest)? else {
-            return Err(lost());
-        };
-        let first = found.platforms.values().next().ok_or_else(lost)?;
-        publish::read_manifest(self.context.client, &plan.repository, first.digest)
+        let found = found.ok_or_else(|| {
+            Fault::network(format!("`{name}` was pushed and is not in the registry"))
+                .hint("run this again; if it fails again, the registry loses images")
+        })?;
+        Ok((found.digest, publish::first_manifest(client, &plan.repository, &found)?))
     }
 
     fn report(&self, image: &Image<'_>, action: &'static str, digest: Digest) -> ImageReport {

@@ -2,6 +2,7 @@
 
 use crate::fixture::{Repo, actions};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
 
 /// The names by which the image specification describes an image.
@@ -123,5 +124,42 @@ fn a_new_commit_that_changes_no_image_only_gets_its_tags() {
     assert_eq!(second.actions(), actions("reused", "reused"));
     for tag in [&commit[..12], "2.0.0", "main", "latest"] {
         assert_eq!(repo.digest("app", tag), first.digest("app"), "{tag}");
+    }
+}
+
+/// Docker's client, which hides from BuildKit that it has to push, if `CLASSIC` is set: BuildKit pushes nothing from the classic store.
+const CLIENT: &str = r#"#!/bin/sh
+echo "$1 $2" >> "$CALLS"
+if [ -n "$CLASSIC" ]; then
+    for arg do
+        shift
+        case $arg in type=image,push=,*) arg="type=image,${arg#type=image,push=,}" ;; esac
+        set -- "$@" "$arg"
+    done
+fi
+exec "$CLIENT" "$@"
+"#;
+
+#[test]
+fn an_image_is_pushed_once_by_buildkit_or_else_by_docker() {
+    for (name, classic, pushes) in [("once", "", 0), ("classic", "1", 2)] {
+        let Some(repo) = Repo::new(name) else { return };
+        let (engine, bin) = (repo.engine.folder(), repo.path.join("target/bin"));
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("docker"), CLIENT).unwrap();
+        std::fs::set_permissions(bin.join("docker"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&paths))).unwrap();
+        let calls = repo.path.join("target/calls");
+        let call = repo.xtask(&["build", "--push", "--engine", "docker", "--format", "json"]);
+        let call = call.env("PATH", paths).env("CALLS", &calls).env("CLASSIC", classic);
+        let call = call.env("CLIENT", engine.join("bin/docker")).env("DOCKER_CONFIG", engine.join("config"));
+        let socket = format!("unix://{}", engine.join("run/docker.sock").display());
+        let report = call.env("DOCKER_HOST", socket).run().ok().report();
+        assert_eq!(report.digest("app"), repo.digest("app", "latest"));
+        assert_eq!(repo.run(&report.text("app", "reference"), &[]), "<p>one</p>");
+        let calls = std::fs::read_to_string(calls).unwrap();
+        let counted = |call: &str| calls.lines().filter(|line| *line == call).count();
+        assert_eq!((counted("buildx build"), counted("image push")), (2, pushes), "{calls}");
     }
 }

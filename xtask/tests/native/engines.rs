@@ -8,6 +8,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use xtask_host::registry::publish;
 use xtask_model::spec::reference::Digest;
 use xtask_native::layer::{EntryKind, Limits, Reader};
@@ -342,8 +343,15 @@ fn an_edit_gives_the_folders_around_it_no_time_of_the_build() {
     let Some(world) = World::new("foldertime") else { return };
     let folder = world.repo.path.join("code/around/it");
     std::fs::create_dir_all(&folder).unwrap();
-    for (text, other) in [("first", "a"), ("second", "a"), ("second", "b"), ("first", "a")] {
+    for (text, mode, other) in [
+        ("first", 0o644, "a"),
+        ("second", 0o644, "a"),
+        ("second", 0o755, "a"),
+        ("second", 0o755, "b"),
+        ("first", 0o644, "a"),
+    ] {
         std::fs::write(folder.join("edited"), text).unwrap();
+        std::fs::set_permissions(folder.join("edited"), std::fs::Permissions::from_mode(mode)).unwrap();
         std::fs::write(folder.join(other), other).unwrap();
         world.repo.commit("edit");
         let report = build(&world, "build", "docker");
@@ -351,5 +359,26 @@ fn an_edit_gives_the_folders_around_it_no_time_of_the_build() {
         for path in ["app/code/around", "app/code/around/it"] {
             assert!(contents[path].starts_with("Dir 755 0:0 1767225600 "), "{path}: {}", contents[path]);
         }
+    }
+}
+
+/// BuildKit keeps the folders that did not change, so that an edit costs the same whatever is next to it.
+#[test]
+fn an_edit_sends_docker_the_folder_that_changed() {
+    let Some(world) = World::new("transfer") else { return };
+    let mut random = TestRunner::deterministic();
+    let large: Vec<u8> = proptest::collection::vec(any::<u8>(), 2_000_000).new_tree(&mut random).unwrap().current();
+    std::fs::write(world.repo.path.join("code/large"), &large).unwrap();
+    let sent = |page: &str| {
+        world.repo.write("templates/page.html", page).commit("edit");
+        let done = world.repo.xtask(&["build", "--push", "--engine", "docker", "-v"]).run().ok();
+        let about = |line: &&str| line.contains("transferring context: ") && line.ends_with(" done");
+        let last = done.stderr.lines().rfind(about).unwrap_or_else(|| panic!("{}", done.stderr)).to_owned();
+        last.split("transferring context: ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    };
+    assert!(sent("<p>first</p>").ends_with("MB"));
+    for page in ["<p>second</p>", "<p>third</p>"] {
+        let sent = sent(page);
+        assert!(sent.ends_with("kB") || sent.ends_with('B') && !sent.ends_with("MB"), "{sent}");
     }
 }

@@ -1,4 +1,4 @@
-//! The native engine's side: `xtask build --engine native --push`, with the binary or through cargo's alias.
+//! The native engine's side: `xtask build --engine native --push`, with the binary or through cargo's alias; and the same with docker.
 
 use super::harness::{Harness, Seeds};
 use super::peers::{Start, What};
@@ -26,6 +26,14 @@ pub enum Caller {
     WithoutUv,
     /// The binary without `--push`: the image stays on this machine.
     Local,
+    /// The binary with docker's engine.
+    Docker,
+}
+
+impl Caller {
+    fn engine(self) -> &'static str {
+        if self == Self::Docker { "docker" } else { "native" }
+    }
 }
 
 /// The command with caches of its own.
@@ -48,7 +56,8 @@ pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: St
         (What::Program, Start::Cold) => program_seeds(harness)?,
         _ => seeds(harness, start)?,
     };
-    let to = harness.namespace("native", start, &seeds)?;
+    let who = if caller == Caller::Docker { "xtask-docker" } else { "native" };
+    let to = harness.namespace(who, start, &seeds)?;
     let workspace = &harness.workspace;
     if start != Start::Warm {
         forget(workspace)?;
@@ -61,11 +70,11 @@ pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: St
     let command = if what == What::Base { "build-base" } else { "build" };
     let call = match caller {
         Caller::Local => call(workspace),
-        Caller::Binary | Caller::WithoutUv if start == Start::Warm => call(workspace),
-        Caller::Binary | Caller::WithoutUv => cold_call(workspace),
+        Caller::Binary | Caller::WithoutUv | Caller::Docker if start == Start::Warm => call(workspace),
+        Caller::Binary | Caller::WithoutUv | Caller::Docker => cold_call(workspace),
         Caller::Alias => cached(workspace, workspace.cargo("warm")?).arg("xtask"),
     };
-    let call = call.args([command, "--engine", "native"]);
+    let call = call.args([command, "--engine", caller.engine()]);
     if caller == Caller::Local {
         return scenarios::reported(&call.args(["--registry", &to.to_string()]));
     }

@@ -313,6 +313,7 @@ mod tests {
             host_network: true,
             no_cache: false,
             cache: None,
+            by_hand: true,
         }
     }
 

@@ -169,7 +169,14 @@ pub(super) static ROWS: [Row; 20] = [
         about: "a template edited, everything warm",
         edit: |harness| edit_template(&harness.workspace, harness.number),
         start: Start::Warm,
-        sides: &[native(None), alias(None), docker(Some(Goal::Faster(4.0))), ONE_FILE, BUILDAH],
+        sides: &[
+            native(None),
+            alias(None),
+            docker(Some(Goal::Faster(4.0))),
+            side("docker buildx, by xtask", Work::Native(Caller::Docker), None),
+            ONE_FILE,
+            BUILDAH,
+        ],
         ..ROW
     },
     Row {

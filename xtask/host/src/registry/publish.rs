@@ -96,6 +96,19 @@ pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -
     }
 }
 
+/// The manifest of an image, or of the first image of an index.
+pub fn first_manifest(client: &Client, repository: &Repository, found: &RawManifest) -> Result<Manifest, Fault> {
+    let name = repository.digest(found.digest);
+    if !media_type::is_index(&found.media_type) {
+        return document(&found.bytes, &name);
+    }
+    let index: Index = document(&found.bytes, &name)?;
+    match index.manifests.first() {
+        Some(first) => read_manifest(client, repository, first.digest),
+        None => Err(Fault::network(format!("`{name}` lists no image"))),
+    }
+}
+
 /// Keys make configurations large; what is larger than this, in bytes, is none.
 const CONFIG_LIMIT: u64 = 8 << 20;
 

@@ -148,6 +148,7 @@ impl ProofSubject<'_> {
             host_network: engine.lacks_bridge()?,
             no_cache: false,
             cache: None,
+            by_hand: false,
         };
         let digest = engine
             .build(&build, &format!("the image of `{path}`"))

@@ -8,14 +8,17 @@
 //! copied again.
 //!
 //! BuildKit keeps the context of the last build under the base name of its folder, and writes changed files into it. A folder whose
-//! files are written then has the time of the build, and its own time is not compared. The folder is therefore reached by a link
-//! that is named by its contents: a changed context is another one for BuildKit.
+//! files are written then has the time of the build, and its own time is not compared. So a folder that is copied as a whole gets a
+//! place that is named by its contents, and the copy's path is a link to it ([`places`]): a changed folder is a new one, and BuildKit is
+//! sent nothing else. Where that cannot be, the context itself is reached by a link that is named by its contents, and is sent whole.
 
+mod places;
 #[cfg(test)]
 mod tests;
 
 use super::{ContextEntry, ContextPath, FileKind, ObjectId};
 use crate::file::cannot_read;
+use places::{Placed, Places};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -25,6 +28,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ObjectFormat;
+use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::reference::Digest;
 
 /// 2026-01-01T00:00:00Z, which the native engine's layers have too.
@@ -33,22 +37,37 @@ const TIME: i64 = 1_767_225_600;
 /// A staged context. Nobody else changes it while the value lasts.
 #[derive(Debug)]
 pub struct StagedContext {
-    /// A link to the folder, named by the contents.
+    /// A link to the folder that docker gets.
     pub folder: PathBuf,
     _lock: File,
 }
 
-/// Known staged files: contents, and the nanoseconds that identify them.
-type StagedFiles = BTreeMap<ContextPath, (String, i64)>;
+/// Contents of a staged context. Paths are from the top of the repository.
+pub struct Contents<'a> {
+    /// The top of the repository.
+    pub root: &'a Path,
+    /// The folder that docker gets.
+    pub context: &'a ContextPath,
+    pub entries: &'a [ContextEntry],
+    /// Files that no key knows by their contents, each with the path that it has here, and its place. Those of them that are missing
+    /// are left out.
+    pub made: &'a BTreeMap<ContextPath, PathBuf>,
+    /// The sources of the Dockerfile, by their paths in the context.
+    pub sources: &'a [Source],
+}
 
-/// Brings `folder` to hold these entries of the context at `root`, and the files `made`, which no key knows by their contents: each
-/// with the path that it has here, and its place. Those of them that are missing are left out.
-pub fn stage(
-    root: &Path,
-    entries: &[ContextEntry],
-    made: &BTreeMap<ContextPath, PathBuf>,
-    folder: &Path,
-) -> Result<StagedContext, Fault> {
+/// A known staged file: contents, permissions, and the nanoseconds that identify the contents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StagedFile {
+    sum: String,
+    mode: u32,
+    nanos: i64,
+}
+
+type StagedFiles = BTreeMap<ContextPath, StagedFile>;
+
+/// Brings `folder` to hold these contents.
+pub fn stage(contents: &Contents<'_>, folder: &Path) -> Result<StagedContext, Fault> {
     let cannot = |error: io::Error| cannot_write(folder, error);
     let parent = folder.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(cannot)?;
@@ -61,41 +80,60 @@ pub fn stage(
         remove(folder).map_err(cannot)?;
     }
     make_folder(folder).map_err(cannot)?;
-    let mut stage = Stage { root, folder, list, known: &mut known, wanted: BTreeSet::new(), changed: false };
-    for entry in entries {
-        stage.parents(&entry.path)?;
+    let Places { placed, whole } = places::places(contents);
+    let spare = spare(&known, placed.iter().map(|placed| &placed.at).chain(contents.made.keys()));
+    let (root, wanted) = (contents.root, BTreeSet::new());
+    let mut stage = Stage { root, folder, list, known: &mut known, spare, wanted, changed: false };
+    // Links come last, when nothing is below the folder that one takes the place of.
+    let (links, others): (Vec<Placed<'_>>, Vec<Placed<'_>>) = placed.into_iter().partition(Placed::is_link);
+    for Placed { at, entry, .. } in others {
+        stage.parents(&at)?;
         match (entry.kind, entry.id) {
-            (FileKind::Dir, _) => stage.folder(&entry.path)?,
-            (FileKind::Symlink, _) => stage.link(&entry.path)?,
+            (FileKind::Dir, _) => stage.folder(&at)?,
             (FileKind::File, Some(id)) => {
-                let source = root.join(entry.path.to_path());
-                stage.file(entry, &source, &id.to_string(), Some(id))?;
+                stage.file(&at, &root.join(entry.path.to_path()), (id.to_string(), entry.mode), Some(id))?;
             }
             // The caller lists the files of every folder.
-            (FileKind::File, None) | (FileKind::Special | FileKind::Tree, _) => {}
+            (FileKind::File, None) | (FileKind::Special | FileKind::Tree | FileKind::Symlink, _) => {}
         }
     }
-    for (path, source) in made {
+    for (path, source) in contents.made {
         let Ok(metadata) = fs::metadata(source) else { continue };
         stage.parents(path)?;
         let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-        let entry = ContextEntry { path: path.clone(), kind: FileKind::File, mode, id: None };
         let (modified, changed) =
             ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
         let stamp = format!("stamp:{}:{}:{modified:?}:{changed:?}", metadata.ino(), metadata.size());
-        stage.file(&entry, source, &stamp.replace(' ', ""), None)?;
+        stage.file(path, source, (stamp.replace(' ', ""), mode), None)?;
+    }
+    for Placed { at, entry, leads_to } in links {
+        stage.parents(&at)?;
+        let source = root.join(entry.path.to_path());
+        let target = leads_to.map_or_else(|| fs::read_link(&source), Ok);
+        stage.link(&at, &target.map_err(|error| cannot_read(&source, error))?)?;
     }
     stage.finish()?;
-    let link = named_by_contents(folder, &known).map_err(cannot)?;
+    // Another repository's context is another one for BuildKit, too.
+    let name = if whole { Digest::of(listed(&known).as_bytes()) } else { Digest::of(folder.as_os_str().as_bytes()) };
+    let link = named(folder, contents.context, &name.hex()[..32]).map_err(cannot)?;
     Ok(StagedContext { folder: link, _lock: lock })
 }
 
-/// Makes the link to a staged folder that is named by its contents, and removes the one of other contents.
-fn named_by_contents(folder: &Path, known: &StagedFiles) -> io::Result<PathBuf> {
+/// Known files whose paths are no longer wanted, by their contents: what has another path now need not be copied again.
+fn spare<'p>(known: &StagedFiles, wanted: impl Iterator<Item = &'p ContextPath>) -> BTreeMap<String, Vec<ContextPath>> {
+    let wanted: BTreeSet<&ContextPath> = wanted.collect();
+    let mut spare: BTreeMap<String, Vec<ContextPath>> = BTreeMap::new();
+    for (path, file) in known.iter().filter(|(path, file)| file.mode != 0 && !wanted.contains(path)) {
+        spare.entry(file.sum.clone()).or_default().push(path.clone());
+    }
+    spare
+}
+
+/// Makes the link of this name to the context in a staged folder, and removes the one of another name.
+fn named(folder: &Path, context: &ContextPath, name: &str) -> io::Result<PathBuf> {
     let links = folder.with_extension("links");
-    let name = Digest::of(listed(known).as_bytes()).hex();
-    let link = links.join(&name[..32]);
-    let target = Path::new("..").join(folder.file_name().unwrap_or_default());
+    let link = links.join(name);
+    let target = Path::new("..").join(folder.file_name().unwrap_or_default()).join(context.to_path());
     if fs::read_link(&link).is_ok_and(|found| found == target) {
         return Ok(link);
     }
@@ -110,6 +148,8 @@ struct Stage<'a> {
     folder: &'a Path,
     list: PathBuf,
     known: &'a mut StagedFiles,
+    /// Staged files that are not wanted where they are.
+    spare: BTreeMap<String, Vec<ContextPath>>,
     wanted: BTreeSet<ContextPath>,
     changed: bool,
 }
@@ -144,7 +184,7 @@ impl Stage<'_> {
 
     fn folder(&mut self, path: &ContextPath) -> Result<(), Fault> {
         self.wanted.insert(path.clone());
-        self.note(path, "dir", 0)?;
+        self.note(path, "dir")?;
         let at = self.at(path);
         if fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir() && found.permissions().mode() & 0o7777 == 0o755) {
             return Ok(());
@@ -156,50 +196,73 @@ impl Stage<'_> {
         make_folder(&at).map_err(|error| cannot_write(&at, error))
     }
 
-    fn link(&mut self, path: &ContextPath) -> Result<(), Fault> {
+    fn link(&mut self, path: &ContextPath, target: &Path) -> Result<(), Fault> {
         self.wanted.insert(path.clone());
-        let source = self.root.join(path.to_path());
-        let target = fs::read_link(&source).map_err(|error| cannot_read(&source, error))?;
-        self.note(path, &format!("link:{}", Digest::of(target.as_os_str().as_bytes())), 0)?;
+        let sum = Digest::of(target.as_os_str().as_bytes());
+        self.note(path, &format!("link:{sum}"))?;
         let at = self.at(path);
-        if fs::read_link(&at).is_ok_and(|there| there == target) {
+        if fs::read_link(&at).is_ok_and(|there| there == *target) {
             return Ok(());
         }
         self.begin()?;
         let cannot = |error| cannot_write(&at, error);
         remove(&at).map_err(cannot)?;
-        std::os::unix::fs::symlink(&target, &at).map_err(cannot)?;
-        set_time(&at, nanoseconds(&Digest::of(target.as_os_str().as_bytes()).hex())).map_err(cannot)
+        std::os::unix::fs::symlink(target, &at).map_err(cannot)?;
+        set_time(&at, nanoseconds(&sum.hex())).map_err(cannot)
     }
 
-    fn file(&mut self, entry: &ContextEntry, source: &Path, sum: &str, id: Option<ObjectId>) -> Result<(), Fault> {
-        let path = &entry.path;
+    fn file(
+        &mut self,
+        path: &ContextPath,
+        source: &Path,
+        (sum, mode): (String, u32),
+        id: Option<ObjectId>,
+    ) -> Result<(), Fault> {
         self.wanted.insert(path.clone());
         let at = self.at(path);
-        let before = self.known.get(path).cloned();
         let mut nanos = nanoseconds(&Digest::of(sum.as_bytes()).hex());
-        if let Some((known, known_nanos)) = &before {
-            if known == sum && is_staged(&at, entry.mode, *known_nanos) {
+        if let Some(known) = self.known.get(path) {
+            if known.sum == sum && known.mode == mode && is_staged(&at, mode, known.nanos) {
                 return Ok(());
             }
-            if known != sum && nanos == *known_nanos {
+            if known.sum != sum && nanos == known.nanos {
                 nanos = (nanos + 1) % 1_000_000_000;
             }
         }
         self.begin()?;
-        let format = id.map_or(ObjectFormat::Sha256, |id| id.format());
-        let copied = copy(source, &at, (entry.mode, nanos), format)?;
-        if id.is_some_and(|id| id != copied) {
-            return Err(Fault::build(format!("`{path}` changed while it was read")).hint("run this again"));
+        if !self.move_spare(&at, (&sum, mode, nanos))? {
+            let copied = copy(source, &at, (mode, nanos), id.map_or(ObjectFormat::Sha256, |id| id.format()))?;
+            if id.is_some_and(|id| id != copied) {
+                let source = source.strip_prefix(self.root).unwrap_or(source).display();
+                return Err(Fault::build(format!("`{source}` changed while it was read")).hint("run this again"));
+            }
         }
-        self.known.insert(path.clone(), (sum.to_owned(), nanos));
+        self.known.insert(path.clone(), StagedFile { sum, mode, nanos });
         Ok(())
     }
 
-    fn note(&mut self, path: &ContextPath, sum: &str, nanos: i64) -> Result<(), Fault> {
-        if self.known.get(path).is_none_or(|(known, _)| known != sum) {
+    /// Moves a staged file with these contents, permissions and time to another path, if there is one that is not wanted where it is.
+    fn move_spare(&mut self, to: &Path, (sum, mode, nanos): (&str, u32, i64)) -> Result<bool, Fault> {
+        let Some(path) = self.spare.get_mut(sum).and_then(Vec::pop) else { return Ok(false) };
+        let from = self.at(&path);
+        if !is_staged(&from, mode, nanos) {
+            return Ok(false);
+        }
+        let cannot = |error| cannot_write(to, error);
+        remove(to).map_err(cannot)?;
+        fs::rename(from, to).map_err(cannot)?;
+        Ok(true)
+    }
+
+    fn is_link(&self, path: &ContextPath) -> bool {
+        self.wanted.contains(path) && self.known.get(path).is_some_and(|known| known.sum.starts_with("link:"))
+    }
+
+    /// Notes a folder or a link.
+    fn note(&mut self, path: &ContextPath, sum: &str) -> Result<(), Fault> {
+        if self.known.get(path).is_none_or(|known| known.sum != sum) {
             self.begin()?;
-            self.known.insert(path.clone(), (sum.to_owned(), nanos));
+            self.known.insert(path.clone(), StagedFile { sum: sum.to_owned(), mode: 0, nanos: 0 });
         }
         Ok(())
     }
@@ -210,6 +273,11 @@ impl Stage<'_> {
         for path in &gone {
             self.begin()?;
             let at = self.at(path);
+            // Where a link took the place of a folder, it leads to what is wanted.
+            if path.folders().any(|folder| self.is_link(&folder)) {
+                self.known.remove(path);
+                continue;
+            }
             // Where a file took the place of a folder, what was in it is gone already.
             match remove(&at) {
                 Err(error) if error.kind() != ErrorKind::NotADirectory => return Err(cannot_write(&at, error)),
@@ -219,7 +287,7 @@ impl Stage<'_> {
         if !self.changed {
             return Ok(());
         }
-        let folders = self.known.iter().filter(|(_, (sum, _))| sum == "dir").map(|(path, _)| self.at(path));
+        let folders = self.known.iter().filter(|(_, known)| known.sum == "dir").map(|(path, _)| self.at(path));
         for folder in folders.chain([self.folder.to_owned()]) {
             set_time(&folder, 0).map_err(|error| cannot_write(&folder, error))?;
         }
@@ -286,24 +354,31 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A line for each path: contents, nanoseconds, path. The last line says that it is whole.
+/// The last line of a list that is whole.
+const END: &str = "end 2\n";
+
+/// A line for each path: contents, permissions, nanoseconds, path.
 fn write_list(list: &Path, known: &StagedFiles) -> io::Result<()> {
     let partial = list.with_extension("partial");
-    fs::write(&partial, listed(known) + "end\n")?;
+    fs::write(&partial, listed(known) + END)?;
     fs::rename(&partial, list)
 }
 
 fn listed(known: &StagedFiles) -> String {
-    known.iter().map(|(path, (sum, nanos))| format!("{sum} {nanos} {path}\n")).collect()
+    let line = |(path, StagedFile { sum, mode, nanos }): (&ContextPath, &StagedFile)| {
+        format!("{sum} {mode:o} {nanos} {path}\n")
+    };
+    known.iter().map(line).collect()
 }
 
 fn read_list(list: &Path) -> Option<StagedFiles> {
     let text = fs::read_to_string(list).ok()?;
     let mut known = StagedFiles::new();
-    for line in text.strip_suffix("end\n")?.lines() {
-        let mut words = line.splitn(3, ' ');
-        let (sum, nanos, path) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        known.insert(path, (sum.to_owned(), nanos));
+    for line in text.strip_suffix(END)?.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (sum, mode) = (words.next()?.to_owned(), u32::from_str_radix(words.next()?, 8).ok()?);
+        let (nanos, path) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        known.insert(path, StagedFile { sum, mode, nanos });
     }
     Some(known)
 }

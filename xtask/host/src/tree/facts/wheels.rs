@@ -1,6 +1,6 @@
 //! Packages of the base without a wheel where they are used, and what builds them.
 
-use super::{Tree, compiles, images_lock, targets};
+use super::{Tree, compiles, images_lock, targets, unchecked_lock};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::Recipe;
 use xtask_model::spec::dockerfile::Dockerfile;
@@ -48,6 +48,7 @@ pub enum ByDocker {
     Wheels {
         /// It can compile them too.
         compiles: bool,
+        lock: Lock,
     },
     /// It compiles the packages of these names, with the newest build requirements of the index.
     Compiles(Vec<String>),
@@ -55,10 +56,11 @@ pub enum ByDocker {
     Refused(Fault),
 }
 
-/// How docker installs the packages of a lock that have no wheel: it has no hash for checkouts of git, and without compilers its
+/// How docker installs the packages of the lock that have no wheel: it has no hash for checkouts of git, and without compilers its
 /// Dockerfile takes wheels alone.
-pub fn by_docker(tree: &Tree, lock: &Lock) -> Result<ByDocker, Fault> {
-    let missing = without_wheel(tree, lock)?;
+pub fn by_docker(tree: &Tree) -> Result<ByDocker, Fault> {
+    let lock = unchecked_lock(tree)?;
+    let missing = without_wheel(tree, &lock)?;
     if missing.is_empty() {
         return Ok(ByDocker::Nothing);
     }
@@ -67,7 +69,7 @@ pub fn by_docker(tree: &Tree, lock: &Lock) -> Result<ByDocker, Fault> {
     if takes_wheels(tree)? {
         let pins = images_lock(tree)?.sources;
         if missing.iter().all(|(package, _)| pins.iter().any(|pin| pin.is_of(package))) {
-            return Ok(ByDocker::Wheels { compiles });
+            return Ok(ByDocker::Wheels { compiles, lock });
         }
     }
     if compiles {
