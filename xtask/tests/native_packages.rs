@@ -553,11 +553,12 @@ impl Published {
         let parts = recipe.parts().iter().enumerate();
         let wanted: Vec<usize> =
             parts.filter(|(_, part)| !self.layers.contains_key(&part.recipe)).map(|(index, _)| index).collect();
-        let made = recipe.produce_after(&wanted, self)?;
-        recipe.finish()?;
+        recipe.prepare(&wanted, Some(self))?;
         let last = recipe.parts().len() - 1;
+        let environment = recipe.items(last)?;
+        recipe.finish()?;
         assert_eq!(recipe.checked(last), Some(checked::VERSION));
-        Ok((tree(&made[made.len() - 1..]), recipe.note(last).unwrap()))
+        Ok((tree(&[environment]), recipe.note(last).unwrap()))
     }
 
     /// Names of the parts whose layers were read.

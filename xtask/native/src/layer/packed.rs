@@ -94,6 +94,24 @@ impl Archives {
         Ok(())
     }
 
+    /// The first bytes of a file, unpacked; nothing is checked. `most` is less than a piece.
+    pub(crate) fn start(&mut self, file: &Packed, most: usize) -> Result<Vec<u8>, Fault> {
+        let packed = usize::try_from(file.packed).unwrap_or(PIECE).min(if file.deflated { PIECE } else { most });
+        let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", file.archive.display())).cause(error);
+        let archive = File::open(&*file.archive).map_err(cannot)?;
+        let piece = &mut self.packed[..packed];
+        archive.read_exact_at(piece, file.at).map_err(cannot)?;
+        if !file.deflated {
+            return Ok(piece.to_vec());
+        }
+        self.inflate.reset(false);
+        let plain = &mut self.plain[..most];
+        let status = self.inflate.decompress(piece, plain, FlushDecompress::None);
+        let made = status.map(|_| usize::try_from(self.inflate.total_out()).expect("at most the buffer"));
+        // Whoever reads the whole file reports what is damaged.
+        Ok(plain[..made.unwrap_or(0)].to_vec())
+    }
+
     /// The whole file, unpacked.
     pub(crate) fn bytes(&mut self, file: &Packed) -> Result<Vec<u8>, Fault> {
         let mut out = Vec::new();
@@ -102,6 +120,22 @@ impl Archives {
             Ok(())
         })?;
         Ok(out)
+    }
+}
+
+/// True if a file begins with these few bytes, wherever it is. Reads no more of it than a piece.
+///
+/// # Errors
+/// A file or an archive that cannot be read.
+pub(crate) fn starts_with(bytes: &Bytes, start: &[u8]) -> Result<bool, Fault> {
+    match bytes {
+        Bytes::Here(bytes) => Ok(bytes.starts_with(start)),
+        Bytes::Packed(file) => Ok(Archives::default().start(file, start.len())? == start),
+        Bytes::At { file, .. } => {
+            let mut found = vec![0; start.len()];
+            // A file that changed meanwhile is an error of the layer itself.
+            Ok(File::open(file).and_then(|file| file.read_exact_at(&mut found, 0)).is_ok() && found == start)
+        }
     }
 }
 
