@@ -27,7 +27,7 @@ pub(super) fn package(
         imports,
         has_plugins: one.has_plugins,
         finds_plugins,
-        paths: one.rows.iter().map(|row| row.path.clone()).collect(),
+        paths: one.rows.iter().map(|row| row.path.as_str()).collect(),
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn installed(site: &str, row: &str) -> Option<String> {
 pub(super) fn imported_from(package: &Package, place: &Place<'_>) -> BTreeSet<String> {
     let site = place.site();
     let rows =
-        package.paths.iter().filter_map(|row| installed(&site, row)).filter(|path| !super::unpack::is_test(path));
+        package.paths.iter().filter_map(|row| installed(&site, &row)).filter(|path| !super::unpack::is_test(path));
     let mut found = BTreeSet::new();
     for path in rows {
         found.extend(place.byte_code(&path));
@@ -87,7 +87,7 @@ pub(super) fn imported_from(package: &Package, place: &Place<'_>) -> BTreeSet<St
 /// Path of a package's `RECORD`, from the environment's folder.
 pub(super) fn record_of(package: &Package, place: &Place<'_>) -> Option<String> {
     let row = package.paths.iter().find(|path| path.ends_with(".dist-info/RECORD") && path.matches('/').count() == 1);
-    row.and_then(|row| installed(&place.site(), row))
+    row.and_then(|row| installed(&place.site(), &row))
 }
 
 #[cfg(test)]

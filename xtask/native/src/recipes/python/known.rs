@@ -70,8 +70,8 @@ impl<'e> Known<'e> {
 
     /// Packages that have a path in common with a fetched one: their files have to be compared.
     pub(super) fn meeting(&self, fetched: &Packages) -> BTreeSet<&str> {
-        let paths: BTreeSet<&str> = fetched.values().flat_map(|package| &package.paths).map(String::as_str).collect();
-        let meets = |package: &Package| package.paths.iter().any(|path| paths.contains(path.as_str()));
+        let paths: BTreeSet<String> = fetched.values().flat_map(|package| package.paths.iter()).collect();
+        let meets = |package: &Package| package.paths.iter().any(|path| paths.contains(&path));
         self.others(fetched).filter(|(_, package)| meets(package)).map(|(name, _)| name.as_str()).collect()
     }
 
