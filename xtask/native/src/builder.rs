@@ -255,12 +255,20 @@ impl Making<'_> {
             let start = |waiting: Arc<_>| scope.spawn(move || run(waiting));
             let threads: Vec<_> = (0..at_once).map(|_| start(waiting.clone())).collect();
             drop(waiting);
-            let mut listed = layers.into_iter().map(|index| {
+            let list = |index: usize| {
                 let note = assembly.part(index).and_then(|(stage, part)| stage.note(part));
                 Ok(Unwritten { index, name: &assembly.layers[index].name, items: assembly.items(index)?, note })
-            });
-            // Where all threads have ended because of a fault, nobody takes a layer.
-            let all = listed.try_for_each(|layer| layer.map(|layer| drop(queue.send(layer))));
+            };
+            let send = || {
+                for index in layers {
+                    // Where all threads have ended because of a fault, nobody takes a layer.
+                    if queue.send(list(index)?).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            let all: Result<(), Fault> = send();
             drop(queue);
             let ended = threads
                 .into_iter()

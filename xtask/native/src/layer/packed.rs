@@ -152,3 +152,35 @@ pub fn contents(bytes: &Bytes) -> Result<Vec<u8>, Fault> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn the_start_of_a_file_is_read_and_no_more() {
+        let mut noise = vec![0_u8; 2 * PIECE];
+        let mut state = 1_u32;
+        for byte in &mut noise[8..] {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (state >> 24) as u8;
+        }
+        noise[..8].copy_from_slice(b"#!python");
+        let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(1));
+        deflate.write_all(&noise).unwrap();
+        for (deflated, bytes) in [(false, noise), (true, deflate.finish().unwrap())] {
+            let folder = tempfile::tempdir().unwrap();
+            let archive: Arc<Path> = folder.path().join("archive").into();
+            // The rest is missing.
+            std::fs::write(&archive, &bytes[..PIECE]).unwrap();
+            let (packed, size) = (bytes.len() as u64, 2 * PIECE as u64);
+            let file = Bytes::Packed(Packed { archive, at: 0, packed, deflated, size, crc: 0 });
+            assert!(contents(&file).is_err());
+            assert!(starts_with(&file, b"#!python").unwrap());
+            assert!(!starts_with(&file, b"#!pythoN").unwrap());
+        }
+        let short = Bytes::Here(b"#!".as_slice().into());
+        assert!(!starts_with(&short, b"#!python").unwrap());
+    }
+}
