@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 use xtask_host::index::Cache;
+use xtask_host::linux;
 use xtask_host::process::Command;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::wheels;
@@ -553,11 +554,12 @@ impl Published {
         let parts = recipe.parts().iter().enumerate();
         let wanted: Vec<usize> =
             parts.filter(|(_, part)| !self.layers.contains_key(&part.recipe)).map(|(index, _)| index).collect();
-        let made = recipe.produce_after(&wanted, self)?;
-        recipe.finish()?;
+        recipe.prepare(&wanted, Some(self))?;
         let last = recipe.parts().len() - 1;
+        let environment = recipe.items(last)?;
+        recipe.finish()?;
         assert_eq!(recipe.checked(last), Some(checked::VERSION));
-        Ok((tree(&made[made.len() - 1..]), recipe.note(last).unwrap()))
+        Ok((tree(&[environment]), recipe.note(last).unwrap()))
     }
 
     /// Names of the parts whose layers were read.
@@ -585,6 +587,50 @@ impl Earlier for Published {
         let (bytes, diff_id) = &self.layers[recipe];
         take(&mut Reader::open(&bytes[..], Some(diff_id), Limits::default())?)
     }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_files_of_a_base() {
+    const WHEELS: usize = 40;
+    const FILES: usize = 1000;
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let platform = Platform::host().to_string();
+    let build = |wheels: usize, files: usize| {
+        let names: Vec<String> = (0..wheels).map(|number| format!("many{number:03}")).collect();
+        let files: Vec<Vec<String>> = names
+            .iter()
+            .map(|name| (0..files).map(|file| format!("{name}/include/a/folder/of/headers/{file:08}.h")).collect())
+            .collect();
+        let init: Vec<String> = names.iter().map(|name| format!("{name}/__init__.py")).collect();
+        let listed: Vec<Vec<(&str, &str)>> = init
+            .iter()
+            .zip(&files)
+            .map(|(init, files)| std::iter::once(init).chain(files).map(|path| (path.as_str(), "")).collect())
+            .collect();
+        let made: Vec<Wheel<'_>> =
+            names.iter().zip(&listed).map(|(name, files)| (&**name, "1", "", &**files)).collect();
+        let repository = Repository::of_wheels(&uv, &made);
+        let recipe = repository.recipe(&root, &platform).unwrap_or_else(|fault| panic!("{fault}"));
+        let before = linux::peak_memory().unwrap();
+        let parts: Vec<usize> = (0..recipe.parts().len()).collect();
+        recipe.prepare(&parts, None).unwrap_or_else(|fault| panic!("{fault}"));
+        let mut entries = 0;
+        for part in parts {
+            let (items, note) = (recipe.items(part).unwrap(), recipe.note(part));
+            entries += items.len();
+            layer::write_with_note(&items, note.as_deref(), Codec::new(Compression::Gzip), 1, std::io::sink()).unwrap();
+        }
+        recipe.finish().unwrap_or_else(|fault| panic!("{fault}"));
+        (entries, linux::peak_memory().unwrap() - before)
+    };
+    build(2, 10);
+    let (entries, grown) = build(WHEELS, FILES);
+    assert!(entries > WHEELS * FILES, "{entries}");
+    println!("{entries} entries: {} KB", grown / 1000);
+    assert!(grown < 600 * entries as u64, "the peak grew by {grown} bytes for {entries} entries");
 }
 
 const PYTZ_WITH_UTC: Wheel<'_> = ("our-pytz", "3", "", &[("our_pytz/__init__.py", "utc = 3\n")]);

@@ -70,14 +70,21 @@ pub struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    /// Items of these layers, by their numbers in [`Self::layers`], each list sorted by path. Each recipe runs at most
-    /// once.
-    pub fn produce(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<Vec<Vec<Item>>, Fault> {
+    /// Prepares these layers, by their numbers in [`Self::layers`]. Each recipe runs at most once.
+    pub fn prepare(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
         let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
-        self.all.prepare(&numbers, earlier)?;
-        let items = numbers.iter().map(|number| layers::items(&self.all.made(*number)?)).collect();
-        self.all.release();
-        items
+        self.all.prepare(&numbers, earlier)
+    }
+
+    /// Items of a layer, sorted by path.
+    pub fn items(&self, layer: usize) -> Result<Vec<Item>, Fault> {
+        self.all.items(self.numbers[layer])
+    }
+
+    /// Items of these layers, all at once.
+    pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        self.prepare(wanted, None)?;
+        wanted.iter().map(|layer| self.items(*layer)).collect()
     }
 
     /// The stage and its part that a layer is a copy of.

@@ -5,15 +5,15 @@ use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
 use crate::files::read_layer;
 use crate::image::{Image, Place, oci_layer};
 use crate::inventory;
-use crate::layer::item::{Content, Item};
+use crate::layer::item::Item;
 use crate::layer::{self, Codec, Written};
 use crate::push::deliver::{self, Delivery, ImageLayer, LayerPlace};
 use crate::push::published::{self, PublishedLayers};
 use crate::recipes::stage::{Earlier, TakeLayer};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use xtask_host::registry::Client;
 use xtask_host::registry::layout::Layout;
@@ -23,7 +23,8 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::image::presence::CheckRecord;
 use xtask_model::record::report::Imports;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
-use xtask_model::spec::reference::{Digest, Repository};
+use xtask_model::spec::reference::{Digest, Platform, Repository};
+use xtask_model::supply::inventory::LayerContents;
 
 pub struct Order<'a> {
     pub inputs: Inputs<'a>,
@@ -184,10 +185,13 @@ struct Making<'a> {
 /// A layer to write.
 struct Unwritten<'a> {
     index: usize,
-    plan: &'a LayerPlan,
+    name: &'a str,
     items: Vec<Item>,
     note: Option<Vec<u8>>,
 }
+
+/// A written layer, and what is in it.
+type Finished = (Written, LayerContents);
 
 impl Making<'_> {
     /// All layers, the known ones and those that are made here.
@@ -203,79 +207,99 @@ impl Making<'_> {
             (order.make)(&needs)?;
             clock.lap("compile");
         }
-        let produced = assembly.produce(&missing, self.earlier)?;
+        assembly.prepare(&missing, self.earlier)?;
         clock.lap("produce");
-        let unwritten: Vec<Unwritten<'_>> = missing
-            .into_iter()
-            .zip(produced)
-            .map(|(index, items)| {
-                let note = assembly.part(index).and_then(|(stage, part)| stage.note(part));
-                Unwritten { index, plan: &assembly.layers[index], items, note }
-            })
-            .collect();
-        let written = self.write(&unwritten)?;
+        let written = self.write(missing)?;
         clock.lap("compress");
         // A recipe is known only when what its stage promises was checked.
         order.inputs.realised.values().try_for_each(|stage| stage.finish())?;
         if !order.inputs.realised.is_empty() {
             clock.lap("check");
         }
-        for (Unwritten { index, plan, items, .. }, Written { descriptor, diff_id, note, .. }) in
-            unwritten.into_iter().zip(written)
-        {
+        for (index, (Written { descriptor, diff_id, note, .. }, contents)) in written {
             let checks = assembly.part(index).and_then(|(stage, part)| stage.checked(part));
             let checks = checks.map(|version| (version, note));
-            let stored = order.store.remember(&plan.recipe, (descriptor, diff_id), checks)?;
-            inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
-            let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
+            let recipe = &assembly.layers[index].recipe;
+            let stored = order.store.remember(recipe, (descriptor, diff_id), checks)?;
+            order.store.put_contents(&stored.diff_id, order.inputs.platform, &contents)?;
+            let descriptor = published::with_recipe(stored.descriptor, recipe, &stored.diff_id);
             layers[index] =
                 Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path), checks });
         }
         Ok(layers.into_iter().flatten().collect())
     }
 
-    /// Writes layers, several at once, the largest first. The cores are divided between the layers, because each thread of a layer
-    /// holds some of its bytes.
-    fn write(&self, made: &[Unwritten<'_>]) -> Result<Vec<Written>, Fault> {
-        let (store, codec) = (self.order.store, self.order.codec);
-        let size = |items: &[Item]| -> u64 {
-            let bytes = items.iter().map(|item| match &item.content {
-                Content::File(bytes) => bytes.size(),
-                Content::Dir | Content::Symlink(_) => 0,
-            });
-            bytes.sum()
-        };
-        let mut largest: Vec<usize> = (0..made.len()).collect();
-        largest.sort_by_key(|index| std::cmp::Reverse(size(&made[*index].items)));
-        let (next, written) = (AtomicUsize::new(0), Mutex::new(vec![None; made.len()]));
-        let at_once = threads().min(made.len()).max(1);
-        let run = || {
-            while let Some(index) = largest.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let Unwritten { plan, items, note, .. } = &made[*index];
-                process::interrupted()?;
-                terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
-                let threads = threads().div_ceil(at_once);
-                let done =
-                    store.write_layer(|sink| layer::write_with_note(items, note.as_deref(), codec, threads, sink))?;
-                let place = LayerPlace::File(store.blob(&done.descriptor.digest));
-                (self.deliver)(ImageLayer {
-                    descriptor: done.descriptor.clone(),
-                    diff_id: done.diff_id,
-                    place,
-                    checks: None,
-                });
-                written.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(done);
+    /// Writes layers, several at once, the largest first. A layer is listed when a thread is about to take it: there may be more entries than
+    /// should be in memory at once. The cores are divided between the layers, because each thread of a layer holds some of its bytes.
+    fn write(&self, mut layers: Vec<usize>) -> Result<BTreeMap<usize, Finished>, Fault> {
+        let assembly = self.assembly;
+        let size = |index: usize| assembly.part(index).map_or(0, |(stage, part)| stage.size(part));
+        layers.sort_by_key(|index| std::cmp::Reverse(size(*index)));
+        let at_once = threads().min(layers.len()).max(1);
+        let Order { store, codec, inputs: Inputs { platform, .. }, .. } = *self.order;
+        let writer = Writer { store, codec, platform, deliver: self.deliver, threads: threads().div_ceil(at_once) };
+        let finished = Mutex::new(BTreeMap::new());
+        let (queue, waiting) = sync_channel::<Unwritten<'_>>(0);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let run = |waiting: Arc<Mutex<Receiver<Unwritten<'_>>>>| {
+            let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            while let Ok(layer) = next() {
+                let index = layer.index;
+                let done = writer.write(layer)?;
+                finished.lock().unwrap_or_else(PoisonError::into_inner).insert(index, done);
             }
             Ok(())
         };
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..at_once).map(|_| scope.spawn(run)).collect();
-            let own: Result<(), Fault> = run();
-            let ended =
-                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            ended.fold(own, Result::and)
+            let run = &run;
+            let start = |waiting: Arc<_>| scope.spawn(move || run(waiting));
+            let threads: Vec<_> = (0..at_once).map(|_| start(waiting.clone())).collect();
+            drop(waiting);
+            let list = |index: usize| {
+                let note = assembly.part(index).and_then(|(stage, part)| stage.note(part));
+                Ok(Unwritten { index, name: &assembly.layers[index].name, items: assembly.items(index)?, note })
+            };
+            let send = || {
+                for index in layers {
+                    // Where all threads have ended because of a fault, nobody takes a layer.
+                    if queue.send(list(index)?).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            let all: Result<(), Fault> = send();
+            drop(queue);
+            let ended = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            ended.fold(all, Result::and)
         })?;
-        Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect())
+        Ok(finished.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What writes layers, on several threads.
+struct Writer<'a> {
+    store: &'a Store,
+    codec: Codec,
+    platform: &'a Platform,
+    deliver: &'a (dyn Fn(ImageLayer) + Sync),
+    /// For each layer.
+    threads: usize,
+}
+
+impl Writer<'_> {
+    fn write(&self, layer: Unwritten<'_>) -> Result<Finished, Fault> {
+        let Unwritten { name, items, note, .. } = layer;
+        let Self { store, codec, platform, threads, .. } = *self;
+        process::interrupted()?;
+        terminal::detail(&format!("layer {name}: {} entries", items.len()));
+        let done = store.write_layer(|sink| layer::write_with_note(&items, note.as_deref(), codec, threads, sink))?;
+        drop(note);
+        let place = LayerPlace::File(store.blob(&done.descriptor.digest));
+        (self.deliver)(ImageLayer { descriptor: done.descriptor.clone(), diff_id: done.diff_id, place, checks: None });
+        Ok((done, inventory::of_items(&items, platform)?))
     }
 }
 

@@ -7,13 +7,12 @@ pub mod root;
 
 use crate::files::ImageFiles;
 use crate::image::Image;
-use crate::layer::item::{Bytes, Content, Item};
+use crate::layer::item::{Content, Item};
 use crate::layer::{EntryKind, Limits, Reader, Whiteout, packed};
 use crate::push::published::RECIPE;
 use crate::store::Store;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read as _};
 use std::path::Path;
 use xtask_host::registry::Client;
@@ -81,27 +80,15 @@ fn here(search: &Search<'_>, descriptor: &Descriptor, diff_id: Digest) -> Result
     of_reader(&mut reader, search.platform).map(Some)
 }
 
-/// Remembers the contents of a layer that was just made.
-pub(crate) fn remember(store: &Store, diff_id: &Digest, items: &[Item], platform: &Platform) -> Result<(), Fault> {
-    store.put_contents(diff_id, platform, &of_items(items, platform)?)
-}
-
-fn of_items(items: &[Item], platform: &Platform) -> Result<LayerContents, Fault> {
+/// The contents of a layer of these items.
+pub(crate) fn of_items(items: &[Item], platform: &Platform) -> Result<LayerContents, Fault> {
     let mut collector = Collector::new(platform);
     for item in items {
         let Content::File(bytes) = &item.content else { continue };
         let path = item.path.to_string();
         match Kind::of(&path, item.mode, bytes.size()) {
             Some(Kind::Program) => {
-                let mut magic = [0; 4];
-                let is_program = match bytes {
-                    Bytes::At { file, .. } => {
-                        // A file that changed meanwhile is an error of the layer itself.
-                        File::open(file).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == ELF
-                    }
-                    Bytes::Here(_) | Bytes::Packed(_) => packed::contents(bytes)?.starts_with(ELF),
-                };
-                if is_program {
+                if packed::starts_with(bytes, ELF)? {
                     collector.contents.programs.insert(path);
                 }
             }
@@ -217,6 +204,7 @@ impl<'a> Collector<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::item::Bytes;
     use crate::layer::{self, Codec};
     use xtask_model::image::context::ContextPath;
     use xtask_model::image::policy::Compression;
@@ -263,7 +251,7 @@ mod tests {
         let store = Store::open(folder.path(), 1_000_000).unwrap();
         let (diff_id, platform) = (Digest::of(b"layer"), Platform::host());
         let items = [file("usr/share/doc/zlib1g/copyright", 0o644, b"Format: x\n\nLicense: Zlib\n")];
-        remember(&store, &diff_id, &items, &platform).unwrap();
+        store.put_contents(&diff_id, &platform, &of_items(&items, &platform).unwrap()).unwrap();
         assert_eq!(store.contents(&diff_id, &platform).unwrap(), Some(of_items(&items, &platform).unwrap()));
         assert_eq!(store.contents(&diff_id, &"linux/s390x".parse().unwrap()).unwrap(), None);
         store.prune().unwrap();

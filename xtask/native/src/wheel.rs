@@ -6,8 +6,8 @@ mod zip;
 
 pub use zip::{RandomAccess, ZipEntry};
 
-use crate::layer::item::Packed;
-use crate::layer::packed::Archives;
+use crate::layer::item::{Bytes, Packed};
+use crate::layer::packed::{self, Archives};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +53,11 @@ impl Wheel {
     pub fn packed(&self, entry: &ZipEntry) -> Packed {
         let ZipEntry { at, packed, deflated, size, crc, .. } = *entry;
         Packed { archive: self.path.clone(), at, packed, deflated, size, crc }
+    }
+
+    /// True if a file begins with these few bytes.
+    pub fn starts_with(&self, entry: &ZipEntry, start: &[u8]) -> Result<bool, Fault> {
+        packed::starts_with(&Bytes::Packed(self.packed(entry)), start)
     }
 
     /// Contents of a metadata file.

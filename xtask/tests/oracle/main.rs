@@ -282,7 +282,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
     let base = bases.0.values().find(|base| base.config.rootfs.diff_ids == assembly.base);
     let mut tree = base.map(|base| base.tree.clone()).unwrap_or_default();
     let all: Vec<usize> = (0..assembly.layers.len()).collect();
-    for items in assembly.produce(&all, None)? {
+    for items in assembly.produce(&all)? {
         assert!(items.is_sorted_by(|one, other| one.path < other.path), "{}: a layer is not sorted", case.name);
         tree.lay(&items);
     }

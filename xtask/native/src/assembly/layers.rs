@@ -15,7 +15,7 @@ use crate::layer::item::{Bytes, Content, Item};
 use crate::layer::packed;
 use crate::recipes::stage::{Earlier, Realise};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
@@ -89,14 +89,12 @@ pub(super) struct StageLayer<'a> {
     pub(super) made: RefCell<Option<Rc<[CopiedItem]>>>,
 }
 
-/// Items by stage number and part number.
-type Parts = BTreeMap<(usize, usize), Rc<[CopiedItem]>>;
-
 #[derive(Default)]
 pub(super) struct Layers<'a> {
     pub(super) images: Vec<FromImage<'a>>,
     pub(super) layers: Vec<StageLayer<'a>>,
-    parts: RefCell<Parts>,
+    /// Parts of stages that were prepared, by the numbers of both.
+    prepared: RefCell<BTreeSet<(usize, usize)>>,
 }
 
 enum PathState {
@@ -121,7 +119,7 @@ impl<'a> Layers<'a> {
         View { layers: self, chain }
     }
 
-    /// Makes the parts of realised stages that these layers need; each recipe runs once.
+    /// Prepares the parts of realised stages that these layers need; each recipe runs once.
     pub(super) fn prepare(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
         let mut missing: BTreeMap<usize, (&'a dyn Realise, Vec<usize>)> = BTreeMap::new();
         for layer in wanted {
@@ -132,18 +130,13 @@ impl<'a> Layers<'a> {
                 _ => continue,
             };
             let numbers = &mut missing.entry(*stage).or_insert_with(|| (*realise, Vec::new())).1;
-            if !self.parts.borrow().contains_key(&(*stage, *number)) && !numbers.contains(number) {
+            if !self.prepared.borrow().contains(&(*stage, *number)) && !numbers.contains(number) {
                 numbers.push(*number);
             }
         }
         for (stage, (realise, numbers)) in missing.into_iter().filter(|(_, (_, numbers))| !numbers.is_empty()) {
-            let produced = match earlier {
-                Some(earlier) => realise.produce_after(&numbers, earlier)?,
-                None => realise.produce(&numbers)?,
-            };
-            let made = |items: Vec<Item>| items.into_iter().map(|item| CopiedItem { item, sum: None }).collect();
-            let produced = numbers.into_iter().map(|number| (stage, number)).zip(produced.into_iter().map(made));
-            self.parts.borrow_mut().extend(produced);
+            realise.prepare(&numbers, earlier)?;
+            self.prepared.borrow_mut().extend(numbers.into_iter().map(|number| (stage, number)));
         }
         Ok(())
     }
@@ -156,11 +149,14 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Frees what recipes made, and the layers that were made of it: who needs one again makes it again.
-    pub(super) fn release(&self) {
-        self.parts.borrow_mut().clear();
-        for layer in self.layers.iter().filter(|layer| layer.job.is_some()) {
-            layer.made.take();
+    /// Items for the layer file. What no other layer has asked for is not kept.
+    pub(super) fn items(&self, layer: usize) -> Result<Vec<Item>, Fault> {
+        let StageLayer { made, job, chain, .. } = &self.layers[layer];
+        match job {
+            Some(job) if job.linked && made.borrow().is_none() => {
+                self.execute(layer, job, chain)?.into_iter().map(item).collect()
+            }
+            _ => self.made(layer)?.iter().cloned().map(item).collect(),
         }
     }
 
@@ -180,10 +176,9 @@ impl<'a> Layers<'a> {
             None => fault.needed_by(format!("`{}`", job.place)),
         };
         let selected = match &job.origin {
-            CopySource::Whole { stage, number, .. } => {
+            CopySource::Whole { realise, number, .. } => {
                 self.prepare(&[layer], None)?;
-                let parts = self.parts.borrow();
-                return Ok(parts.get(&(*stage, *number)).map(|part| part.to_vec()).unwrap_or_default());
+                return part(*realise, *number);
             }
             CopySource::Known(known) => known.clone(),
             CopySource::Context { context, sources, whole, heredocs } => {
@@ -192,13 +187,9 @@ impl<'a> Layers<'a> {
                 selected
             }
             CopySource::Stage { chain, reads } => self.select_from_stage(chain, reads, &job.place)?,
-            CopySource::Part { stage, number, reads, alone, .. } => {
+            CopySource::Part { realise, number, reads, alone, .. } => {
                 self.prepare(&[layer], None)?;
-                let parts = self.parts.borrow();
-                let part = parts.get(&(*stage, *number)).ok_or_else(|| {
-                    Fault::build(format!("{}: the recipe did not make part {number} of the stage", job.place))
-                })?;
-                let selected = select_from_part(part, reads, &job.place)?;
+                let selected = select_from_part(part(*realise, *number)?, reads, &job.place)?;
                 if selected.is_empty() && *alone {
                     let what = format!("{}: the recipe of the stage made no file that matches the source", job.place);
                     let hint = "in a stage with a recipe, links in the source path are not followed";
@@ -215,7 +206,7 @@ impl<'a> Layers<'a> {
         let mut files = FileMap::new();
         self.prepare(&chain.layers, None)?;
         for layer in &chain.layers {
-            select::apply_layer(&mut files, &self.made(*layer)?);
+            select::apply_layer(&mut files, self.made(*layer)?.iter().cloned());
         }
         let view = self.view(chain);
         let resolved = |path: &ContextPath| resolve(path.as_bytes(), &|path| view.lookup(path));
@@ -281,7 +272,11 @@ pub(super) fn run(
     target.finish()
 }
 
-fn select_from_part(part: &[CopiedItem], reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
+fn part(realise: &dyn Realise, number: usize) -> Result<Vec<CopiedItem>, Fault> {
+    Ok(realise.items(number)?.into_iter().map(|item| CopiedItem { item, sum: None }).collect())
+}
+
+fn select_from_part(part: Vec<CopiedItem>, reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
     let mut files = FileMap::new();
     select::apply_layer(&mut files, part);
     let invalid = |why: String| Fault::usage(format!("{place}: {why}"));
@@ -389,14 +384,11 @@ impl View<'_, '_> {
     }
 }
 
-/// Items for the layer file. Files that were made late get their size here.
-pub(super) fn items(made: &[CopiedItem]) -> Result<Vec<Item>, Fault> {
-    let item = |made: &CopiedItem| {
-        let mut item = made.item.clone();
-        if let (Some(Sum::Recipe(_)), Content::File(Bytes::At { file, size })) = (&made.sum, &mut item.content) {
-            *size = context::size_now(file)?;
-        }
-        Ok(item)
-    };
-    made.iter().map(item).collect()
+/// An item for the layer file. A file that was made late gets its size here.
+fn item(made: CopiedItem) -> Result<Item, Fault> {
+    let mut item = made.item;
+    if let (Some(Sum::Recipe(_)), Content::File(Bytes::At { file, size })) = (&made.sum, &mut item.content) {
+        *size = context::size_now(file)?;
+    }
+    Ok(item)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::layer::item::{Bytes, Content};
-use crate::recipes::stage::Part;
+use crate::recipes::stage::{Earlier, Part};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::fs;
@@ -105,16 +105,17 @@ impl Realise for Parts {
         path.as_bytes() != b"new"
     }
 
-    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+    fn prepare(&self, wanted: &[usize], _: Option<&dyn Earlier>) -> Result<(), Fault> {
         self.produced.borrow_mut().push(wanted.to_vec());
-        let items = |number: &usize| {
-            let under = &self.parts[*number].under;
-            let dir = Item { path: under.clone(), mode: 0o700, uid: 8, gid: 9, content: Content::Dir };
-            let bytes = Bytes::Here(b"x".as_slice().into());
-            let file = Item { path: under.join(b"f"), mode: 0o600, uid: 8, gid: 9, content: Content::File(bytes) };
-            vec![dir, file]
-        };
-        Ok(wanted.iter().map(items).collect())
+        Ok(())
+    }
+
+    fn items(&self, part: usize) -> Result<Vec<Item>, Fault> {
+        let under = &self.parts[part].under;
+        let dir = Item { path: under.clone(), mode: 0o700, uid: 8, gid: 9, content: Content::Dir };
+        let bytes = Bytes::Here(b"x".as_slice().into());
+        let file = Item { path: under.join(b"f"), mode: 0o600, uid: 8, gid: 9, content: Content::File(bytes) };
+        Ok(vec![dir, file])
     }
 }
 
@@ -178,7 +179,7 @@ impl World {
 
     /// The items of each layer, on one line each.
     fn layers(&self, text: &str) -> Result<Vec<Vec<String>>, Fault> {
-        let all = |assembly: &Assembly<'_>| assembly.produce(&(0..assembly.layers.len()).collect::<Vec<_>>(), None);
+        let all = |assembly: &Assembly<'_>| assembly.produce(&(0..assembly.layers.len()).collect::<Vec<_>>());
         let layers = self.with(text, all)??;
         Ok(layers.iter().map(|items| items.iter().map(shown).collect()).collect())
     }
@@ -412,7 +413,7 @@ fn a_file_that_is_made_later_is_identified_by_its_recipe() {
     fs::create_dir(world.context.path().join("target")).unwrap();
     fs::write(world.context.path().join("target/program"), "12345").unwrap();
     assert_eq!(world.recipes(text), before, "contents do not count");
-    let size = world.with(text, |assembly| match &assembly.produce(&[0], None).unwrap()[0][1].content {
+    let size = world.with(text, |assembly| match &assembly.produce(&[0]).unwrap()[0][1].content {
         Content::File(bytes) => bytes.size(),
         other => panic!("{other:?}"),
     });
@@ -553,7 +554,7 @@ proptest! {
             let mut made = vec![Vec::new(); count];
             for step in 0..count {
                 let layer = (order.index(count) + step) % count;
-                made[layer] = assembly.produce(&[layer], None)?.remove(0).iter().map(shown).collect();
+                made[layer] = assembly.produce(&[layer])?.remove(0).iter().map(shown).collect();
             }
             Ok::<_, Fault>(made)
         }).and_then(|made| made);

@@ -94,6 +94,24 @@ impl Archives {
         Ok(())
     }
 
+    /// The first bytes of a file, unpacked; nothing is checked. `most` is less than a piece.
+    pub(crate) fn start(&mut self, file: &Packed, most: usize) -> Result<Vec<u8>, Fault> {
+        let packed = usize::try_from(file.packed).unwrap_or(PIECE).min(if file.deflated { PIECE } else { most });
+        let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", file.archive.display())).cause(error);
+        let archive = File::open(&*file.archive).map_err(cannot)?;
+        let piece = &mut self.packed[..packed];
+        archive.read_exact_at(piece, file.at).map_err(cannot)?;
+        if !file.deflated {
+            return Ok(piece.to_vec());
+        }
+        self.inflate.reset(false);
+        let plain = &mut self.plain[..most];
+        let status = self.inflate.decompress(piece, plain, FlushDecompress::None);
+        let made = status.map(|_| usize::try_from(self.inflate.total_out()).expect("at most the buffer"));
+        // Whoever reads the whole file reports what is damaged.
+        Ok(plain[..made.unwrap_or(0)].to_vec())
+    }
+
     /// The whole file, unpacked.
     pub(crate) fn bytes(&mut self, file: &Packed) -> Result<Vec<u8>, Fault> {
         let mut out = Vec::new();
@@ -102,6 +120,22 @@ impl Archives {
             Ok(())
         })?;
         Ok(out)
+    }
+}
+
+/// True if a file begins with these few bytes, wherever it is. Reads no more of it than a piece.
+///
+/// # Errors
+/// A file or an archive that cannot be read.
+pub(crate) fn starts_with(bytes: &Bytes, start: &[u8]) -> Result<bool, Fault> {
+    match bytes {
+        Bytes::Here(bytes) => Ok(bytes.starts_with(start)),
+        Bytes::Packed(file) => Ok(Archives::default().start(file, start.len())? == start),
+        Bytes::At { file, .. } => {
+            let mut found = vec![0; start.len()];
+            // A file that changed meanwhile is an error of the layer itself.
+            Ok(File::open(file).and_then(|file| file.read_exact_at(&mut found, 0)).is_ok() && found == start)
+        }
     }
 }
 
@@ -116,5 +150,37 @@ pub fn contents(bytes: &Bytes) -> Result<Vec<u8>, Fault> {
         Bytes::At { file, .. } => {
             std::fs::read(file).map_err(|error| Fault::usage(format!("cannot read `{}`", file.display())).cause(error))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn the_start_of_a_file_is_read_and_no_more() {
+        let mut noise = vec![0_u8; 2 * PIECE];
+        let mut state = 1_u32;
+        for byte in &mut noise[8..] {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (state >> 24) as u8;
+        }
+        noise[..8].copy_from_slice(b"#!python");
+        let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(1));
+        deflate.write_all(&noise).unwrap();
+        for (deflated, bytes) in [(false, noise), (true, deflate.finish().unwrap())] {
+            let folder = tempfile::tempdir().unwrap();
+            let archive: Arc<Path> = folder.path().join("archive").into();
+            // The rest is missing.
+            std::fs::write(&archive, &bytes[..PIECE]).unwrap();
+            let (packed, size) = (bytes.len() as u64, 2 * PIECE as u64);
+            let file = Bytes::Packed(Packed { archive, at: 0, packed, deflated, size, crc: 0 });
+            assert!(contents(&file).is_err());
+            assert!(starts_with(&file, b"#!python").unwrap());
+            assert!(!starts_with(&file, b"#!pythoN").unwrap());
+        }
+        let short = Bytes::Here(b"#!".as_slice().into());
+        assert!(!starts_with(&short, b"#!python").unwrap());
     }
 }

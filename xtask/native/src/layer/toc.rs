@@ -10,7 +10,7 @@ pub(crate) mod tests;
 pub use table::LayerToc;
 use xtask_model::quantity;
 
-use crate::layer::{Contents, Entry, EntryKind, Reader, item};
+use crate::layer::{Entry, EntryKind, Reader, item};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
@@ -178,23 +178,20 @@ fn contents(reader: &mut Reader<'_>, path: &ContextPath) -> Result<Option<Vec<u8
     while let Some(entry) = reader.next()? {
         if entry.path == *path {
             last = match entry.kind {
-                EntryKind::File(_) => {
-                    Some(all(&mut reader.contents()).map_err(|error| no_bytes(path, &error.to_string()))?)
+                EntryKind::File(size) if size > FILE_LIMIT => {
+                    return Err(no_bytes(path, &format!("it is larger than {}", quantity::bytes(FILE_LIMIT))));
+                }
+                EntryKind::File(size) => {
+                    let mut bytes = Vec::with_capacity(usize::try_from(size).expect("at most the limit"));
+                    let read = reader.contents().read_to_end(&mut bytes);
+                    read.map_err(|error| no_bytes(path, &error.to_string()))?;
+                    Some(bytes)
                 }
                 _ => None,
             };
         }
     }
     Ok(last)
-}
-
-fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    contents.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_LIMIT {
-        return Err(std::io::Error::other(format!("it is larger than {}", quantity::bytes(FILE_LIMIT))));
-    }
-    Ok(bytes)
 }
 
 /// Largest file that is read into memory, in bytes.

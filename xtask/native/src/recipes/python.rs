@@ -17,6 +17,7 @@ mod early;
 mod environment;
 mod gather;
 mod groups;
+mod installed;
 mod interpreter;
 mod items;
 mod known;
@@ -30,15 +31,16 @@ use crate::recipes::source::{self, Needed, Sources};
 use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
 use compile::{ChunkName, ImportCheck};
-use distribution::{Distribution, EnvironmentPlace};
+use distribution::EnvironmentPlace;
 use environment::Environment;
 use gather::{Gathered, Gathering, WheelSource};
 use groups::Group;
+use installed::Installed;
 pub use interpreter::PYTHON;
 use interpreter::{Interpreter, RootPython};
 use items::{Items, Writer, folders};
 use known::Known;
-use shared::Owners;
+use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -259,12 +261,8 @@ impl<'a> PythonPackages<'a> {
         Ok(out.into_values().collect())
     }
 
-    /// Checks every package; returns the items of the wanted groups, and those that are used of paths that several parts have.
-    fn packages(
-        &self,
-        wanted: &BTreeSet<usize>,
-        earlier: Option<&dyn Earlier>,
-    ) -> Result<(BTreeMap<usize, Items>, Items), Fault> {
+    /// Unpacks, compiles and checks every package; the wanted groups are those of which layers are made.
+    fn packages(&self, wanted: &BTreeSet<usize>, earlier: Option<&dyn Earlier>) -> Result<Made, Fault> {
         if self.compiler == Compiler::Missing {
             return Err(no_compiler(&self.environment.minor()));
         }
@@ -277,58 +275,41 @@ impl<'a> PythonPackages<'a> {
             None => self.gather(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
         };
         let (gathered, own) = gathered;
-        let Gathered { downloads, mut distributions, restored, folder, shared, others, from, described, compiled } =
+        let Gathered { downloads, installed, fetched, restored, folder, shared, others, from, described, compiled } =
             gathered;
         let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
-        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
-        let judge = self.judge(own.as_ref())?;
-        let rows = others.iter().map(|(name, package)| (name.as_str(), &package.paths)).collect();
-        let (script, python) = (&self.scripts.install, version_folder(&self.python));
-        let (judged, described, compiled) = std::thread::scope(|scope| {
-            let judging = scope.spawn(|| shared::judge(&shared, &distributions, &rows, (&judge, script)));
-            let describing = scope.spawn(|| match described {
-                Some(packages) => Ok(packages),
-                None => describe::all(&unpacked, &locked, &python),
-            });
+        let unpacked = Unpacked { folder: &folder, installed: &installed, shared: &shared };
+        let (judge, script) = (self.judge(own.as_ref())?, &self.scripts.install);
+        let (judged, compiled) = std::thread::scope(|scope| {
+            let judging = scope.spawn(|| shared::judge(&shared, (&fetched, &others), (&judge, script)));
             let compiled = self.compiled(&unpacked, (wanted, &compiled), own.clone());
             // The import check takes longest, so it begins as soon as it can.
             let compiled = compiled.map(|own| {
                 let own = own.filter(|_| self.compiler == Compiler::Root);
                 own.map(|own| ImportCheck::start(own, &self.scripts.check, folder.path()))
             });
-            let judged = judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (judged, describing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
+            (judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
         });
         match judged {
             Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(&folder)? {
-                Some(whole) => shared::judge(&shared, &distributions, &rows, (&whole, script))?,
+                Some(whole) => shared::judge(&shared, (&fetched, &others), (&whole, script))?,
                 None => return Err(fault),
             },
             judged => judged?,
         }
         let import = compiled?;
-        let packages = described?;
-        let made = self.items(&unpacked, wanted);
-        // Layers are written meanwhile, which needs memory too.
-        distributions.iter_mut().for_each(|one| one.rows = Vec::new());
-        let fetched = distributions.iter().map(|one| &one.name);
-        let imported: BTreeSet<&String> = fetched.chain(restored.iter().map(|package| &package.name)).collect();
-        let known = others.keys().filter(|name| !imported.contains(name)).cloned().collect();
-        let imports = Imports { packages: imported.into_iter().cloned().collect(), known, from };
+        let imported: BTreeSet<String> =
+            fetched.keys().cloned().chain(restored.iter().map(|package| package.name.clone())).collect();
+        let known = others.keys().filter(|name| !imported.contains(*name)).cloned().collect();
+        let imports = Imports { packages: imported.into_iter().collect(), known, from };
+        let mut packages = described.unwrap_or(fetched);
+        // Without what is only of the installation.
+        for package in &locked {
+            packages.entry(package.name.clone()).and_modify(|one| one.pin = Pin::from(package));
+        }
         let checked = Checked { version: checked::VERSION, setting: self.setting, packages, shared: shared.owners };
-        let kept = Made {
-            import,
-            distributions,
-            restored,
-            folder,
-            checked,
-            imports,
-            passed: false,
-            finished: false,
-            downloads,
-        };
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
-        Ok(made)
+        let (parts, passed, finished) = (BTreeSet::new(), false, false);
+        Ok(Made { import, parts, installed, restored, folder, checked, imports, passed, finished, downloads })
     }
 
     /// The recipe of each package's layer.
@@ -455,10 +436,15 @@ impl<'a> PythonPackages<'a> {
             terminal::detail("the packages cannot be imported without test suites: trying again with these");
             // Their layers have test suites too, but a failure need not be fast.
             let Ok(built) = self.built() else { return Err(failed) };
-            let more = self.wheels(&built).distributions(&made.restored, made.downloads.path());
-            let Ok(more) = more else { return Err(failed) };
-            made.folder.unpack(&made.distributions, true)?;
-            made.folder.unpack(&more, true)?;
+            let fetched = self.wheels(&built).fetch(&made.restored, made.downloads.path(), &|_, _| ());
+            let Ok(fetched) = fetched else { return Err(failed) };
+            let folder = version_folder(&self.python);
+            let place = EnvironmentPlace { home: HOME, folder: &folder };
+            made.folder.unpack(&made.installed, true, &place)?;
+            for package in made.restored.iter().rev() {
+                let distribution = Installed::read(&fetched[&package.name], package, &place)?;
+                made.folder.unpack_one(&distribution, true)?;
+            }
             let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
             let own = self.root_python()?.in_home(&made.folder.home())?;
             again(&own).or_else(|fault| match self.whole_root(&made.folder)? {
@@ -473,37 +459,37 @@ impl<'a> PythonPackages<'a> {
         Ok(())
     }
 
-    fn items(&self, unpacked: &Unpacked<'_>, wanted: &BTreeSet<usize>) -> (BTreeMap<usize, Items>, Items) {
+    /// Items of a group, or those that the environment's layer has of paths that several parts have.
+    fn listed(&self, made: &Made, group: Option<&Group>) -> Result<Items, Fault> {
         let python_folder = version_folder(&self.python);
         let place = EnvironmentPlace { home: HOME, folder: &python_folder };
         let code = |name: &str, path: &str, own: bool| {
             let size =
                 |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
-            let (used, own_version) = (unpacked.folder.home().join(path), unpacked.folder.own(name).join(path));
+            let (used, own_version) = (made.folder.home().join(path), made.folder.own(name).join(path));
             let found =
                 [used, own_version].into_iter().skip(usize::from(own)).find_map(|file| Some((size(&file)?, file)));
             found.map(|(size, file)| (file, size))
         };
-        let writer = Writer { place: &place, owners: unpacked.owners, code: &code };
+        let owners = &made.checked.shared;
+        let writer = Writer { place: &place, owners, code: &code };
         let of_group = |(index, group): (usize, &Group)| {
             group.packages.iter().map(move |package| (package.name.clone(), index)).collect::<Vec<_>>()
         };
         let part_of: BTreeMap<String, usize> = self.groups.iter().enumerate().flat_map(of_group).collect();
-        let mut parts: BTreeMap<usize, Items> = wanted.iter().map(|part| (*part, Items::new())).collect();
-        let mut used = Items::new();
-        for distribution in unpacked.distributions {
-            let part = part_of.get(&distribution.name).and_then(|part| parts.get_mut(part));
-            let shares = unpacked.owners.values().any(|owners| owners.contains(&distribution.name));
-            if part.is_none() && !shares {
-                continue;
-            }
-            let items = writer.distribution(distribution);
-            used.extend(writer.used(distribution, &items, &part_of));
-            if let Some(part) = part {
-                part.extend(items);
+        let mut out = Items::new();
+        for one in &made.installed {
+            let is_wanted = match group {
+                Some(group) => group.packages.iter().any(|package| package.name == one.name),
+                None => owners.values().any(|owners| owners.contains(&one.name)),
+            };
+            if is_wanted {
+                let distribution = one.distribution(&place)?;
+                let items = writer.distribution(&distribution);
+                out.extend(if group.is_some() { items } else { writer.used(&distribution, &items, &part_of) });
             }
         }
-        (parts, used)
+        Ok(out)
     }
 
     fn whole(&self) -> closure::ClosureCheck<'_> {
@@ -563,8 +549,9 @@ impl<'a> PythonPackages<'a> {
         let names: BTreeSet<&str> = groups.flat_map(|group| &group.packages).map(|package| &*package.name).collect();
         let site = format!("{HOME}/{}", place.site());
         let compiler = bytecode::CompileScript { interpreter: compiler, script: &self.scripts.compile, site: &site };
-        let chunks = compile::sources(unpacked, (&names, compiled), &place);
-        compiler.compile(&chunks, &|source| source.read(), &|source, code| source.write(code))?;
+        let chunks = compile::sources(unpacked, (&names, compiled), &place)?;
+        let files = compile::Files { home: unpacked.folder.home(), place: &place };
+        compiler.compile(&chunks, &|source| files.read(source), &|source, code| files.write(source, code))?;
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));
         Ok(())
     }
@@ -587,12 +574,33 @@ impl Realise for PythonPackages<'_> {
         closure::check(&self.whole(), &|| uv::indexes(&self.root, &self.requirements))
     }
 
-    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
-        self.make(wanted, None)
+    fn prepare(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
+        if wanted.is_empty() || self.groups.is_empty() {
+            return Ok(());
+        }
+        let groups = wanted.iter().copied().filter(|index| *index < self.groups.len()).collect();
+        let made = Made { parts: wanted.iter().copied().collect(), ..self.packages(&groups, earlier)? };
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(made);
+        Ok(())
     }
 
-    fn produce_after(&self, wanted: &[usize], earlier: &dyn Earlier) -> Result<Vec<Vec<Item>>, Fault> {
-        self.make(wanted, Some(earlier))
+    fn items(&self, part: usize) -> Result<Vec<Item>, Fault> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = made.iter().rev().find(|made| made.parts.contains(&part));
+        let items = match (made, self.groups.get(part)) {
+            (Some(made), group) => self.listed(made, group)?,
+            (None, None) => Items::new(),
+            (None, Some(group)) => return Err(Fault::build(format!("the layer of {} was not prepared", group.name))),
+        };
+        if part < self.groups.len() { Ok(items.into_values().collect()) } else { self.environment(items) }
+    }
+
+    fn size(&self, part: usize) -> u64 {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_part = self.groups.get(part).into_iter().flat_map(|group| &group.packages);
+        let names: BTreeSet<&str> = of_part.map(|package| &*package.name).collect();
+        let installed = made.last().into_iter().flat_map(|made| &made.installed);
+        installed.filter(|one| names.contains(&*one.name)).map(|one| one.size).sum()
     }
 
     fn note(&self, part: usize) -> Option<Vec<u8>> {
@@ -612,27 +620,12 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
-impl PythonPackages<'_> {
-    fn make(&self, wanted: &[usize], earlier: Option<&dyn Earlier>) -> Result<Vec<Vec<Item>>, Fault> {
-        let groups: BTreeSet<usize> = wanted.iter().copied().filter(|index| *index < self.groups.len()).collect();
-        let nothing = wanted.is_empty() || self.groups.is_empty();
-        let (mut made, used) = if nothing { Default::default() } else { self.packages(&groups, earlier)? };
-        let mut used = Some(used);
-        wanted
-            .iter()
-            .map(|index| match made.remove(index) {
-                Some(items) => Ok(items.into_values().collect()),
-                None => self.environment(used.take().unwrap_or_default()),
-            })
-            .collect()
-    }
-}
-
 /// What items have their bytes in, and an import check that may run meanwhile.
 struct Made {
     // Dropped first: it uses the folder.
     import: Option<ImportCheck>,
-    distributions: Vec<Distribution>,
+    parts: BTreeSet<usize>,
+    installed: Vec<Installed>,
     /// Packages whose files came from layers.
     restored: Vec<LockedPackage>,
     folder: Folder,
@@ -647,8 +640,8 @@ struct Made {
 /// Packages as files of this machine.
 struct Unpacked<'a> {
     folder: &'a Folder,
-    distributions: &'a [Distribution],
-    owners: &'a Owners,
+    installed: &'a [Installed],
+    shared: &'a Shared,
 }
 
 /// Rejects settings of the stage that the recipe does not support; needs no root.

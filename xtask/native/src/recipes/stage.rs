@@ -26,12 +26,23 @@ pub trait Realise {
     /// Parts, known before they are made, lowest first: for a common path the later one is used.
     fn parts(&self) -> &[Part];
 
-    /// Makes these parts; the items of each are sorted by path.
-    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault>;
+    /// Makes what the items of these parts have their bytes in; the repository may have parts of this stage from an earlier image.
+    fn prepare(&self, _wanted: &[usize], _earlier: Option<&dyn Earlier>) -> Result<(), Fault> {
+        Ok(())
+    }
 
-    /// The same, in a repository that has parts of this stage from an earlier image.
-    fn produce_after(&self, wanted: &[usize], _earlier: &dyn Earlier) -> Result<Vec<Vec<Item>>, Fault> {
-        self.produce(wanted)
+    /// Items of a prepared part, sorted by path. Each call lists them again: a large stage has more of them than should be in memory at once.
+    fn items(&self, part: usize) -> Result<Vec<Item>, Fault>;
+
+    /// Bytes of the files of a prepared part, about: the largest is written first.
+    fn size(&self, _part: usize) -> u64 {
+        0
+    }
+
+    /// Makes these parts, all at once.
+    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        self.prepare(wanted, None)?;
+        wanted.iter().map(|part| self.items(*part)).collect()
     }
 
     /// What a made part's layer says about the stage as a whole: a function of the stage's inputs, as its items are.
@@ -49,7 +60,7 @@ pub trait Realise {
         None
     }
 
-    /// Ends checks that [`Realise::produce`] has started. A made part may be used again only after that.
+    /// Ends checks that [`Realise::prepare`] has started. A made part may be used again only after that.
     fn finish(&self) -> Result<(), Fault> {
         Ok(())
     }

@@ -144,8 +144,8 @@ impl Realise for SystemPackages<'_> {
         &self.parts
     }
 
-    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
-        wanted.iter().map(|_| Ok(self.made()?.items.clone())).collect()
+    fn items(&self, _part: usize) -> Result<Vec<Item>, Fault> {
+        Ok(self.made()?.items.clone())
     }
 
     fn is_base(&self) -> bool {

@@ -60,7 +60,7 @@ impl<'a> UserStage<'a> {
         Ok(Self { root_files, name, user, group, home, parts })
     }
 
-    fn items(&self, path: &ContextPath) -> Result<Vec<Item>, Fault> {
+    fn items_at(&self, path: &ContextPath) -> Result<Vec<Item>, Fault> {
         let Self { name, user, group, home, .. } = self;
         let line = match path.as_bytes() {
             bytes if bytes == PASSWD.as_bytes() => format!("{name}:x:{user}:{group}:{name}:{home}:/usr/sbin/nologin\n"),
@@ -98,8 +98,8 @@ impl Realise for UserStage<'_> {
         &self.parts
     }
 
-    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
-        wanted.iter().map(|index| self.items(&self.parts[*index].under)).collect()
+    fn items(&self, part: usize) -> Result<Vec<Item>, Fault> {
+        self.items_at(&self.parts[part].under)
     }
 }
 

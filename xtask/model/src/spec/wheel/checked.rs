@@ -6,7 +6,8 @@
 
 use crate::spec::lock::Pin;
 use crate::spec::reference::Digest;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the check and of this record. Increase it with either: older records then count for nothing.
@@ -42,21 +43,79 @@ pub struct CheckedPackage {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finds_plugins: bool,
     /// Paths from site-packages, as `RECORD` has them.
-    pub paths: BTreeSet<String>,
+    pub paths: Paths,
+}
+
+/// Paths in order, each once. A large base has a hundred thousand, of which most share their folders: a path is kept as the number of bytes
+/// that it shares with the one before, and the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths(Vec<u8>);
+
+impl Paths {
+    pub fn iter(&self) -> impl Iterator<Item = String> {
+        let (mut rest, mut last) = (self.0.as_slice(), Vec::new());
+        std::iter::from_fn(move || {
+            let (head, after) = rest.split_first_chunk::<4>()?;
+            let [shared, own] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_le_bytes).map(usize::from);
+            last.truncate(shared);
+            last.extend_from_slice(&after[..own]);
+            rest = &after[own..];
+            Some(String::from_utf8(last.clone()).expect("it was a string"))
+        })
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<S> for Paths {
+    /// Leaves out paths that no system has: longer than 64 KiB.
+    fn from_iter<I: IntoIterator<Item = S>>(paths: I) -> Self {
+        let mut paths: Vec<S> = paths.into_iter().collect();
+        paths.sort_unstable_by(|one, two| one.as_ref().cmp(two.as_ref()));
+        paths.dedup_by(|one, two| one.as_ref() == two.as_ref());
+        let (mut coded, mut last) = (Vec::new(), &b""[..]);
+        for path in &paths {
+            let path = path.as_ref().as_bytes();
+            let shared = path.iter().zip(last).take_while(|(one, two)| one == two).count();
+            let size = |length: usize| u16::try_from(length).map(u16::to_le_bytes);
+            let (Ok(shared_size), Ok(own)) = (size(shared), size(path.len() - shared)) else { continue };
+            coded.extend_from_slice(&[shared_size, own].concat());
+            coded.extend_from_slice(&path[shared..]);
+            last = path;
+        }
+        coded.shrink_to_fit();
+        Self(coded)
+    }
+}
+
+impl Serialize for Paths {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::<Cow<'de, str>>::deserialize(deserializer).map(Self::from_iter)
+    }
 }
 
 impl CheckedPackage {
     /// Names by which Python imports it: of folders and modules at the top of site-packages.
-    pub fn modules(&self) -> BTreeSet<&str> {
-        let tops = self.paths.iter().map(|path| path.split('/').next().unwrap_or(path));
-        let tops = tops.filter(|top| *top != ".." && !top.ends_with(".dist-info"));
-        tops.map(|top| top.split('.').next().unwrap_or(top)).collect()
+    pub fn modules(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for path in self.paths.iter() {
+            let top = path.split('/').next().unwrap_or(&path);
+            let module = top.split('.').next().unwrap_or(top);
+            if top != ".." && !top.ends_with(".dist-info") && !found.contains(module) {
+                found.insert(module.to_owned());
+            }
+        }
+        found
     }
 
     /// True if it changes how all others are imported.
     fn is_global(&self) -> bool {
-        self.paths.iter().any(|path| {
-            let top = path.split('/').next().unwrap_or(path);
+        self.paths.iter().any(|path: String| {
+            let top = path.split('/').next().unwrap_or(&path);
             path.ends_with(".pth") && !path.contains('/')
                 || matches!(top.split('.').next(), Some("sitecustomize" | "usercustomize"))
         })
@@ -66,7 +125,7 @@ impl CheckedPackage {
 /// What is used by others of one package.
 struct Offer<'a> {
     name: &'a str,
-    modules: BTreeSet<&'a str>,
+    modules: BTreeSet<String>,
     has_plugins: bool,
 }
 
@@ -78,7 +137,7 @@ impl<'a> Offer<'a> {
     fn is_used_by(&self, user: &CheckedPackage) -> bool {
         user.requires.contains(self.name)
             || user.finds_plugins && self.has_plugins
-            || self.modules.iter().any(|module| user.imports.contains(*module))
+            || self.modules.iter().any(|module| user.imports.contains(module))
     }
 }
 
@@ -137,7 +196,7 @@ mod tests {
             url: None,
             hashes: Digest::of(version.as_bytes()),
         };
-        let paths = [format!("{name}/__init__.py"), format!("{name}-{version}.dist-info/RECORD")].into();
+        let paths = [format!("{name}/__init__.py"), format!("{name}-{version}.dist-info/RECORD")].into_iter().collect();
         let record = Digest::of(format!("{name} {version}").as_bytes());
         let (requires, imports) = (set(requires), set(imports));
         CheckedPackage { pin, record, requires, imports, has_plugins: false, finds_plugins: false, paths }
@@ -171,7 +230,7 @@ mod tests {
         }
         // A module that the distribution is not called like.
         let carrier = CheckedPackage {
-            paths: ["bottleneck.cpython-313-x86_64-linux-gnu.so".to_owned()].into(),
+            paths: ["bottleneck.cpython-313-x86_64-linux-gnu.so"].into_iter().collect(),
             ..package("carrier", "1", &[], &[])
         };
         check(&base, &with(&carrier), &["carrier", "pandas", "user"]);
@@ -189,7 +248,7 @@ mod tests {
             &["finder", "plugin"],
         );
         for path in ["x.pth", "sitecustomize.py", "usercustomize/__init__.py"] {
-            let global = CheckedPackage { paths: [path.to_owned()].into(), ..package("global", "1", &[], &[]) };
+            let global = CheckedPackage { paths: [path].into_iter().collect(), ..package("global", "1", &[], &[]) };
             let alone = std::slice::from_ref(&other);
             check(&[other.clone(), global.clone()], alone, &["other"]);
             check(alone, &[other.clone(), global], &["global", "other"]);
@@ -209,7 +268,25 @@ mod tests {
         all(&graph.iter().map(|(at, (r, i))| package(NAMES[*at], version, &names(r), &names(i))).collect::<Vec<_>>())
     }
 
+    #[test]
+    fn paths_with_the_same_folders_take_few_bytes() {
+        let path = |number: u32| format!("torch/include/ATen/native/cuda/kernels/forward_{number:05}.h");
+        let paths: Paths = (0..10_000).map(path).collect();
+        let bytes = paths.0.capacity();
+        assert!(bytes < 10_000 * 12, "{bytes} bytes");
+    }
+
     proptest! {
+        #[test]
+        fn paths_are_a_set_in_order_and_written_as_a_list(paths in proptest::collection::vec("[abé/.]{0,9}", 0..30)) {
+            let set: BTreeSet<String> = paths.iter().cloned().collect();
+            let kept: Paths = paths.iter().collect();
+            prop_assert_eq!(kept.iter().collect::<Vec<_>>(), set.iter().cloned().collect::<Vec<_>>());
+            let json = serde_json::to_string(&kept).unwrap();
+            prop_assert_eq!(&json, &serde_json::to_string(&set).unwrap());
+            prop_assert_eq!(serde_json::from_str::<Paths>(&json).unwrap(), kept);
+        }
+
         #[test]
         fn what_is_not_imported_has_an_unchanged_closure(
             first in graph(), other in graph(), taken in proptest::collection::btree_set(0..NAMES.len(), 0..4),

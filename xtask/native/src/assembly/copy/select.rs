@@ -14,15 +14,15 @@ use xtask_model::spec::ignore::{Ignore, glob};
 pub(crate) type FileMap = BTreeMap<ContextPath, CopiedItem>;
 
 /// Applies a layer: anything but a folder replaces what was at its path, with everything below.
-pub(crate) fn apply_layer(files: &mut FileMap, layer: &[CopiedItem]) {
+pub(crate) fn apply_layer(files: &mut FileMap, layer: impl IntoIterator<Item = CopiedItem>) {
     for made in layer {
-        let path = &made.item.path;
+        let path = made.item.path.clone();
         let is_dir = |made: &CopiedItem| made.item.content == Content::Dir;
-        if files.get(path).is_some_and(|there| !(is_dir(there) && is_dir(made))) {
-            let inside: Vec<ContextPath> = below(files, path).map(|(path, _)| path.clone()).collect();
+        if files.get(&path).is_some_and(|there| !(is_dir(there) && is_dir(&made))) {
+            let inside: Vec<ContextPath> = below(files, &path).map(|(path, _)| path.clone()).collect();
             inside.iter().for_each(|path| drop(files.remove(path)));
         }
-        files.insert(path.clone(), made.clone());
+        files.insert(path, made);
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
     fn files(layers: &[&[&str]]) -> FileMap {
         let mut files = FileMap::new();
         for layer in layers {
-            apply_layer(&mut files, &layer.iter().map(|line| made(line)).collect::<Vec<_>>());
+            apply_layer(&mut files, layer.iter().map(|line| made(line)));
         }
         files
     }

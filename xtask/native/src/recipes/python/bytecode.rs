@@ -12,7 +12,7 @@ use xtask_host::process;
 use xtask_model::fault::{Exit, Fault};
 
 /// Sources of one distribution that share a process: `TOGETHER` of the script.
-const TOGETHER: usize = 48;
+pub(super) const TOGETHER: usize = 48;
 
 /// Folders whose sources get no byte code: `LEFT_OUT` of the script.
 const LEFT_OUT: [&str; 3] = ["__pycache__", "test", "tests"];

@@ -3,7 +3,6 @@
 //! Uses the lock's records. For pins without records the metadata is fetched, so that an edited lock is checked before
 //! anything is published, even if all layers are known.
 
-use super::distribution::Distribution;
 use super::environment::Environment;
 use super::wheels;
 use std::collections::BTreeMap;
@@ -57,10 +56,11 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
 }
 
 /// Checks the metadata of the distributions against all pins.
-pub(super) fn check_installed(wanted: &ClosureCheck<'_>, distributions: &[Distribution]) -> Result<(), Fault> {
-    let metadata = |one: &Distribution| (one.name.clone(), PackageMetadata::of_metadata(&one.metadata));
-    let found: BTreeMap<String, PackageMetadata> = distributions.iter().map(metadata).collect();
-    let needs = |package: &LockedPackage| found.get(&package.name);
+pub(super) fn check_installed(
+    wanted: &ClosureCheck<'_>,
+    found: &BTreeMap<&str, &PackageMetadata>,
+) -> Result<(), Fault> {
+    let needs = |package: &LockedPackage| found.get(&*package.name).copied();
     judged(closure::unmet(
         wanted.asked,
         &wanted.lock.packages,
@@ -89,11 +89,11 @@ mod tests {
         let hash = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let text: String = pins.iter().map(|pin| format!("{pin} --hash={hash}\n")).collect();
         let mut lock = Lock::parse(Path::new("r.lock"), &format!("{HEAD}{text}")).unwrap();
-        let mut distributions = Vec::new();
+        let mut installed = BTreeMap::new();
         for package in lock.packages.clone() {
             let metadata = if package.name == "needw" { "Requires-Dist: plain<1.1\n" } else { "" };
             lock.records.set_metadata(&package, PackageMetadata::of_metadata(metadata));
-            distributions.push(Distribution::of_metadata(&package.name, metadata));
+            installed.insert(package.name, PackageMetadata::of_metadata(metadata));
         }
         let platform = "linux/amd64".parse().unwrap();
         let environment = Environment::new(python, &platform).unwrap();
@@ -106,8 +106,9 @@ mod tests {
             glibc: "2_36",
             uv: "1",
         };
+        let installed = installed.iter().map(|(name, metadata)| (name.as_str(), metadata)).collect();
         let none = || -> Result<Indexes, Fault> { panic!("nothing is asked of an index") };
-        [check(&wanted, &none).err(), check_installed(&wanted, &distributions).err()]
+        [check(&wanted, &none).err(), check_installed(&wanted, &installed).err()]
     }
 
     #[test]

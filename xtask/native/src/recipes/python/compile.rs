@@ -4,7 +4,7 @@ use super::Unpacked;
 use super::bytecode::{self, PythonSource};
 use super::distribution::{Distribution, EnvironmentPlace};
 use super::interpreter::Interpreter;
-use super::unpack::Folder;
+use super::shared::Shared;
 use crate::layer::item::Bytes;
 use crate::layer::packed::contents;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,108 +12,154 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use xtask_model::fault::Fault;
 
-/// A source, and where its byte code goes.
+/// A source. It is in the folder of the packages, and its byte code goes next to it, unless its version says otherwise.
 pub(super) struct SourceFile {
     /// Path below site-packages.
-    path: String,
-    bytes: Bytes,
-    /// The same bytes as a file, for the version that is used.
-    unpacked: Option<PathBuf>,
+    path: Box<str>,
+    version: Option<Box<Version>>,
+}
+
+/// One of several files at a path.
+struct Version {
+    /// `None` if the folder has it.
+    bytes: Option<Bytes>,
     /// `None` if another distribution's version is used; it is compiled all the same, because it shares a process.
     to: Option<PathBuf>,
 }
 
 /// Sources that share a process.
-pub(super) type Chunk = Vec<SourceFile>;
+pub(super) struct Chunk {
+    pub(super) name: ChunkName,
+    /// Bytes of the sources.
+    pub(super) size: u64,
+    pub(super) sources: Vec<SourceFile>,
+}
 
 /// The distribution and the first source of a chunk, by path below site-packages: what names it.
 pub(super) type ChunkName = (String, String);
 
-impl SourceFile {
-    pub(super) fn read(&self) -> Result<PythonSource<'_>, Fault> {
-        let Some(file) = &self.unpacked else { return Ok((&self.path, contents(&self.bytes)?)) };
-        let text = std::fs::read(file);
+impl Chunk {
+    fn new(distribution: &str, sources: Vec<(SourceFile, u64)>) -> Self {
+        let first = sources.first().map(|(source, _)| source.path.to_string()).unwrap_or_default();
+        let size = sources.iter().map(|(_, size)| size).sum();
+        let sources = sources.into_iter().map(|(source, _)| source).collect();
+        Self { name: (distribution.to_owned(), first), size, sources }
+    }
+}
+
+/// Where sources and their byte code are.
+pub(super) struct Files<'a> {
+    pub(super) home: PathBuf,
+    pub(super) place: &'a EnvironmentPlace<'a>,
+}
+
+impl Files<'_> {
+    pub(super) fn read<'s>(&self, source: &'s SourceFile) -> Result<PythonSource<'s>, Fault> {
+        if let Some(bytes) = source.version.as_ref().and_then(|version| version.bytes.as_ref()) {
+            return Ok((&source.path, contents(bytes)?));
+        }
+        let file = self.home.join(self.path(source));
+        let text = std::fs::read(&file);
         let text = text.map_err(|error| Fault::build(format!("cannot read `{}`", file.display())).cause(error))?;
-        Ok((&self.path, text))
+        Ok((&source.path, text))
     }
 
     /// Writes byte code into the unpacked packages, where the import check uses it.
-    pub(super) fn write(&self, code: Option<Vec<u8>>) -> Result<(), Fault> {
-        let (Some(file), Some(code)) = (&self.to, code) else { return Ok(()) };
-        let folder = file.parent().unwrap_or(file);
+    pub(super) fn write(&self, source: &SourceFile, code: Option<Vec<u8>>) -> Result<(), Fault> {
+        let to = match &source.version {
+            Some(version) => version.to.clone(),
+            None => self.place.byte_code(&self.path(source)).map(|code| self.home.join(code)),
+        };
+        let (Some(file), Some(code)) = (to, code) else { return Ok(()) };
+        let folder = file.parent().unwrap_or(&file);
         // A wheel's own byte code may be there.
-        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(file, code));
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, code));
         written.map_err(|error| Fault::build(format!("cannot write `{}`", file.display())).cause(error))
+    }
+
+    fn path(&self, source: &SourceFile) -> String {
+        format!("{}/{}", self.place.site(), source.path)
     }
 }
 
-pub(super) fn name_of(distribution: &str, chunk: &Chunk) -> ChunkName {
-    (distribution.to_owned(), chunk.first().map(|source| source.path.clone()).unwrap_or_default())
-}
-
-/// Bytes of the sources of a chunk.
-pub(super) fn size_of(chunk: &Chunk) -> u64 {
-    chunk.iter().map(|source| source.bytes.size()).sum()
+/// The sources of a distribution by path from the environment's folder, with their paths below site-packages.
+fn sources_of<'d>(
+    distribution: &'d Distribution,
+    site: &'d str,
+) -> impl Iterator<Item = (&'d String, &'d str, &'d Bytes)> {
+    distribution.files.iter().filter_map(move |(path, file)| {
+        let below = path.strip_prefix(site).filter(|below| bytecode::is_source(below))?;
+        Some((path, below, &file.bytes))
+    })
 }
 
 /// The chunks of a distribution that have none of these paths.
 pub(super) fn untouched(
     distribution: &Distribution,
     touched: &BTreeSet<String>,
-    (folder, place): (&Folder, &EnvironmentPlace<'_>),
+    place: &EnvironmentPlace<'_>,
 ) -> Vec<Chunk> {
-    let (site, home) = (format!("{}/", place.site()), folder.home());
-    let sources = distribution.files.iter().filter_map(|(path, file)| {
-        let below = path.strip_prefix(&site).filter(|below| bytecode::is_source(below))?;
-        let to = place.byte_code(path).map(|code| home.join(code));
-        Some(SourceFile { path: below.to_owned(), bytes: file.bytes.clone(), unpacked: Some(home.join(path)), to })
-    });
-    let is_touched = |source: &SourceFile| touched.contains(&format!("{site}{}", source.path));
+    let site = format!("{}/", place.site());
+    let sources = sources_of(distribution, &site)
+        .map(|(_, below, bytes)| (SourceFile { path: below.into(), version: None }, bytes.size()));
+    let is_touched = |(source, _): &(SourceFile, u64)| touched.contains(&format!("{site}{}", source.path));
     let chunks = bytecode::together(sources.collect()).into_iter();
-    chunks.filter(|chunk| touched.is_empty() || !chunk.iter().any(is_touched)).collect()
+    let chunks = chunks.filter(|chunk| touched.is_empty() || !chunk.iter().any(is_touched));
+    chunks.map(|chunk| Chunk::new(&distribution.name, chunk)).collect()
 }
 
-/// The sources of these distributions as they share processes, the largest first, without the chunks that were compiled before. A version of
+/// The sources of these packages as they share processes, the largest first, without the chunks that were compiled before. A version of
 /// a shared path that is not used is on its own.
 pub(super) fn sources(
     unpacked: &Unpacked<'_>,
     (names, compiled): (&BTreeSet<&str>, &BTreeSet<ChunkName>),
     place: &EnvironmentPlace<'_>,
-) -> Vec<Chunk> {
-    let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
-    let distributions = || unpacked.distributions.iter().filter(|one| names.contains(&*one.name));
-    let files_of: BTreeMap<&str, &Distribution> =
-        unpacked.distributions.iter().map(|one| (one.name.as_str(), one)).collect();
-    // Of equal files at one path the last distribution's byte code is kept, in whatever order they are compiled.
-    let last: BTreeMap<&str, &str> =
-        distributions().flat_map(|one| one.files.keys().map(|path| (path.as_str(), one.name.as_str()))).collect();
-    let source = |path: &str, owner: &str, is_used: bool, to: Option<PathBuf>| {
-        let below = path.strip_prefix(&site).filter(|below| bytecode::is_source(below))?;
-        let bytes = files_of.get(owner)?.files.get(path)?.bytes.clone();
-        Some(SourceFile { path: below.to_owned(), bytes, unpacked: is_used.then(|| home.join(path)), to })
-    };
+) -> Result<Vec<Vec<SourceFile>>, Fault> {
+    let Unpacked { folder, installed, shared: Shared { owners, having, .. } } = *unpacked;
+    let site = format!("{}/", place.site());
+    let sharing: BTreeSet<&str> = owners.values().flatten().map(String::as_str).collect();
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    compiled.iter().for_each(|(name, _)| *known.entry(name).or_default() += 1);
     let mut chunks = Vec::new();
-    for distribution in distributions() {
-        let sources = distribution.files.keys().filter_map(|path| {
-            let used = unpacked.owners.get(path).and_then(|owners| owners.last()).unwrap_or(&distribution.name);
-            let is_last = last.get(path.as_str()).is_none_or(|name| *name == distribution.name);
-            let is_own = *used == distribution.name && (is_last || unpacked.owners.contains_key(path));
-            let to = place.byte_code(path).filter(|_| is_own).map(|code| home.join(code));
-            source(path, used, true, to)
-        });
-        let is_shared = |source: &SourceFile| unpacked.owners.contains_key(&format!("{site}{}", source.path));
-        let is_left = |chunk: &Chunk| {
-            !compiled.contains(&name_of(&distribution.name, chunk))
-                || (!unpacked.owners.is_empty() && chunk.iter().any(is_shared))
+    for one in installed {
+        let name = one.name.as_str();
+        let (wanted, shares) = (names.contains(name), sharing.contains(name));
+        if !shares && (!wanted || known.get(name).copied().unwrap_or(0) == one.chunks) {
+            continue;
+        }
+        let distribution = one.distribution(place)?;
+        // Of equal files at one path the last distribution's byte code is kept, in whatever order they are compiled.
+        let is_last = |path: &String| {
+            let last = having.get(path).and_then(|all| all.iter().rev().find(|name| names.contains(name.as_str())));
+            last.is_none_or(|last| last == name)
         };
-        chunks.extend(bytecode::together(sources.collect()).into_iter().filter(is_left));
+        let source = |(path, below, bytes): (&String, &str, &Bytes)| {
+            let used = owners.get(path).and_then(|owners| owners.last()).map_or(name, String::as_str);
+            let is_own = used == name && (owners.contains_key(path) || is_last(path));
+            let version = (!is_own).then(|| Box::new(Version { bytes: None, to: None }));
+            (SourceFile { path: below.into(), version }, bytes.size())
+        };
+        let is_shared = |(source, _): &(SourceFile, u64)| owners.contains_key(&format!("{site}{}", source.path));
+        if wanted {
+            let together = bytecode::together(sources_of(&distribution, &site).map(source).collect());
+            let left = together.into_iter().filter_map(|sources| {
+                let is_shared = shares && sources.iter().any(is_shared);
+                let chunk = Chunk::new(name, sources);
+                (is_shared || !compiled.contains(&chunk.name)).then_some(chunk)
+            });
+            chunks.extend(left);
+        }
+        let versions = sources_of(&distribution, &site)
+            .filter(|(path, ..)| owners.get(*path).is_some_and(|owners| owners.iter().any(|owner| owner == name)));
+        chunks.extend(versions.map(|(path, below, bytes)| {
+            let to = place.byte_code(path).map(|code| folder.own(name).join(code));
+            let version = Version { bytes: Some(bytes.clone()), to };
+            let source = SourceFile { path: below.into(), version: Some(Box::new(version)) };
+            Chunk::new(name, vec![(source, bytes.size())])
+        }));
     }
-    for (path, owners) in unpacked.owners {
-        let own = |name: &String| place.byte_code(path).map(|code| unpacked.folder.own(name).join(code));
-        chunks.extend(owners.iter().filter_map(|name| source(path, name, false, own(name))).map(|source| vec![source]));
-    }
-    chunks.sort_by_key(|chunk| std::cmp::Reverse(size_of(chunk)));
-    chunks
+    chunks.sort_by_key(|chunk| std::cmp::Reverse(chunk.size));
+    Ok(chunks.into_iter().map(|chunk| chunk.sources).collect())
 }
 
 /// An import check that runs in the background.

@@ -125,13 +125,6 @@ impl Distribution {
 }
 
 impl Distribution {
-    #[cfg(test)]
-    pub(super) fn of_metadata(name: &str, metadata: &str) -> Self {
-        let (files, folders, rows, has_plugins) = Default::default();
-        let (name, metadata) = (name.to_owned(), metadata.to_owned());
-        Self { name, files, site: String::new(), folders, rows, metadata, has_plugins }
-    }
-
     /// The installed `RECORD`.
     pub(super) fn record(&self) -> &[u8] {
         let is_record = |path: &str| path.ends_with(".dist-info/RECORD") && path.starts_with(&self.site);
@@ -215,13 +208,12 @@ impl Install<'_> {
             return Ok(());
         }
         let path = format!("bin/{name}");
-        let packed = self.wheel.packed(entry);
-        let bytes = self.wheel.read(entry)?;
-        if !bytes.starts_with(b"#!python") {
+        // Some are programs of many megabytes.
+        if !self.wheel.starts_with(entry, b"#!python")? {
             let executable = ZipEntry { executable: true, ..entry.clone() };
             return self.put(&executable, &path, listed);
         }
-        debug_assert_eq!(packed.size, bytes.len() as u64);
+        let bytes = self.wheel.read(entry)?;
         let rest = bytes.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &bytes[at + 1..]);
         let bytes = [format!("#!{}\n", self.place.interpreter()).as_bytes(), rest].concat();
         self.out.rows.push(self.row(&path, &bytes));

@@ -5,16 +5,18 @@
 
 use super::bytecode::{self, Worker};
 use super::compile::{self, Chunk, ChunkName};
-use super::distribution::{Distribution, EnvironmentPlace};
+use super::describe;
+use super::distribution::EnvironmentPlace;
+use super::installed::Installed;
 use super::interpreter::Interpreter;
 use super::unpack::{self, Folder};
-use crate::wheel::Wheel;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::LockedPackage;
+use xtask_model::spec::wheel::checked::{CheckedPackage, Packages};
 
 /// A wheel on this machine: its path and its own name.
 pub(super) type Arrived = (PathBuf, String);
@@ -32,18 +34,21 @@ pub(super) struct Early<'a> {
     changed: Condvar,
 }
 
+/// A wheel, and what it was read as.
+type Outcome = (Arrived, Result<(Installed, CheckedPackage), Fault>);
+
 #[derive(Default)]
 struct State {
     arrived: VecDeque<(String, Arrived)>,
     /// The largest last.
-    chunks: Vec<(ChunkName, Chunk)>,
+    chunks: Vec<Chunk>,
     /// Wheels that are being unpacked.
     unpacking: usize,
     /// True when no more wheels come.
     closed: bool,
     /// The Python that compiles; `Some(None)` where there is none.
     python: Option<Option<Interpreter>>,
-    installed: BTreeMap<String, (Arrived, Result<Distribution, Fault>)>,
+    installed: BTreeMap<String, Outcome>,
     bytes: u64,
     compiled: BTreeSet<ChunkName>,
     /// True if the folder is of no use.
@@ -52,7 +57,7 @@ struct State {
 
 enum Job {
     Unpack(String, Arrived),
-    Compile(Interpreter, ChunkName, Chunk),
+    Compile(Interpreter, Chunk),
 }
 
 impl<'a> Early<'a> {
@@ -110,14 +115,15 @@ impl<'a> Early<'a> {
     pub(super) fn work(&self) {
         let _guard = Unwinding(self);
         let (mut worker, site) = (Worker::default(), format!("{}/{}", self.place.home, self.place.site()));
+        let files = compile::Files { home: self.folder.home(), place: &self.place };
         while let Some(job) = self.next() {
             match job {
                 Job::Unpack(package, wheel) => self.unpack(package, wheel),
-                Job::Compile(interpreter, name, chunk) => {
+                Job::Compile(interpreter, Chunk { name, sources, .. }) => {
                     let compiler =
                         bytecode::CompileScript { interpreter: &interpreter, script: self.script, site: &site };
-                    let done = |source: &compile::SourceFile, code| source.write(code);
-                    match compiler.compile_one(&mut worker, &chunk, &|source| source.read(), &done) {
+                    let done = |source: &compile::SourceFile, code| files.write(source, code);
+                    match compiler.compile_one(&mut worker, &sources, &|source| files.read(source), &done) {
                         Ok(()) => {
                             self.change(|state| state.compiled.insert(name));
                         }
@@ -146,8 +152,8 @@ impl<'a> Early<'a> {
             }
             match state.python.clone() {
                 Some(Some(python)) => {
-                    if let Some((name, chunk)) = state.chunks.pop() {
-                        return Some(Job::Compile(python, name, chunk));
+                    if let Some(chunk) = state.chunks.pop() {
+                        return Some(Job::Compile(python, chunk));
                     }
                 }
                 Some(None) => state.chunks.clear(),
@@ -161,56 +167,67 @@ impl<'a> Early<'a> {
     }
 
     fn unpack(&self, package: String, wheel: Arrived) {
-        let unpacked = self.installed(&package, &wheel).and_then(|one| {
-            let is_room = self.change(|state| {
-                state.bytes = state.bytes.saturating_add(unpack::size(&one));
-                state.given_up |= state.bytes > self.room;
-                !state.given_up
-            });
-            let taken = if is_room { self.folder.unpack_one(&one)? } else { BTreeSet::new() };
-            let chunks = match is_room && self.wanted.contains(&*package) {
-                true => compile::untouched(&one, &taken, (&self.folder, &self.place)),
-                false => Vec::new(),
-            };
-            Ok((one, chunks))
-        });
+        let unpacked = self.installed(&package, &wheel, true);
         self.change(|state| {
             state.unpacking -= 1;
             let unpacked = unpacked.map(|(one, chunks)| {
-                state.chunks.extend(chunks.into_iter().map(|chunk| (compile::name_of(&package, &chunk), chunk)));
-                state.chunks.sort_by_key(|(_, chunk)| compile::size_of(chunk));
+                state.chunks.extend(chunks);
+                state.chunks.sort_by_key(|chunk| chunk.size);
                 one
             });
             state.installed.insert(package, (wheel, unpacked));
         });
     }
 
-    fn installed(&self, package: &str, (path, name): &Arrived) -> Result<Distribution, Fault> {
+    /// Reads a wheel; unpacks it to the folder too, if there is room.
+    fn installed(
+        &self,
+        package: &str,
+        wheel: &Arrived,
+        unpack: bool,
+    ) -> Result<((Installed, CheckedPackage), Vec<Chunk>), Fault> {
         let locked = self.packages.get(package);
-        let locked = locked.ok_or_else(|| Fault::build(format!("the wheel `{name}` is of no package of the lock")))?;
-        Distribution::new(&Wheel::open(path, name)?, locked, &self.place)
+        let locked =
+            locked.ok_or_else(|| Fault::build(format!("the wheel `{}` is of no package of the lock", wheel.1)))?;
+        let one = Installed::read(wheel, locked, &self.place)?;
+        let is_room = unpack
+            && self.change(|state| {
+                state.bytes = state.bytes.saturating_add(unpack::size(&one));
+                state.given_up |= state.bytes > self.room;
+                !state.given_up
+            });
+        let taken = if is_room { self.folder.unpack_one(&one, false)? } else { BTreeSet::new() };
+        let home = is_room.then(|| self.folder.home());
+        let imports = describe::imports(&one, (home.as_deref(), &taken), &self.place)?;
+        let chunks = match is_room && self.wanted.contains(package) {
+            true => compile::untouched(&one, &taken, &self.place),
+            false => Vec::new(),
+        };
+        Ok((Installed::new(&one, (wheel.clone(), locked), &self.place, imports), chunks))
     }
 
     /// Waits until these packages are unpacked, and returns them in the order of their names.
-    pub(super) fn unpacked(&self, wanted: &BTreeMap<String, Arrived>) -> Result<Vec<Distribution>, Fault> {
+    pub(super) fn unpacked(&self, wanted: &BTreeMap<String, Arrived>) -> Result<(Vec<Installed>, Packages), Fault> {
         let mut state = self.state();
         while !(state.given_up || state.arrived.is_empty() && state.unpacking == 0) {
             process::interrupted()?;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut found = Vec::new();
-        for (package, wheel) in wanted {
-            found.push(match state.installed.remove(package) {
+        let (mut all, mut packages) = (Vec::new(), Packages::new());
+        for (name, wheel) in wanted {
+            let (installed, package) = match state.installed.remove(name) {
                 Some((arrived, installed)) if arrived == *wheel => installed?,
                 _ => {
                     // The folder has another wheel of it, or none: it is of no use.
                     state.given_up = true;
                     self.changed.notify_all();
-                    self.installed(package, wheel)?
+                    self.installed(name, wheel, false)?.0
                 }
-            });
+            };
+            all.push(installed);
+            packages.insert(name.clone(), package);
         }
-        Ok(found)
+        Ok((all, packages))
     }
 
     /// The folder and the chunks that were compiled; `None` if the folder is of no use.

@@ -3,16 +3,15 @@
 
 use super::closure::{self, ClosureCheck};
 use super::compile::ChunkName;
-use super::distribution::{Distribution, EnvironmentPlace};
+use super::distribution::EnvironmentPlace;
 use super::early::{Arrived, Early, Unwinding};
+use super::installed::Installed;
 use super::interpreter::Interpreter;
 use super::known::Known;
 use super::shared::{self, Shared};
 use super::unpack::Folder;
-use super::wheels::{self, version_folder};
-use super::{HOME, SCRATCH, Unpacked, describe};
+use super::{SCRATCH, wheels};
 use crate::recipes::source;
-use crate::wheel::Wheel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
@@ -44,7 +43,9 @@ pub(super) struct Gathering<'a> {
 pub(super) struct Gathered {
     pub(super) downloads: Scratch,
     /// From wheels, in the order of their names.
-    pub(super) distributions: Vec<Distribution>,
+    pub(super) installed: Vec<Installed>,
+    /// The same, as the record of an import check has them.
+    pub(super) fetched: Packages,
     /// From layers.
     pub(super) restored: Vec<LockedPackage>,
     pub(super) folder: Folder,
@@ -84,7 +85,7 @@ impl Gathering<'_> {
                 }
                 let presumed = presuming.map(|running| running.join());
                 let presumed = presumed.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-                fetched.and_then(|distributions| self.compared(distributions, presumed, &early))
+                fetched.and_then(|fetched| self.compared(fetched, presumed, &early))
             });
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             (0..cores).for_each(|_| drop(scope.spawn(|| early.work())));
@@ -93,23 +94,25 @@ impl Gathering<'_> {
             (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
         process::interrupted()?;
-        let Compared { distributions, shared, restored } = fetched?;
+        let Compared { installed, fetched, shared, restored } = fetched?;
         let (folder, compiled, restored) = match early.end() {
             Some((folder, compiled)) => {
-                folder.settle(&distributions, shared.owners.keys())?;
+                folder.settle(&installed, &shared.owners, place)?;
                 (folder, compiled, restored)
             }
             None => {
                 terminal::detail("packages are unpacked again");
-                let folder = Folder::new(work, SCRATCH, &distributions, room)?;
-                folder.unpack(&distributions, false)?;
+                let size = installed.iter().map(|one| one.size).sum::<u64>();
+                let folder = Folder::new(work, SCRATCH, size + room)?;
+                folder.unpack(&installed, false, place)?;
                 (folder, BTreeSet::new(), None)
             }
         };
-        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &shared.owners };
         let restored = match (restored, known) {
             (Some(restored), _) => restored,
-            (None, Some(known)) => self.restored(&unpacked, known, &Presumed::default())?.unwrap_or(Restored::Damaged),
+            (None, Some(known)) => {
+                self.restored(&folder, &fetched, known, &Presumed::default())?.unwrap_or(Restored::Damaged)
+            }
             (None, None) => Restored::Nothing,
         };
         let (restored, others, described) = match restored {
@@ -119,7 +122,7 @@ impl Gathering<'_> {
         };
         let from = known.map(Known::name);
         let gathered =
-            Gathered { downloads, distributions, restored, folder, shared, others, from, described, compiled };
+            Gathered { downloads, installed, fetched, restored, folder, shared, others, from, described, compiled };
         Ok((Some(gathered), own))
     }
 
@@ -139,23 +142,23 @@ impl Gathering<'_> {
     /// Compares the packages that are installed from wheels, and unpacks those of layers, if the folder is of use.
     fn compared(
         &self,
-        distributions: Vec<Distribution>,
+        (installed, fetched): (Vec<Installed>, Packages),
         presumed: Option<Presumed>,
         early: &Early<'_>,
     ) -> Result<Compared, Fault> {
-        closure::check_installed(&self.whole, &distributions)?;
-        let shared = shared::compare(&distributions)?;
-        let unpacked = Unpacked { folder: early.folder(), distributions: &distributions, owners: &shared.owners };
+        closure::check_installed(&self.whole, &installed.iter().map(|one| (&*one.name, &one.metadata)).collect())?;
+        let shared = shared::compare(&installed, &self.place)?;
         let known = self.known.zip(presumed).filter(|_| !early.is_given_up());
-        let restored = known.map(|(known, presumed)| self.restored(&unpacked, known, &presumed)).transpose()?;
+        let restored =
+            known.map(|(known, presumed)| self.restored(early.folder(), &fetched, known, &presumed)).transpose()?;
         if let Some(None) = restored {
             early.give_up();
         }
-        Ok(Compared { distributions, shared, restored: restored.flatten() })
+        Ok(Compared { installed, fetched, shared, restored: restored.flatten() })
     }
 
     /// The packages that are installed from wheels.
-    fn fetched(&self, early: &Early<'_>, downloads: &Path) -> Result<Vec<Distribution>, Fault> {
+    fn fetched(&self, early: &Early<'_>, downloads: &Path) -> Result<(Vec<Installed>, Packages), Fault> {
         let Self { locked, ref wanted, known, ref wheels, .. } = *self;
         let began = Instant::now();
         let some = |which: &dyn Fn(&str) -> bool| -> Vec<LockedPackage> {
@@ -164,34 +167,35 @@ impl Gathering<'_> {
         let get = |packages: &[LockedPackage]| {
             early.unpacked(&wheels.fetch(packages, downloads, &|package, wheel| early.add(package, wheel))?)
         };
-        let mut distributions =
+        let (mut installed, mut fetched) =
             get(&some(&|name| wanted.contains(name) || !known.is_some_and(|known| known.has(name))))?;
         if let Some(known) = known {
-            let meeting = known.meeting(&distributions);
-            distributions.extend(get(&some(&|name| meeting.contains(name)))?);
-            distributions.sort_by(|one, two| one.name.cmp(&two.name));
+            let meeting = known.meeting(&fetched);
+            let (more, described) = get(&some(&|name| meeting.contains(name)))?;
+            installed.extend(more);
+            installed.sort_by(|one, two| one.name.cmp(&two.name));
+            fetched.extend(described);
         }
         let took = quantity::seconds(began.elapsed());
-        terminal::detail(&format!("{} wheels fetched and unpacked in {took}", distributions.len()));
-        Ok(distributions)
+        terminal::detail(&format!("{} wheels fetched and unpacked in {took}", installed.len()));
+        Ok((installed, fetched))
     }
 
     /// Unpacks what the fetched packages can affect, and what these import, from the layers of the earlier image. `None` if the folder has
     /// packages that do not belong there.
     fn restored(
         &self,
-        unpacked: &Unpacked<'_>,
+        folder: &Folder,
+        fetched: &Packages,
         known: &Known<'_>,
         presumed: &Presumed,
     ) -> Result<Option<Restored>, Fault> {
         let Self { locked, ref place, .. } = *self;
-        let Unpacked { folder, distributions, .. } = *unpacked;
-        let mut packages = describe::all(unpacked, locked, place.folder)?;
-        let others: Packages =
-            known.others(distributions).map(|(name, package)| (name.clone(), package.clone())).collect();
+        let mut packages = fetched.clone();
+        let others: Packages = known.others(fetched).map(|(name, package)| (name.clone(), package.clone())).collect();
         packages.extend(others.clone());
         let affected = checked::affected(&known.packages, &packages);
-        let names = affected.into_iter().chain(distributions.iter().map(|one| &*one.name));
+        let names = affected.into_iter().chain(fetched.keys().map(String::as_str));
         let names = checked::closure(&packages, names);
         let is_restored =
             |package: &&LockedPackage| names.contains(&*package.name) && others.contains_key(&package.name);
@@ -224,7 +228,8 @@ struct Presumed {
 
 /// Packages that are installed from wheels.
 struct Compared {
-    distributions: Vec<Distribution>,
+    installed: Vec<Installed>,
+    fetched: Packages,
     shared: Shared,
     /// `None` without an earlier image, or without a folder.
     restored: Option<Restored>,
@@ -278,23 +283,5 @@ impl WheelSource<'_> {
             Some(package) => Err(Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version))),
             None => Ok(found),
         }
-    }
-
-    /// The packages as they are installed, in the order of their names.
-    pub(super) fn distributions(
-        &self,
-        packages: &[LockedPackage],
-        downloads: &Path,
-    ) -> Result<Vec<Distribution>, Fault> {
-        let found = self.fetch(packages, downloads, &|_, _| ())?;
-        let folder = version_folder(self.python);
-        let place = EnvironmentPlace { home: HOME, folder: &folder };
-        let install = |package: &LockedPackage| {
-            let (path, name) = &found[&package.name];
-            Distribution::new(&Wheel::open(path, name)?, package, &place)
-        };
-        let mut out = packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
-        out.sort_by(|one, two| one.name.cmp(&two.name));
-        Ok(out)
     }
 }

@@ -4,7 +4,7 @@
 //! Anything doubtful makes a package one that is fetched from the index and imported.
 
 use super::describe;
-use super::distribution::{Distribution, EnvironmentPlace};
+use super::distribution::EnvironmentPlace;
 use super::unpack::Folder;
 use crate::layer::{EntryKind, Reader};
 use crate::recipes::stage::Earlier;
@@ -63,15 +63,15 @@ impl<'e> Known<'e> {
     }
 
     /// The usable packages but for those that are fetched.
-    pub(super) fn others(&self, fetched: &[Distribution]) -> impl Iterator<Item = (&String, &CheckedPackage)> {
-        let fetched: BTreeSet<&str> = fetched.iter().map(|one| &*one.name).collect();
+    pub(super) fn others(&self, fetched: &Packages) -> impl Iterator<Item = (&String, &CheckedPackage)> {
+        let fetched: BTreeSet<&str> = fetched.keys().map(String::as_str).collect();
         self.packages.iter().filter(move |(name, _)| self.has(name) && !fetched.contains(name.as_str()))
     }
 
     /// Packages that have a path in common with a fetched one: their files have to be compared.
-    pub(super) fn meeting(&self, fetched: &[Distribution]) -> BTreeSet<&str> {
-        let paths: BTreeSet<&str> = fetched.iter().flat_map(|one| &one.rows).map(|row| &*row.path).collect();
-        let meets = |package: &CheckedPackage| package.paths.iter().any(|path| paths.contains(path.as_str()));
+    pub(super) fn meeting(&self, fetched: &Packages) -> BTreeSet<&str> {
+        let paths: BTreeSet<String> = fetched.values().flat_map(|package| package.paths.iter()).collect();
+        let meets = |package: &CheckedPackage| package.paths.iter().any(|path| paths.contains(&path));
         self.others(fetched).filter(|(_, package)| meets(package)).map(|(name, _)| name.as_str()).collect()
     }
 

@@ -2,76 +2,90 @@
 //!
 //! The rule is in the repository's `install.py`, which both engines run; here are the facts that it judges.
 
-use super::distribution::{Distribution, InstalledFile};
+use super::distribution::{EnvironmentPlace, InstalledFile};
+use super::installed::{self, Installed};
 use super::interpreter::Interpreter;
 use crate::layer::packed::contents;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use serde::{Deserialize, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::wheel::checked::{CheckedPackage, Packages};
 
 /// Owners of each path by normalised name, in the lock's order. The last one's file is used.
 pub(super) type Owners = BTreeMap<String, Vec<String>>;
 
-/// Paths by distribution.
-pub(super) type Rows<'a> = BTreeMap<&'a str, &'a BTreeSet<String>>;
-
 const REFUSED: i32 = 3;
 
-/// Paths that several distributions have with different bytes.
+/// Paths that several distributions have.
 pub(super) struct Shared {
+    /// Those with different bytes.
     pub(super) owners: Owners,
+    /// All of them.
+    pub(super) having: Owners,
     /// The bytes of each owner, by path as `RECORD` has it.
     versions: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// Finds the paths, from the environment's folder.
-pub(super) fn compare(distributions: &[Distribution]) -> Result<Shared, Fault> {
-    let mut having: BTreeMap<&str, Vec<(&Distribution, &InstalledFile)>> = BTreeMap::new();
-    for distribution in distributions {
+pub(super) fn compare(installed: &[Installed], place: &EnvironmentPlace<'_>) -> Result<Shared, Fault> {
+    let repeated = installed::repeated(installed);
+    let mut having: BTreeMap<String, Vec<(&str, InstalledFile)>> = BTreeMap::new();
+    let mut rows: BTreeMap<String, String> = BTreeMap::new();
+    for one in installed.iter().filter(|one| one.may_have(&repeated)) {
+        let distribution = one.distribution(place)?;
         for (path, file) in &distribution.files {
-            having.entry(path).or_default().push((distribution, file));
+            if repeated.contains(&installed::number(path)) {
+                rows.insert(path.clone(), distribution.row(path));
+                having.entry(path.clone()).or_default().push((&one.name, file.clone()));
+            }
         }
     }
-    let mut shared = Shared { owners: Owners::new(), versions: BTreeMap::new() };
+    let mut shared = Shared { owners: Owners::new(), having: Owners::new(), versions: BTreeMap::new() };
     for (path, files) in having.into_iter().filter(|(_, files)| files.len() > 1) {
+        let names: Vec<String> = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+        shared.having.insert(path.clone(), names.clone());
         let contents = files.iter().map(|(_, file)| contents(&file.bytes)).collect::<Result<Vec<_>, _>>()?;
         if contents.iter().all(|bytes| *bytes == contents[0]) {
             continue;
         }
-        let names = files.iter().map(|(distribution, _)| distribution.name.clone());
-        let row = files[0].0.row(path);
-        let versions = names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes)));
+        let row = rows.remove(&path).unwrap_or_default();
+        let versions = names.iter().cloned().zip(contents.iter().map(|bytes| BASE64.encode(bytes)));
         shared.versions.insert(row, versions.collect());
-        shared.owners.insert(path.to_owned(), names.collect());
+        shared.owners.insert(path, names);
     }
     Ok(shared)
 }
 
-/// Has the script judge the distributions. `others` are the paths, as `RECORD` has them, of distributions that have no file in
-/// common with these.
+/// Has the script judge the distributions. `others` are those that have no file in common with these.
 ///
 /// # Errors
 /// A conflict that breaks a distribution.
 pub(super) fn judge(
     shared: &Shared,
-    distributions: &[Distribution],
-    others: &Rows<'_>,
+    (fetched, others): (&Packages, &Packages),
     (python, script): (&Interpreter, &Path),
 ) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Facts<'a> {
-        rows: BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>,
+        rows: BTreeMap<&'a str, Rows<'a>>,
         versions: &'a BTreeMap<String, BTreeMap<String, String>>,
     }
-    let of_wheels =
-        distributions.iter().map(|one| (&*one.name, one.rows.iter().map(|row| (&*row.path, &*row.hash)).collect()));
-    let of_others = others.iter().map(|(name, paths)| (*name, paths.iter().map(|path| (&**path, "")).collect()));
-    let facts = Facts { rows: of_wheels.chain(of_others).collect(), versions: &shared.versions };
+    let rows = fetched.iter().chain(others).map(|(name, package)| (name.as_str(), Rows(package)));
+    let facts = Facts { rows: rows.collect(), versions: &shared.versions };
     run(serde_json::to_string(&facts).expect("the facts are valid JSON"), python, script)
+}
+
+/// The paths of a package with their hashes, which do not count: the contents of those that differ are compared.
+struct Rows<'a>(&'a CheckedPackage);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.paths.iter().map(|path| (path, "")))
+    }
 }
 
 fn run(facts: String, python: &Interpreter, script: &Path) -> Result<(), Fault> {

@@ -1,23 +1,21 @@
 //! Packages as files, for the compiler and the import check: in memory where this machine has room there.
 
-use super::distribution::{Distribution, InstalledFile};
+use super::distribution::{Distribution, EnvironmentPlace, InstalledFile};
+use super::installed::Installed;
+use super::shared::Owners;
 use crate::layer::item::Bytes;
 use crate::layer::packed::Archives;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_model::fault::Fault;
 
 /// Test suites are neither compiled nor imported, and are half of the files of a scientific set.
 const TESTS: [&str; 2] = ["test", "tests"];
-
-/// Files that a thread takes at once.
-const CHUNK: usize = 64;
 
 /// Room in memory that packages of unknown size are unpacked in.
 const AMPLE: u64 = 1 << 30;
@@ -26,9 +24,8 @@ const AMPLE: u64 = 1 << 30;
 pub(super) struct Folder(Scratch);
 
 impl Folder {
-    /// An empty one, with room for these distributions and this many bytes.
-    pub(super) fn new(work: &Path, prefix: &str, distributions: &[Distribution], more: u64) -> Result<Self, Fault> {
-        let bytes = distributions.iter().map(size).sum::<u64>() + more;
+    /// An empty one, with room for this many bytes.
+    pub(super) fn new(work: &Path, prefix: &str, bytes: u64) -> Result<Self, Fault> {
         Scratch::in_memory(bytes).map_or_else(|| Self::on_disk(work, prefix), |made| Ok(Self(made)))
     }
 
@@ -60,43 +57,52 @@ impl Folder {
         self.path().join("shared").join(name)
     }
 
-    /// Writes what the packages are imported from: without test suites, or these alone.
-    pub(super) fn unpack(&self, distributions: &[Distribution], tests: bool) -> Result<(), Fault> {
-        let mut files: BTreeMap<&str, &InstalledFile> = BTreeMap::new();
+    /// Writes what packages are imported from: without test suites, or these alone.
+    pub(super) fn unpack(
+        &self,
+        installed: &[Installed],
+        tests: bool,
+        place: &EnvironmentPlace<'_>,
+    ) -> Result<(), Fault> {
         // The last one in the lock's order is used.
-        for distribution in distributions {
-            files.extend(distribution.files.iter().map(|(path, file)| (path.as_str(), file)));
-        }
-        files.retain(|path, _| is_test(path) == tests);
-        write(&self.home(), &files.into_iter().collect::<Vec<_>>())
+        installed.iter().rev().try_for_each(|one| self.unpack_one(&one.distribution(place)?, tests).map(drop))
     }
 
-    /// Writes a distribution without test suites, and returns the paths that the folder has already, which it leaves alone.
-    pub(super) fn unpack_one(&self, distribution: &Distribution) -> Result<BTreeSet<String>, Fault> {
+    /// Writes a distribution without test suites, or these alone, and returns the paths that the folder has already, which it leaves alone.
+    pub(super) fn unpack_one(&self, distribution: &Distribution, tests: bool) -> Result<BTreeSet<String>, Fault> {
         let (home, mut archives, mut taken) = (self.home(), Archives::default(), BTreeSet::new());
-        let files = distribution.files.iter().map(|(path, file)| (path.as_str(), file));
-        let files: Vec<_> = files.filter(|(path, _)| !is_test(path)).collect();
-        make_parents(&home, &files)?;
-        for (path, file) in files {
+        let files = || distribution.files.iter().filter(|(path, _)| is_test(path) == tests);
+        make_parents(&home, files().map(|(path, _)| path.as_str()))?;
+        for (path, file) in files() {
             if !write_one(&home.join(path), file, &mut archives)? {
-                taken.insert(path.to_owned());
+                taken.insert(path.clone());
             }
         }
         Ok(taken)
     }
 
-    /// Gives these paths the version that is used: that of the last distribution that has it.
-    pub(super) fn settle<'p>(
+    /// Gives paths that several packages have the version that is used: that of the last one.
+    pub(super) fn settle(
         &self,
-        distributions: &[Distribution],
-        paths: impl Iterator<Item = &'p String>,
+        installed: &[Installed],
+        owners: &Owners,
+        place: &EnvironmentPlace<'_>,
     ) -> Result<(), Fault> {
         let (home, mut archives) = (self.home(), Archives::default());
-        for path in paths.filter(|path| !is_test(path)) {
-            let Some(file) = distributions.iter().rev().find_map(|one| one.files.get(path)) else { continue };
-            let at = home.join(path);
-            fs::remove_file(&at).map_err(|error| cannot(&at)(error))?;
-            write_one(&at, file, &mut archives)?;
+        for one in installed {
+            let is_used = |(path, owners): &(&String, &Vec<String>)| {
+                !is_test(path) && owners.last().is_some_and(|last| *last == one.name)
+            };
+            let paths: Vec<&String> = owners.iter().filter(is_used).map(|(path, _)| path).collect();
+            if paths.is_empty() {
+                continue;
+            }
+            let distribution = one.distribution(place)?;
+            for (path, file) in paths.into_iter().filter_map(|path| Some((path, distribution.files.get(path)?))) {
+                let at = home.join(path);
+                fs::remove_file(&at).map_err(|error| cannot(&at)(error))?;
+                write_one(&at, file, &mut archives)?;
+            }
         }
         Ok(())
     }
@@ -116,9 +122,8 @@ fn cannot(path: &Path) -> impl Fn(std::io::Error) -> Fault {
     move |error| Fault::build(format!("cannot write `{}`", path.display())).cause(error)
 }
 
-fn make_parents(folder: &Path, files: &[(&str, &InstalledFile)]) -> Result<(), Fault> {
-    let parents: BTreeSet<&str> =
-        files.iter().map(|(path, _)| path.rsplit_once('/').map_or("", |(parent, _)| parent)).collect();
+fn make_parents<'p>(folder: &Path, files: impl Iterator<Item = &'p str>) -> Result<(), Fault> {
+    let parents: BTreeSet<&str> = files.map(|path| path.rsplit_once('/').map_or("", |(parent, _)| parent)).collect();
     parents.into_iter().try_for_each(|parent| fs::create_dir_all(folder.join(parent))).map_err(cannot(folder))
 }
 
@@ -137,32 +142,4 @@ fn write_one(path: &Path, file: &InstalledFile, archives: &mut Archives) -> Resu
         Bytes::At { file, .. } => drop(fs::copy(file, path).map_err(cannot(path))?),
     }
     Ok(true)
-}
-
-fn write(folder: &Path, files: &[(&str, &InstalledFile)]) -> Result<(), Fault> {
-    make_parents(folder, files)?;
-    let next = AtomicUsize::new(0);
-    let run = || {
-        let mut archives = Archives::default();
-        loop {
-            let at = next.fetch_add(CHUNK, Ordering::Relaxed);
-            let Some(chunk) = files.get(at..).filter(|rest| !rest.is_empty()) else { return Ok(()) };
-            for (path, file) in &chunk[..chunk.len().min(CHUNK)] {
-                let path = folder.join(path);
-                if !write_one(&path, file, &mut archives)? {
-                    return Err(cannot(&path)(ErrorKind::AlreadyExists.into()));
-                }
-            }
-        }
-    };
-    let threads =
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(files.len().div_ceil(CHUNK));
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
-        let own = run();
-        others
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .fold(own, Result::and)
-    })
 }
