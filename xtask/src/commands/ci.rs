@@ -45,7 +45,7 @@ pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::R
         }
         return adopted(global, &root, phases);
     }
-    let packages = Packages::of(&global.tree()?, part);
+    let packages = part.map_or_else(|| Ok(Packages::all()), |part| Packages::of(&global.tree()?, part))?;
     // Read first: the tests link this file again, and then the kernel calls it deleted.
     let program =
         std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
@@ -157,7 +157,7 @@ fn cargo(root: &Path, args: &[&str], hint: &str) -> anyhow::Result<()> {
 
 /// Compiles packages as the tests need them, with lints and documentation.
 fn compile(root: &Path, packages: &Packages) -> anyhow::Result<()> {
-    let command = binary::cargo(root).args(["test", "--locked", "--no-run"]).args(packages.selection()).args(COMPILER);
+    let command = binary::cargo(root).args(["test", "--locked", "--no-run"]).args(&packages.selection).args(COMPILER);
     let status = super::test::shown(&command, &mut |_| {})?;
     let hint = "`cargo clippy --workspace --all-targets` and `cargo doc --workspace --no-deps` show the same warnings";
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
