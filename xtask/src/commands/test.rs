@@ -10,6 +10,7 @@ use crate::flags::{Global, Part};
 use needs::Needs;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tally::Tally;
 use xtask_host::process::{self, Command};
@@ -84,7 +85,7 @@ pub fn whole(
     filter: Option<&str>,
     packages: &Packages,
     options: &[&str],
-    compiled: &mut dyn FnMut(),
+    compiled: &mut (dyn FnMut() + Send),
 ) -> anyhow::Result<()> {
     let tree = global.tree()?;
     super::needs_xtask_sources(
@@ -96,24 +97,38 @@ pub fn whole(
     all_pass(&runners(&tree.root, &needs, filter, packages, options), filter, true, compiled)
 }
 
-/// Runs these, each in its turn, and reports all failures together. A skipped test is a failure where `whole` is asked for.
-fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool, compiled: &mut dyn FnMut()) -> anyhow::Result<()> {
+/// Runs these at the same time, and reports all failures together. A skipped test is a failure where `whole` is asked for.
+fn all_pass(
+    runners: &[Command],
+    filter: Option<&str>,
+    whole: bool,
+    compiled: &mut (dyn FnMut() + Send),
+) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut tally = Tally::default();
+    let seen = Mutex::new((Tally::default(), compiled));
+    let on_line = |line: &str| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if begins(line) {
+            (seen.1)();
+        }
+        seen.0.read(line);
+    };
+    let ended = std::thread::scope(|scope| {
+        let runs: Vec<_> = runners.iter().map(|runner| scope.spawn(|| shown(runner, &mut { on_line }))).collect();
+        runs.into_iter()
+            .map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
     let mut failed = Vec::new();
-    for command in runners {
-        let status = shown(command, &mut |line| {
-            if begins(line) {
-                compiled();
-            }
-            tally.read(line);
-        })?;
+    for (command, status) in runners.iter().zip(ended) {
+        let status = status?;
         // pytest's code for "no test has such a name".
         let none_named = filter.is_some() && status.code() == Some(5);
         if !status.success() && !none_named {
             failed.push(command.to_string());
         }
     }
+    let (tally, _) = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     terminal::step("took", &quantity::seconds(began.elapsed()));
     anstream::eprintln!("{} passed, {} failed", tally.passed, tally.failed);
     if whole && tally.skipped > 0 {
@@ -153,7 +168,7 @@ fn quick_runner(root: &Path, filter: Option<&str>, has_nextest: bool) -> Command
 
 const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
 
-/// The calls that run all tests: Rust's, then Python's.
+/// The calls that run all tests: Rust's, and Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>, packages: &Packages, options: &[&str]) -> Vec<Command> {
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args).args(options));
     let mut runners = if process::found("cargo-nextest").is_some() {
@@ -171,6 +186,8 @@ fn runners(root: &Path, needs: &Needs, filter: Option<&str>, packages: &Packages
     }
     let pytest = Command::new(needs.python()).args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "forecaster"]);
     let pytest = needs.apply(pytest).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root.join("autoscaler"));
+    // It computes while the others wait.
+    let pytest = if process::found("nice").is_some() { pytest.wrapped_by("nice", ["-n", "19"]) } else { pytest };
     runners.push(match filter {
         Some(filter) => pytest.arg(format!("-k={filter}")),
         None => pytest,
