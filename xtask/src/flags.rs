@@ -79,8 +79,8 @@ pub struct Global {
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Profile of cargo for the app's program instead of the policy's, for images that nobody else gets. It is part of their key, and
-    /// their compiled dependencies are not shared either.
-    #[arg(skip)]
+    /// their compiled dependencies are not shared either. `ci` calls this program with it; it is in no help.
+    #[arg(long, global = true, hide = true)]
     pub profile: Option<String>,
 }
 

@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use autoscaler::cluster::crd::PredictiveScalerSpec;
+use autoscaler::cluster::crd::PredictiveScaler;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use kube::core::cel::validate_cel_schema;
-use kube::{Client, Config};
+use kube::{Client, Config, CustomResourceExt as _};
+use kube_cel::Validator;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -560,7 +560,9 @@ fn valid(plural: &str, live: &Value, next: &Value, lenient: bool) -> Result<(), 
     }
     if plural == SCALERS && !lenient && next["spec"] != live["spec"] {
         let old = live.get("spec");
-        let checked = validate_cel_schema::<PredictiveScalerSpec>(&next["spec"], old);
+        let definition = serde_json::to_value(PredictiveScaler::crd()).unwrap();
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let checked = Validator::new().validate(schema, &next["spec"], old);
         checked.map_err(|broken| broken.to_string())?;
     }
     Ok(())

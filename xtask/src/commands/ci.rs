@@ -1,18 +1,19 @@
 //! `ci`: everything that CI runs, phase by phase, each with its seconds. `--only` runs the phases that a small change needs.
 //!
 //! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started. What only compiles (the
-//! build for other systems, the app's binary) runs during the tests, at the lowest priority.
+//! build for other systems, the app's binary) runs during the tests, at the lowest priority, and so do the images with that binary.
 
 mod background;
 mod deny;
 mod portable;
 
 use super::test::Packages;
-use super::test::needs::TestEngine;
+use super::test::needs::{TestEngine, Tools};
 use crate::flags::{BuildFlags, Global, Part};
 use crate::pipeline;
 use background::Check;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
@@ -51,18 +52,26 @@ pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::R
         }
         return adopted(global, &root, phases);
     }
-    let packages = Packages::of(&global.tree()?, part);
+    let tree = global.tree()?;
+    let packages = part.map_or_else(|| Ok(Packages::all()), |part| Packages::of(&tree, part))?;
     // Read first: the tests link this file again, and then the kernel calls it deleted.
     let program =
         std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
     phases.run("tidy", || super::tidy::run(global, &|_| true))?;
-    phases.run("deny", || deny::check(&root, global.offline))?;
-    phases.run("lock", || Ok(super::lock::check(global)?))?;
-    phases.run("compile", || compile(&root, &packages))?;
-    let engine = phases.run("engine", || Ok(TestEngine::start(&root)?))?;
+    // Downloads, unpacks and waits, while the others compute.
+    let engine = std::thread::scope(|scope| {
+        let engine = scope.spawn(|| TestEngine::start(&root));
+        let tools = scope.spawn(|| Tools::install(&tree));
+        phases.run("deny", || deny::check(&root, global.offline))?;
+        phases.run("lock", || Ok(super::lock::check(global)?))?;
+        phases.run("compile", || compile(&root, &packages))?;
+        phases.run("tools", || Ok(joined(tools)?))?;
+        phases.run("engine", || Ok(joined(engine)?))
+    })?;
     let mut checks =
         if part == Some(Part::Payload) { Vec::new() } else { Vec::from(portable::checks(&root, &program)?) };
     checks.extend(app_binary(global)?);
+    checks.push(images(global, &root, &program, &engine));
     let mut checked = background::Checked::default();
     phases.run("test", || {
         let tested;
@@ -72,10 +81,13 @@ pub fn run(global: &Global, only: Option<&str>, part: Option<Part>) -> anyhow::R
     })?;
     phases.background = checked.seconds;
     phases.run("checks", || checked.failure.map_or(Ok(()), Err))?;
-    phases.run("images", || images(global, &engine))?;
     drop(engine);
     phases.print();
     Ok(())
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Everything that CI runs in a repository that only uses xtask: the lock, its own tests, a build with smoke tests.
@@ -162,7 +174,7 @@ fn cargo(root: &Path, args: &[&str], hint: &str) -> anyhow::Result<()> {
 
 /// Compiles packages as the tests need them, with lints and documentation.
 fn compile(root: &Path, packages: &Packages) -> anyhow::Result<()> {
-    let command = binary::cargo(root).args(["test", "--locked", "--no-run"]).args(packages.selection()).args(COMPILER);
+    let command = binary::cargo(root).args(["test", "--locked", "--no-run"]).args(&packages.selection).args(COMPILER);
     let status = super::test::shown(&command, &mut |_| {})?;
     let hint = "`cargo clippy --workspace --all-targets` and `cargo doc --workspace --no-deps` show the same warnings";
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
@@ -176,7 +188,7 @@ const COMPILER: [&str; 2] = ["--config", "build.rustc-workspace-wrapper='.ci/rus
 /// policy's profile is compiled by what publishes, which smoke-tests its images too.
 const PROFILE: &str = "dev";
 
-/// The app's binary as these images hold it, which the build after the tests then finds compiled.
+/// The app's binary as these images hold it, which their build then finds compiled.
 fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
     let tree = Global { profile: Some(PROFILE.to_owned()), ..global.clone() }.tree()?;
     let Some(app) = &tree.policy.app.binary else { return Ok(None) };
@@ -185,17 +197,21 @@ fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
     Ok(Some(Check { name: "binary", call, exit: Exit::Build, hint }))
 }
 
-/// A real build into the engine's registry, with smoke tests of the app.
-fn images(global: &Global, engine: &TestEngine) -> anyhow::Result<()> {
-    let registry = &engine.state().registry;
-    let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;
-    let profile = Some(PROFILE.to_owned());
-    super::quickstart::run(&Global { registry: Some(registry), profile, ..global.clone() }, true, None)
+/// A real build into the engine's registry, with smoke tests of the app, by this program.
+fn images(global: &Global, root: &Path, program: &Path, engine: &TestEngine) -> Check {
+    let call = process::Command::new(program).args(["quickstart", "--yes", "--profile", PROFILE]);
+    let call = call.arg("--root").arg(root).args(["--registry", &engine.state().registry]);
+    let call = global.app.iter().fold(call, |call, app| call.args(["--app", app]));
+    let flags = [("--locked", global.locked), ("--offline", global.offline), ("--verbose", global.verbose)];
+    let call = flags.into_iter().filter(|(_, given)| *given).fold(call, |call, (flag, _)| call.arg(flag));
+    let hint = "run it alone: `cargo xtask quickstart`".to_owned();
+    Check { name: "images", call: portable::apart(call, root), exit: Exit::Build, hint }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
 
     /// What `.ci/rustc` says to a library with this text, compiled as a library and as its tests; nothing if it compiles.
     fn said(library: &str) -> Option<String> {
@@ -228,5 +244,29 @@ mod tests {
             let said = said(library).unwrap_or_default();
             assert!(said.contains(expected), "{library}{said}");
         }
+    }
+
+    /// Libraries with their features, of this selection.
+    fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let call = binary::cargo(&root).args(["tree", "--offline", "--locked", "--prefix=none", "--no-dedupe"]);
+        let tree = call.arg("--format={p}|{f}").args(selection).read(Exit::Build).unwrap();
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (package, features) in tree.lines().filter_map(|line| line.split_once('|')) {
+            let package: Vec<&str> = package.split(' ').take(2).collect();
+            found.entry(package.join(" ")).or_default().insert(features.to_owned());
+        }
+        found
+    }
+
+    #[test]
+    fn libraries_of_the_program_are_those_that_the_tests_compiled() {
+        let tests = features(&["--workspace", "--edges=normal,build,dev"]);
+        let program = features(&["--package=autoscaler", "--edges=normal,build"]);
+        assert!(program.len() > 200 && tests.len() > program.len(), "{program:?}");
+        let differ = program.iter().filter(|(package, own)| tests.get(*package) != Some(own));
+        let differ: Vec<&str> = differ.filter_map(|(package, _)| package.split(' ').next()).collect();
+        // What asks for more of them is xtask; only clap is above them in the program.
+        assert_eq!(differ, ["linux-raw-sys", "rustix"], "name the features in the workspace's `Cargo.toml`");
     }
 }

@@ -10,6 +10,7 @@ use crate::flags::{Global, Part};
 use needs::Needs;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tally::Tally;
 use xtask_host::process::{self, Command};
@@ -26,39 +27,54 @@ pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result
         let runner = quick_runner(&root, filter, process::found("cargo-nextest").is_some());
         return all_pass(&[runner], filter, false, &mut || {});
     }
-    let packages = Packages::of(&global.tree()?, None);
-    whole(global, filter, &packages, &[], &mut || {})
+    whole(global, filter, &Packages::all(), &[], &mut || {})
 }
 
 /// The packages of the workspace that are tested.
 pub struct Packages {
     part: Option<Part>,
-    /// The package of the app's program: the names of its other packages begin with this one's.
-    payload: String,
+    /// Cargo's arguments.
+    pub selection: Vec<String>,
 }
 
 impl Packages {
-    /// Those of a part, or all.
-    pub fn of(tree: &Tree, part: Option<Part>) -> Self {
-        let payload = tree.policy.app.binary.as_ref().map(|binary| binary.package.to_string()).unwrap_or_default();
-        Self { part, payload }
+    /// Every package, and the Python worker.
+    pub fn all() -> Self {
+        Self { part: None, selection: vec!["--workspace".to_owned()] }
     }
 
-    /// Cargo's arguments.
-    pub fn selection(&self) -> Vec<String> {
-        let names = [self.payload.clone(), format!("{}-*", self.payload)];
-        match self.part {
-            None => vec!["--workspace".to_owned()],
-            Some(Part::Payload) => names.map(|name| format!("--package={name}")).to_vec(),
-            Some(Part::Xtask) => {
-                [&["--workspace".to_owned()][..], &names.map(|name| format!("--exclude={name}"))].concat()
-            }
-        }
+    /// Those of a part.
+    pub fn of(tree: &Tree, part: Part) -> Result<Self, Fault> {
+        let payload = tree.policy.app.binary.as_ref().map(|binary| binary.package.as_str());
+        let members = binary::members(&*tree.files)?.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { part: Some(part), selection: selection(part, payload, members)? })
     }
 
     /// True if the Python worker is tested.
     fn has_python(&self) -> bool {
         self.part != Some(Part::Xtask)
+    }
+}
+
+/// Cargo's arguments for the members of a part. The payload is the package of the app's program, and those whose names begin with its.
+fn selection(part: Part, payload: Option<&str>, members: Vec<String>) -> Result<Vec<String>, Fault> {
+    let is_payload = |name: &&String| {
+        payload
+            .and_then(|payload| name.strip_prefix(payload))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let found: Vec<&String> = members.iter().filter(is_payload).collect();
+    match part {
+        Part::Payload if found.is_empty() => Err(match payload {
+            Some(payload) => Fault::usage(format!("package `{payload}` of `[app.binary]` is not in this workspace")),
+            None => Fault::usage("this repository has no payload to test: `images.toml` has no `[app.binary]`"),
+        }
+        .hint("`cargo xtask ci` without `--part` runs everything")),
+        Part::Payload => Ok(found.into_iter().map(|name| format!("--package={name}")).collect()),
+        Part::Xtask => {
+            let excluded = found.into_iter().map(|name| format!("--exclude={name}"));
+            Ok(std::iter::once("--workspace".to_owned()).chain(excluded).collect())
+        }
     }
 }
 
@@ -69,7 +85,7 @@ pub fn whole(
     filter: Option<&str>,
     packages: &Packages,
     options: &[&str],
-    compiled: &mut dyn FnMut(),
+    compiled: &mut (dyn FnMut() + Send),
 ) -> anyhow::Result<()> {
     let tree = global.tree()?;
     super::needs_xtask_sources(
@@ -81,24 +97,38 @@ pub fn whole(
     all_pass(&runners(&tree.root, &needs, filter, packages, options), filter, true, compiled)
 }
 
-/// Runs these, each in its turn, and reports all failures together. A skipped test is a failure where `whole` is asked for.
-fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool, compiled: &mut dyn FnMut()) -> anyhow::Result<()> {
+/// Runs these at the same time, and reports all failures together. A skipped test is a failure where `whole` is asked for.
+fn all_pass(
+    runners: &[Command],
+    filter: Option<&str>,
+    whole: bool,
+    compiled: &mut (dyn FnMut() + Send),
+) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut tally = Tally::default();
+    let seen = Mutex::new((Tally::default(), compiled));
+    let on_line = |line: &str| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if begins(line) {
+            (seen.1)();
+        }
+        seen.0.read(line);
+    };
+    let ended = std::thread::scope(|scope| {
+        let runs: Vec<_> = runners.iter().map(|runner| scope.spawn(|| shown(runner, &mut { on_line }))).collect();
+        runs.into_iter()
+            .map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
     let mut failed = Vec::new();
-    for command in runners {
-        let status = shown(command, &mut |line| {
-            if begins(line) {
-                compiled();
-            }
-            tally.read(line);
-        })?;
+    for (command, status) in runners.iter().zip(ended) {
+        let status = status?;
         // pytest's code for "no test has such a name".
         let none_named = filter.is_some() && status.code() == Some(5);
         if !status.success() && !none_named {
             failed.push(command.to_string());
         }
     }
+    let (tally, _) = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     terminal::step("took", &quantity::seconds(began.elapsed()));
     anstream::eprintln!("{} passed, {} failed", tally.passed, tally.failed);
     if whole && tally.skipped > 0 {
@@ -138,16 +168,15 @@ fn quick_runner(root: &Path, filter: Option<&str>, has_nextest: bool) -> Command
 
 const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
 
-/// The calls that run all tests: Rust's, then Python's.
+/// The calls that run all tests: Rust's, and Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>, packages: &Packages, options: &[&str]) -> Vec<Command> {
-    let selection = packages.selection();
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args).args(options));
     let mut runners = if process::found("cargo-nextest").is_some() {
         // Tests wait for programs half of the time.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        vec![cargo(NEXTEST).args(&selection).arg(format!("--test-threads={}", 2 * cores))]
+        vec![cargo(NEXTEST).args(&packages.selection).arg(format!("--test-threads={}", 2 * cores))]
     } else {
-        vec![cargo(&["test", "--no-fail-fast"]).args(&selection)]
+        vec![cargo(&["test", "--no-fail-fast"]).args(&packages.selection)]
     };
     if let Some(filter) = filter {
         runners = runners.into_iter().map(|runner| runner.arg(filter)).collect();
@@ -157,6 +186,8 @@ fn runners(root: &Path, needs: &Needs, filter: Option<&str>, packages: &Packages
     }
     let pytest = Command::new(needs.python()).args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "forecaster"]);
     let pytest = needs.apply(pytest).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root.join("autoscaler"));
+    // It computes while the others wait.
+    let pytest = if process::found("nice").is_some() { pytest.wrapped_by("nice", ["-n", "19"]) } else { pytest };
     runners.push(match filter {
         Some(filter) => pytest.arg(format!("-k={filter}")),
         None => pytest,
@@ -195,6 +226,27 @@ mod tests {
         assert!(begins("     Running unittests src/lib.rs (target/debug/deps/xtask-c44de2efb4f31054)"));
         assert!(!begins("   Compiling xtask v0.1.0"));
         assert!(!begins("    Finished `test` profile [unoptimized] target(s) in 0.35s"));
+    }
+
+    #[track_caller]
+    fn selected(part: Part, payload: Option<&str>, members: &[&str]) -> Result<String, String> {
+        let members = members.iter().map(|name| (*name).to_owned()).collect();
+        selection(part, payload, members).map(|all| all.join(" ")).map_err(|fault| fault.what)
+    }
+
+    #[test]
+    fn a_part_is_members_of_the_workspace_and_never_an_empty_name() {
+        let members = ["xtask", "app", "app-core", "application"];
+        let payload = selected(Part::Payload, Some("app"), &members);
+        assert_eq!(payload.unwrap(), "--package=app --package=app-core");
+        let xtask = selected(Part::Xtask, Some("app"), &members);
+        assert_eq!(xtask.unwrap(), "--workspace --exclude=app --exclude=app-core");
+        // One package alone, for which cargo would find nothing named `app-*`.
+        assert_eq!(selected(Part::Payload, Some("app"), &["xtask", "app"]).unwrap(), "--package=app");
+        // No program of Rust: all packages are xtask's.
+        assert_eq!(selected(Part::Xtask, None, &members).unwrap(), "--workspace");
+        assert!(selected(Part::Payload, None, &members).unwrap_err().contains("has no `[app.binary]`"));
+        assert!(selected(Part::Payload, Some("other"), &members).unwrap_err().contains("`other`"));
     }
 
     #[test]

@@ -257,7 +257,8 @@ fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
     Some(reached.into_values().collect())
 }
 
-fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
+/// The packages of the workspace by their names, and their folders.
+pub fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
     #[derive(Deserialize)]
     struct Manifest {
         workspace: Option<Workspace>,

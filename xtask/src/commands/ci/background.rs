@@ -1,5 +1,4 @@
-//! Checks that only keep compilers busy. They run at the lowest priority during the tests, which wait for engines and limits as long
-//! as they compute.
+//! Checks that run at the lowest priority during the tests, which wait for engines and limits as long as they compute.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -41,7 +40,7 @@ pub(super) struct Checked {
 /// each other. Tests that fail end the checks.
 pub(super) fn run<T>(
     checks: &[Check],
-    tests: impl FnOnce(&mut dyn FnMut()) -> anyhow::Result<T>,
+    tests: impl FnOnce(&mut (dyn FnMut() + Send)) -> anyhow::Result<T>,
 ) -> (anyhow::Result<T>, Checked) {
     let (begin, begun) = mpsc::channel::<()>();
     let ended = &AtomicBool::new(false);

@@ -55,6 +55,30 @@ impl Drop for TestEngine {
     }
 }
 
+/// Programs that the tests call.
+pub struct Tools {
+    uv: Uv,
+    python: PathBuf,
+    cosign: PathBuf,
+}
+
+impl Tools {
+    /// Finds what is installed, and installs the rest.
+    pub fn install(tree: &Tree) -> Result<Self, Fault> {
+        let root = &tree.root;
+        let uv = match uv::find(root, &[]) {
+            Ok(uv) => uv,
+            Err(_) => {
+                terminal::step("installing", "uv from the package index under `target/tools`");
+                uv::install(root)?
+            }
+        };
+        let python = python(tree, &uv)?;
+        packages()?;
+        Ok(Self { uv, python, cosign: cosign(root)? })
+    }
+}
+
 /// Everything that is needed, there.
 pub(super) struct Needs {
     python: PathBuf,
@@ -78,15 +102,7 @@ impl Needs {
     /// Finds installed tools, and installs the rest.
     pub(super) fn gather(tree: &Tree) -> Result<Self, Fault> {
         let root = &tree.root;
-        let uv = match uv::find(root, &[]) {
-            Ok(uv) => uv,
-            Err(_) => {
-                terminal::step("installing", "uv from the package index under `target/tools`");
-                uv::install(root)?
-            }
-        };
-        let python = python(tree, &uv)?;
-        packages()?;
+        let Tools { uv, python, cosign } = Tools::install(tree)?;
         let engine = TestEngine::start(root)?;
         let state = engine.state();
         let mut env = state.docker_env();
@@ -95,7 +111,7 @@ impl Needs {
             ("XTASK_TEST_DOCKER", state.docker.clone().into()),
             ("XTASK_TEST_REGISTRY_BIN", state.folder.join("packages/usr/bin/docker-registry").into()),
             ("XTASK_TEST_UV", uv.program().into()),
-            ("XTASK_TEST_COSIGN", cosign(root)?.into()),
+            ("XTASK_TEST_COSIGN", cosign.into()),
             ("XTASK_TEST_ENGINE_ROOT", root.into()),
             ("XTASK_DEBIAN_CACHE", debian::cache(&root.join("target")).into()),
             ("AUTOSCALER_PYTHON", python.clone().into()),

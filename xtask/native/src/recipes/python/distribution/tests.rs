@@ -1,4 +1,4 @@
-//! Made-up wheels of every shape, as they are installed. `xtask/tests/native_packages.rs` compares with uv.
+//! Made-up wheels of every shape, as they are installed. `xtask/tests/machine/native_packages.rs` compares with uv.
 
 use super::*;
 use crate::layer::packed::contents;

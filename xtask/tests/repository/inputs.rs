@@ -1,8 +1,6 @@
 //! Locks of other tools as inputs of a base: `plan` over real git repositories, and the real uv as the judge of what its lock
 //! means. No engine and no registry; a line says what was skipped where there is no uv.
 
-#![allow(clippy::disallowed_methods, reason = "the programs of a person's shell, run as such")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +11,8 @@ use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::lock::closure::{environments, pins_of};
 use xtask_model::spec::requirements::Marker;
 
-const UV_LOCK: &str = include_str!("../model/src/spec/lock/formats/fixtures/uv.lock");
-const UV_PROJECT: &str = include_str!("../model/src/spec/lock/formats/fixtures/uv.pyproject.toml");
+const UV_LOCK: &str = include_str!("../../model/src/spec/lock/formats/fixtures/uv.lock");
+const UV_PROJECT: &str = include_str!("../../model/src/spec/lock/formats/fixtures/uv.pyproject.toml");
 
 /// Installs from what a build translates.
 const BASE: &str =

@@ -1,13 +1,6 @@
 //! `plan` and `explain` with a real registry: published, lost, foreign and unreachable images.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
-
-#[allow(dead_code, unreachable_pub, reason = "shared with another test")]
-mod history;
-#[path = "support/real_registry.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_registry;
-
+use crate::{history, real_registry};
 use history::{Repo, seed};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;

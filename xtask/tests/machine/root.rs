@@ -1,8 +1,6 @@
 //! The Debian root, twice: the same bytes, small enough, and nothing of the host in them.
 
-#[path = "support/debian_root.rs"]
-mod debian_root;
-
+use crate::debian_root;
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::time::Instant;

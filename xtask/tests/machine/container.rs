@@ -2,14 +2,9 @@
 //!
 //! Every container runs something with a number that nobody else has, by which the tests see that it is gone.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test is run, and killed, as a person's shell would")]
-
-#[path = "container/apart.rs"]
 mod apart;
-#[path = "support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod busybox;
 
+use crate::busybox;
 use busybox::PROGRAMS;
 use std::fs;
 use std::os::fd::AsRawFd as _;

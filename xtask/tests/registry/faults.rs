@@ -1,9 +1,6 @@
 //! The client against scripted registries and token servers: what no real registry does on request.
 
-#[path = "support/fault_proxy.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod fault_proxy;
-
+use crate::fault_proxy;
 use fault_proxy::{Answer as Scripted, FaultProxy, Mishap, Request};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -783,7 +780,7 @@ fn ctrl_c_ends_a_pause() {
     let busy = Scripted::new(503).header("retry-after", "50");
     registry.on("GET", "", usize::MAX, Mishap::Answer(busy));
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["wait_as_asked", "--exact", "--nocapture"])
+        .args(["faults::wait_as_asked", "--exact", "--nocapture"])
         .env(BUSY, registry.host())
         .stdout(std::process::Stdio::piped())
         .spawn()

@@ -1,19 +1,7 @@
 //! The generated workflows: read by actionlint and zizmor, and their own `run:` lines run against a real engine and registry, event by
 //! event, for two platforms.
 
-#![allow(clippy::disallowed_methods, reason = "the runner under test starts programs as a runner does")]
-
-#[path = "support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod busybox;
-#[path = "support/expression.rs"]
-mod expression;
-#[path = "support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_engine;
-#[path = "support/runner.rs"]
-mod runner;
-
+use crate::{expression, real_engine, runner};
 use runner::{Event, Outcome, Runner};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

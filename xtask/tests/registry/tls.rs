@@ -2,8 +2,6 @@
 //!
 //! The variables are read once a process, so each case runs this test program again.
 
-#![allow(clippy::disallowed_methods, reason = "a server that is ended by its handle, and this test program again")]
-
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -73,7 +71,7 @@ fn ping_as_asked() {
 
 fn ping(port: u16, variables: &[(&str, &Path)]) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["ping_as_asked", "--exact", "--nocapture"]);
+    child.args(["tls::ping_as_asked", "--exact", "--nocapture"]);
     child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").env(TARGET, format!("localhost:{port}"));
     let output = child.envs(variables.iter().copied()).output().unwrap();
     String::from_utf8(output.stdout).unwrap()

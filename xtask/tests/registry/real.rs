@@ -1,12 +1,6 @@
 //! The client against distribution's own registry, alone and behind a proxy that cuts and loses things.
 
-#[path = "support/fault_proxy.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod fault_proxy;
-#[path = "support/real_registry.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_registry;
-
+use crate::{fault_proxy, real_registry};
 use fault_proxy::{FaultProxy, Mishap};
 use real_registry::{PASSWORD, RealRegistry, USER};
 use std::collections::BTreeSet;

@@ -1,8 +1,6 @@
 //! Locks that were edited, packages that cannot be installed and files that are none: the real program with the real uv and an
 //! index of the test's own. A line says what was skipped where there is no uv or no index for it.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
-
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

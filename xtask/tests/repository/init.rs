@@ -1,20 +1,7 @@
 //! `init` on the repositories in `examples`: the real program on a copy of each `before`, which has to write its `after`; what it never
 //! does to files that exist; and one example that is built and tested. `UPDATE_EXPECT=1` writes the `after` folders.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
-
-#[path = "support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod busybox;
-#[path = "support/debian_root.rs"]
-mod debian_root;
-#[path = "support/example.rs"]
-#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
-mod example;
-#[path = "support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_engine;
-
+use crate::{debian_root, example, real_engine};
 use example::{Example, REVISION, ROOT, files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -77,7 +64,7 @@ fn writes(name: &'static str, after: &str, flags: &[&str]) {
             std::fs::write(path, text).unwrap();
         }
     }
-    assert_eq!(wrote, files(&folder), "update: UPDATE_EXPECT=1 cargo test -p xtask --test init");
+    assert_eq!(wrote, files(&folder), "update: UPDATE_EXPECT=1 cargo test -p xtask --test repository init");
     // Once more: nothing to do.
     let again = ends(&example.init(&[&["--name", name], flags].concat()), 0);
     assert!(again.contains("unchanged") && !again.contains("wrote"), "{again}");

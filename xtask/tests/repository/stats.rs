@@ -1,7 +1,5 @@
 //! `stats` over the real binary, and its page in a real browser.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
-
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;

@@ -262,7 +262,7 @@ fn memory_does_not_grow_with_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sparse");
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["write_a_large_layer", "--exact", "--nocapture"])
+        .args(["layers::write_a_large_layer", "--exact", "--nocapture"])
         .env(MEASURED, &path)
         .output()
         .unwrap();
@@ -306,7 +306,7 @@ fn a_store_survives_killed_processes() {
         let mut children: Vec<_> = (0..2)
             .map(|_| {
                 std::process::Command::new(std::env::current_exe().unwrap())
-                    .args(["fill_a_store", "--exact", "--nocapture"])
+                    .args(["layers::fill_a_store", "--exact", "--nocapture"])
                     .env(KILLED, &store)
                     .stdout(std::process::Stdio::null())
                     .stderr(std::process::Stdio::null())

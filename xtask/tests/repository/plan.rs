@@ -1,11 +1,7 @@
 //! `plan` and `explain` over real git repositories: against an oracle that extracts build contexts, by random edits, and by
 //! the command line. No registry is asked and no engine is needed.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
-
-#[allow(unreachable_pub, reason = "a module of this test alone")]
-mod history;
-
+use crate::history;
 use history::{Repo, State, edit, seed};
 use proptest::prelude::*;
 use std::path::Path;

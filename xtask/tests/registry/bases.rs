@@ -1,11 +1,6 @@
 //! The published bases, over the real binary and distribution's own registry: list, pin, rollback, prune.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
-
-#[path = "support/real_registry.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_registry;
-
+use crate::real_registry;
 use real_registry::RealRegistry;
 use std::collections::BTreeMap;
 use std::path::Path;

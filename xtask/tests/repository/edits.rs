@@ -1,15 +1,7 @@
 //! `plan` after edits of the repositories in `examples`: each example as `init` leaves it, with its lock, and a table of edits with what
 //! each has to build. No registry is asked and no engine is needed.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
-
-#[path = "support/example.rs"]
-#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
-mod example;
-#[path = "history/mod.rs"]
-#[allow(unreachable_pub, dead_code, reason = "another test's module")]
-mod history;
-
+use crate::{example, history};
 use example::copy;
 use history::Repo;
 use std::fmt::Write as _;

@@ -4,8 +4,6 @@
 //! The user is made up: its name and its ranges of numbers are in files that are mounted over those of `/etc`, in a mount namespace
 //! that ends with the call.
 
-#![allow(clippy::disallowed_methods, reason = "the program under test is run, and killed, as a person's shell would")]
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

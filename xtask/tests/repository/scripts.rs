@@ -1,7 +1,5 @@
 //! The scripts next to the base's Dockerfile, by this machine's Python: what they let pass, what they refuse and what they skip.
 
-#![allow(clippy::disallowed_methods, reason = "the scripts are run as both engines run them")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -2,23 +2,9 @@
 //!
 //! Real all through: a Debian root, an engine, uv and the package index that this machine uses.
 
-#![allow(clippy::disallowed_methods, reason = "archives are unpacked by the system's own program")]
-
-#[path = "support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod busybox;
-#[path = "support/debian_root.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod debian_root;
-#[path = "support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_engine;
-#[path = "support/real_registry.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_registry;
-#[path = "native_packages/system.rs"]
 mod system;
 
+use crate::{debian_root, real_engine, real_registry};
 use real_engine::{Engine, engine};
 use real_registry::RealRegistry;
 use std::cell::Cell;

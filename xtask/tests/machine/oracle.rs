@@ -3,17 +3,10 @@
 //!
 //! The cases are in `cases.rs`, those that differ on purpose with their reasons.
 
-#![allow(clippy::disallowed_methods, reason = "the real docker is run as a person's shell would run it")]
-
-#[path = "../support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod busybox;
 mod cases;
-#[path = "../support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
-mod real_engine;
 mod tree;
 
+use crate::real_engine;
 use cases::{Case, Expect};
 use real_engine::{Engine, engine};
 use serde_json::{Value, json};
