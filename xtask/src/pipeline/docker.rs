@@ -131,7 +131,7 @@ fn secrets(
 }
 
 /// What docker reads for an image.
-struct Staged {
+struct DockerInput {
     /// The build context. It stays locked while the value lives.
     context: context::StagedContext,
     /// Folder with the Dockerfile at its path.
@@ -139,7 +139,7 @@ struct Staged {
 }
 
 /// Puts the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not cover.
-fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels<'_>>) -> Result<Staged, Fault> {
+fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels<'_>>) -> Result<DockerInput, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
     let policy = &context.tree.policy;
     let translated = (order.kind != ImageKind::App && policy.base.format() != Format::Pip).then_some(TRANSLATED);
@@ -163,12 +163,13 @@ fn stage(context: &Context<'_>, order: &ImageOrder, wheels: Option<&Wheels<'_>>)
     let text = context.tree.files.text(order.dockerfile.as_ref())?;
     let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
     let sources = dockerfile.sources(&order.build_args(), &order.platform)?;
-    let contents = context::Contents { root, context: &order.context, entries: &files, made: &made, sources: &sources };
+    let contents =
+        context::ContextContents { root, context: &order.context, entries: &files, made: &made, sources: &sources };
     let staged = context::stage(&contents, &folder)?;
     let dockerfiles = folder.with_extension("dockerfiles");
     file::write(&dockerfiles.join(&order.dockerfile), &text)?;
     file::write(&dockerfiles.join(format!("{}.dockerignore", order.dockerfile)), NOTHING_IGNORED)?;
-    Ok(Staged { context: staged, dockerfiles })
+    Ok(DockerInput { context: staged, dockerfiles })
 }
 
 /// The ignore file of a staged context: BuildKit would look for one in the context, and paths there are not the repository's.
@@ -178,7 +179,7 @@ fn call(
     context: &Context<'_>,
     order: &ImageOrder,
     secrets: &Secrets,
-    (staged, wheels): (&Staged, Option<&Wheels<'_>>),
+    (staged, wheels): (&DockerInput, Option<&Wheels<'_>>),
 ) -> Result<Build, Fault> {
     let (mut contexts, mut args) = (BTreeMap::new(), order.build_args());
     if let Some(wheels) = wheels {

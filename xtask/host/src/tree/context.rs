@@ -19,7 +19,7 @@ pub use below::{Below, entries_from_top, from_top};
 pub use files::{Files, Named, Whole};
 pub(crate) use files::{blob, scan_format, scan_rules};
 pub use fold::folder_id;
-pub use staged::{Contents, StagedContext, stage};
+pub use staged::{ContextContents, StagedContext, stage};
 pub use walk::Open;
 pub use worktree::WorkTree;
 use xtask_model::image::context::{

@@ -38,7 +38,7 @@ use groups::Group;
 use installed::Installed;
 pub use interpreter::PYTHON;
 use interpreter::{Interpreter, RootPython};
-use items::{Items, Writer, folders};
+use items::{Items, LayerItems, folders};
 use known::Known;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
@@ -472,7 +472,7 @@ impl<'a> PythonPackages<'a> {
             found.map(|(size, file)| (file, size))
         };
         let owners = &made.checked.shared;
-        let writer = Writer { place: &place, owners, code: &code };
+        let writer = LayerItems { place: &place, owners, code: &code };
         let of_group = |(index, group): (usize, &Group)| {
             group.packages.iter().map(move |package| (package.name.clone(), index)).collect::<Vec<_>>()
         };
@@ -550,7 +550,7 @@ impl<'a> PythonPackages<'a> {
         let site = format!("{HOME}/{}", place.site());
         let compiler = bytecode::CompileScript { interpreter: compiler, script: &self.scripts.compile, site: &site };
         let chunks = compile::sources(unpacked, (&names, compiled), &place)?;
-        let files = compile::Files { home: unpacked.folder.home(), place: &place };
+        let files = compile::BytecodeFiles { home: unpacked.folder.home(), place: &place };
         compiler.compile(&chunks, &|source| files.read(source), &|source, code| files.write(source, code))?;
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));
         Ok(())

@@ -18,7 +18,7 @@ mod tests;
 
 use super::{ContextEntry, ContextPath, FileKind, ObjectId};
 use crate::file::cannot_read;
-use places::{Placed, Places};
+use places::{PlacedEntry, Places};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -42,8 +42,8 @@ pub struct StagedContext {
     _lock: File,
 }
 
-/// Contents of a staged context. Paths are from the top of the repository.
-pub struct Contents<'a> {
+/// ContextContents of a staged context. Paths are from the top of the repository.
+pub struct ContextContents<'a> {
     /// The top of the repository.
     pub root: &'a Path,
     /// The folder that docker gets.
@@ -67,7 +67,7 @@ struct StagedFile {
 type StagedFiles = BTreeMap<ContextPath, StagedFile>;
 
 /// Brings `folder` to hold these contents.
-pub fn stage(contents: &Contents<'_>, folder: &Path) -> Result<StagedContext, Fault> {
+pub fn stage(contents: &ContextContents<'_>, folder: &Path) -> Result<StagedContext, Fault> {
     let cannot = |error: io::Error| cannot_write(folder, error);
     let parent = folder.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(cannot)?;
@@ -85,8 +85,9 @@ pub fn stage(contents: &Contents<'_>, folder: &Path) -> Result<StagedContext, Fa
     let (root, wanted) = (contents.root, BTreeSet::new());
     let mut stage = Stage { root, folder, list, known: &mut known, spare, wanted, changed: false };
     // Links come last, when nothing is below the folder that one takes the place of.
-    let (links, others): (Vec<Placed<'_>>, Vec<Placed<'_>>) = placed.into_iter().partition(Placed::is_link);
-    for Placed { at, entry, .. } in others {
+    let (links, others): (Vec<PlacedEntry<'_>>, Vec<PlacedEntry<'_>>) =
+        placed.into_iter().partition(PlacedEntry::is_link);
+    for PlacedEntry { at, entry, .. } in others {
         stage.parents(&at)?;
         match (entry.kind, entry.id) {
             (FileKind::Dir, _) => stage.folder(&at)?,
@@ -106,7 +107,7 @@ pub fn stage(contents: &Contents<'_>, folder: &Path) -> Result<StagedContext, Fa
         let stamp = format!("stamp:{}:{}:{modified:?}:{changed:?}", metadata.ino(), metadata.size());
         stage.file(path, source, (stamp.replace(' ', ""), mode), None)?;
     }
-    for Placed { at, entry, leads_to } in links {
+    for PlacedEntry { at, entry, leads_to } in links {
         stage.parents(&at)?;
         let source = root.join(entry.path.to_path());
         let target = leads_to.map_or_else(|| fs::read_link(&source), Ok);

@@ -48,12 +48,12 @@ impl Chunk {
 }
 
 /// Where sources and their byte code are.
-pub(super) struct Files<'a> {
+pub(super) struct BytecodeFiles<'a> {
     pub(super) home: PathBuf,
     pub(super) place: &'a EnvironmentPlace<'a>,
 }
 
-impl Files<'_> {
+impl BytecodeFiles<'_> {
     pub(super) fn read<'s>(&self, source: &'s SourceFile) -> Result<PythonSource<'s>, Fault> {
         if let Some(bytes) = source.version.as_ref().and_then(|version| version.bytes.as_ref()) {
             return Ok((&source.path, contents(bytes)?));

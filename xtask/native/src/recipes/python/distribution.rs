@@ -147,7 +147,7 @@ struct Install<'a> {
     /// Name of the wheel's folder for files outside site-packages.
     data: String,
     headers: String,
-    scripts: &'a BTreeMap<String, Target>,
+    scripts: &'a BTreeMap<String, ObjectReference>,
     out: Distribution,
 }
 
@@ -266,13 +266,13 @@ fn version(wheel: &str) -> Result<(), String> {
 
 /// What a launcher calls: `attribute` of `module`, at most up to the first dot imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
+struct ObjectReference {
     module: String,
     attribute: String,
 }
 
 /// Console and GUI scripts of `entry_points.txt`, by name.
-fn entry_points(text: &str) -> Result<BTreeMap<String, Target>, String> {
+fn entry_points(text: &str) -> Result<BTreeMap<String, ObjectReference>, String> {
     let mut out = BTreeMap::new();
     let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
     let mut section = String::new();
@@ -308,7 +308,7 @@ fn entry_points(text: &str) -> Result<BTreeMap<String, Target>, String> {
         if !seen.insert((section.clone(), name.to_owned())) {
             return Err(format!("`entry_points.txt` has `{name}` twice"));
         }
-        out.insert(name.to_owned(), Target { module: module.to_owned(), attribute: attribute.to_owned() });
+        out.insert(name.to_owned(), ObjectReference { module: module.to_owned(), attribute: attribute.to_owned() });
     }
     Ok(out)
 }
@@ -320,7 +320,7 @@ fn has_plugins(text: &str) -> bool {
 }
 
 /// The script that starts an entry point, as uv writes it.
-fn launcher(interpreter: &str, Target { module, attribute }: &Target) -> String {
+fn launcher(interpreter: &str, ObjectReference { module, attribute }: &ObjectReference) -> String {
     let import = attribute.split('.').next().unwrap_or(attribute);
     format!(
         "#!{interpreter}\n# -*- coding: utf-8 -*-\nimport sys\nfrom {module} import {import}\n\

@@ -115,7 +115,7 @@ impl<'a> Early<'a> {
     pub(super) fn work(&self) {
         let _guard = Unwinding(self);
         let (mut worker, site) = (Worker::default(), format!("{}/{}", self.place.home, self.place.site()));
-        let files = compile::Files { home: self.folder.home(), place: &self.place };
+        let files = compile::BytecodeFiles { home: self.folder.home(), place: &self.place };
         while let Some(job) = self.next() {
             match job {
                 Job::Unpack(package, wheel) => self.unpack(package, wheel),

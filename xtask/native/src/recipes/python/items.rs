@@ -15,13 +15,13 @@ pub(super) type Items = BTreeMap<ContextPath, Item>;
 /// Finds the byte code of a distribution at a path: only a version that is not used, if the flag is set.
 pub(super) type FindCode<'c> = dyn Fn(&str, &str, bool) -> Option<(PathBuf, u64)> + 'c;
 
-pub(super) struct Writer<'a> {
+pub(super) struct LayerItems<'a> {
     pub(super) place: &'a EnvironmentPlace<'a>,
     pub(super) owners: &'a Owners,
     pub(super) code: &'a FindCode<'a>,
 }
 
-impl Writer<'_> {
+impl LayerItems<'_> {
     pub(super) fn distribution(&self, distribution: &Distribution) -> Items {
         let mut out = Items::new();
         for folder in &distribution.folders {

@@ -11,20 +11,20 @@ use xtask_model::spec::reference::Digest;
 const WHOLE: &str = ".xtask";
 
 pub(super) struct Places<'a> {
-    pub placed: Vec<Placed<'a>>,
+    pub placed: Vec<PlacedEntry<'a>>,
     /// True if BuildKit has to be sent the whole context after every change.
     pub whole: bool,
 }
 
 /// An entry with its place.
-pub(super) struct Placed<'a> {
+pub(super) struct PlacedEntry<'a> {
     pub at: ContextPath,
     pub entry: &'a ContextEntry,
     /// For a folder that is elsewhere: target of the link in its place.
     pub leads_to: Option<PathBuf>,
 }
 
-impl<'a> Placed<'a> {
+impl<'a> PlacedEntry<'a> {
     fn as_it_is(entry: &'a ContextEntry) -> Self {
         Self { at: entry.path.clone(), entry, leads_to: None }
     }
@@ -35,9 +35,9 @@ impl<'a> Placed<'a> {
 }
 
 /// Places the entries of a context.
-pub(super) fn places<'a>(contents: &super::Contents<'a>) -> Places<'a> {
+pub(super) fn places<'a>(contents: &super::ContextContents<'a>) -> Places<'a> {
     let Some(folders) = folders(contents) else {
-        return Places { placed: contents.entries.iter().map(Placed::as_it_is).collect(), whole: true };
+        return Places { placed: contents.entries.iter().map(PlacedEntry::as_it_is).collect(), whole: true };
     };
     let mut placed = Vec::new();
     let mut sums: BTreeMap<&ContextPath, String> = BTreeMap::new();
@@ -52,7 +52,7 @@ pub(super) fn places<'a>(contents: &super::Contents<'a>) -> Places<'a> {
     let own = from_top(contents.context, &ContextPath::new(WHOLE));
     for entry in contents.entries {
         let Some(folder) = folder_of(entry) else {
-            placed.push(Placed::as_it_is(entry));
+            placed.push(PlacedEntry::as_it_is(entry));
             continue;
         };
         let name = &Digest::of(sums[folder].as_bytes()).hex()[..32];
@@ -61,16 +61,16 @@ pub(super) fn places<'a>(contents: &super::Contents<'a>) -> Places<'a> {
         if entry.path == *folder {
             let up = folder.parts().count() - contents.context.parts().count() - 1;
             let target = Path::new(&"../".repeat(up)).join(WHOLE).join(name);
-            placed.push(Placed { leads_to: Some(target), ..Placed::as_it_is(entry) });
+            placed.push(PlacedEntry { leads_to: Some(target), ..PlacedEntry::as_it_is(entry) });
         }
-        placed.push(Placed { at, entry, leads_to: None });
+        placed.push(PlacedEntry { at, entry, leads_to: None });
     }
     Places { placed, whole: false }
 }
 
 /// The folders that are copied as a whole, if every source is the path of a file or a folder. A pattern, a mount or a copy of the
 /// context itself would see the links.
-fn folders(contents: &super::Contents<'_>) -> Option<BTreeSet<ContextPath>> {
+fn folders(contents: &super::ContextContents<'_>) -> Option<BTreeSet<ContextPath>> {
     let path = |source: &Source| match &source.reads {
         Reads::Glob(path)
             if source.excludes.is_empty() && !path.is_empty() && !path.contains(['*', '?', '[', '\\']) =>

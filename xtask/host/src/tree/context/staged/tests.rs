@@ -112,7 +112,7 @@ fn entries_of(root: &Path, sources: &[Source]) -> Vec<ContextEntry> {
 /// Stages what sources of the repository's folder name.
 fn staged(root: &Path, sources: &[Source], entries: &[ContextEntry], folder: &Path) -> Result<PathBuf, Fault> {
     let (context, made) = (ContextPath::default(), BTreeMap::new());
-    Ok(stage(&Contents { root, context: &context, entries, made: &made, sources }, folder)?.folder)
+    Ok(stage(&ContextContents { root, context: &context, entries, made: &made, sources }, folder)?.folder)
 }
 
 /// All that BuildKit could see of a folder: path, type with mode, owner, links, size, time, contents.
@@ -211,7 +211,7 @@ fn a_file_that_is_made_by_a_build_is_copied_again_when_it_is_made_again() {
     let (program, folder) = (ContextPath::new("target/program"), places.path().join("context"));
     let made = BTreeMap::from([(program, root.path().join("target/program"))]);
     let context = ContextPath::default();
-    let contents = Contents { root: root.path(), context: &context, entries: &[], made: &made, sources: &[] };
+    let contents = ContextContents { root: root.path(), context: &context, entries: &[], made: &made, sources: &[] };
     drop(stage(&contents, &folder).unwrap());
     assert!(!folder.join("target").exists(), "it need not be there yet");
     fs::create_dir(root.path().join("target")).unwrap();
@@ -294,7 +294,8 @@ fn a_folder_of_the_repository_is_a_context_with_places_of_its_own() {
     let (root, places) = (checkout(), tempfile::tempdir().unwrap());
     let (context, made, sources) = (ContextPath::new("code"), BTreeMap::new(), copied(&["in"]));
     let entries = entries_of(root.path(), &copied(&["code/in"]));
-    let contents = Contents { root: root.path(), context: &context, entries: &entries, made: &made, sources: &sources };
+    let contents =
+        ContextContents { root: root.path(), context: &context, entries: &entries, made: &made, sources: &sources };
     let staged = stage(&contents, &places.path().join("context")).unwrap();
     assert_eq!(fs::read_to_string(staged.folder.join("in/one")).unwrap(), "1");
     assert!(staged.folder.join("in").symlink_metadata().unwrap().is_symlink());
