@@ -150,7 +150,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         name: "requirement",
         about: "another version of a requirement: base and app pushed",
         builds: Some(2),
-        edit: |workspace, run| bump(workspace, run, &BUMPED),
+        edit: |workspace, _| bump(workspace, 1, &BUMPED),
         plain: Some(build_plain),
         ..SCENARIO
     },
@@ -160,6 +160,9 @@ const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 
 /// Small packages with many releases; the first one in the lock is updated.
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
+
+/// Those with enough releases for each run of a row to have its own.
+pub(super) const BUMPED_OFTEN: [&str; 1] = ["tzdata"];
 
 const PROGRAM: &str = "autoscaler/cli/src/lib.rs";
 
@@ -181,9 +184,12 @@ pub(super) fn edit_template(workspace: &Workspace, run: u32) -> Result<(), Fault
     workspace.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
 }
 
-/// Pins the release before the locked one, for the first candidate in the lock, so that no cache has the result of a
-/// run.
-pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Result<(), Fault> {
+/// Pins an earlier release of the first candidate in the lock, by a number of releases before the locked one.
+pub(super) fn bump(workspace: &Workspace, releases: u32, candidates: &[&str]) -> Result<(), Fault> {
+    (0..releases).try_for_each(|_| to_the_release_before(workspace, candidates))
+}
+
+fn to_the_release_before(workspace: &Workspace, candidates: &[&str]) -> Result<(), Fault> {
     let base = &workspace.tree.policy.base;
     let read = |path: &str| {
         std::fs::read_to_string(workspace.tree.root.join(path))
@@ -203,7 +209,7 @@ pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Resu
     let text = resolved(workspace, &Upgrade::Only(vec![name.clone()]))?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     for change in lock::diff(&locked.meaning(), &after.meaning()) {
-        terminal::detail(&format!("run {run}: {change}"));
+        terminal::detail(&change.to_string());
     }
     file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
 }

@@ -45,6 +45,8 @@ pub struct Harness {
     namespaces: BTreeSet<String>,
     /// Number of edits so far; each is different.
     pub(super) number: u32,
+    /// Edits of this row.
+    pub(super) round: u32,
     edit: Edit,
 }
 
@@ -80,6 +82,7 @@ impl Harness {
             pulled: Vec::new(),
             namespaces: BTreeSet::new(),
             number: 0,
+            round: 0,
             edit: |_| Ok(()),
         })
     }
@@ -88,6 +91,7 @@ impl Harness {
         self.edit = edit;
         self.new_program = None;
         self.files = 0;
+        self.round = 0;
         self.workspace.rewind()
     }
 
@@ -95,6 +99,7 @@ impl Harness {
     pub fn edit_again(&mut self) -> Result<(), Fault> {
         self.workspace.reset()?;
         self.number += 1;
+        self.round += 1;
         (self.edit)(self)
     }
 

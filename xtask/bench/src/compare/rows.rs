@@ -8,7 +8,7 @@ use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
 use super::pull::{self, Pulled};
 use super::watch::{self, Follow};
-use crate::scenarios::{BUMPED, Sample, bump, edit_program, edit_template};
+use crate::scenarios::{BUMPED, BUMPED_OFTEN, Sample, bump, edit_program, edit_template};
 use std::fs::File;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::Compression;
@@ -223,7 +223,7 @@ pub(super) static ROWS: [Row; 20] = [
     Row {
         name: "small-package-cold",
         about: "one small package updated, nothing local: base and app",
-        edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
+        edit: |harness| bump(&harness.workspace, 1, &BUMPED),
         what: What::BaseAndApp,
         builds: 2,
         sides: &[native(None), WITHOUT_UV, docker(Some(Goal::Faster(20.0))), DOCKER_CACHED, SLOW_BUILDAH],
@@ -232,7 +232,8 @@ pub(super) static ROWS: [Row; 20] = [
     Row {
         name: "small-package-warm",
         about: "one small package updated, everything warm: base and app",
-        edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
+        // The registry keeps what earlier runs pushed, so each run has a release of its own.
+        edit: |harness| bump(&harness.workspace, harness.round, &BUMPED_OFTEN),
         what: What::BaseAndApp,
         start: Start::Warm,
         builds: 2,
@@ -242,7 +243,7 @@ pub(super) static ROWS: [Row; 20] = [
     Row {
         name: "scipy-cold",
         about: "scipy updated, nothing local: base and app",
-        edit: |harness| bump(&harness.workspace, harness.number, &["scipy"]),
+        edit: |harness| bump(&harness.workspace, 1, &["scipy"]),
         what: What::BaseAndApp,
         builds: 2,
         sides: &[native(None), docker(Some(Goal::Faster(10.0))), DOCKER_CACHED, SLOW_BUILDAH],
