@@ -18,6 +18,10 @@ const UV: &str = "uv";
 /// Registry namespace of the state before the change, with the program's compiled crates.
 const WITH_PROGRAM: &str = "before-program";
 
+/// Registry namespace of the state before the change, with a base by docker's engine: one of the native engine has twice as many
+/// layers, for each of which docker does work in every build.
+const BY_DOCKER: &str = "before-docker";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     Binary,
@@ -52,8 +56,9 @@ pub(super) fn cold_call(workspace: &Workspace) -> Command {
 }
 
 pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: Start) -> Result<Sample, Fault> {
-    let seeds = match (what, start) {
-        (What::Program, Start::Cold) => program_seeds(harness)?,
+    let seeds = match (caller, what, start) {
+        (Caller::Docker, ..) => docker_seeds(harness, start)?,
+        (_, What::Program, Start::Cold) => program_seeds(harness)?,
         _ => seeds(harness, start)?,
     };
     let who = if caller == Caller::Docker { "xtask-docker" } else { "native" };
@@ -123,6 +128,19 @@ fn program_seeds(harness: &Harness) -> Result<Seeds, Fault> {
     let seeds = seeds(harness, Start::Cold)?;
     let crates = dependencies::repository(&harness.workspace.tree.policy.app.repository);
     Ok(Seeds { from: harness.prefix(WITH_PROGRAM)?, names: [seeds.names, vec![crates]].concat() })
+}
+
+/// Publishes the unchanged tree with docker's engine, on first use.
+fn docker_seeds(harness: &mut Harness, start: Start) -> Result<Seeds, Fault> {
+    if !harness.is_filled(BY_DOCKER) {
+        terminal::step("readying", "base and app with docker's engine");
+        harness.workspace.rewind()?;
+        let nothing = seeds(harness, Start::Nothing)?;
+        let from = harness.filled(BY_DOCKER.to_owned(), &nothing)?;
+        scenarios::push(call(&harness.workspace).args(["build", "--engine", Caller::Docker.engine()]), &from)?;
+        harness.edit_again()?;
+    }
+    Ok(Seeds { from: harness.prefix(BY_DOCKER)?, ..seeds(harness, start)? })
 }
 
 pub(super) fn seeds(harness: &Harness, start: Start) -> Result<Seeds, Fault> {
