@@ -429,7 +429,7 @@ fn a_part_of_a_root_whose_content_cannot_be_read_is_refused_and_replaced() {
     parts::keep(&client(), &shared.world.root(), &shared.id, std::iter::empty::<Result<LayerPart<&[u8], _>, _>>())
         .unwrap();
     shared.heals();
-    // Whole files with the right tables, that are no archives, or end in the middle of one, or lead out of the folder.
+    // Whole files with the right tables, that are not archives, or end in the middle of one, or lead out of the folder.
     let cut = &tar(&["f lib/a other"])[..700];
     for content in [b"no archive".to_vec(), Vec::new(), other[..other.len() / 2].to_vec(), gzip(cut)] {
         shared.replace(&content, &table);

@@ -317,7 +317,7 @@ fn a_part_of_a_root_goes_when_no_base_is_on_the_root() {
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 1 manifests of parts of roots"]);
     assert_eq!(scene.stands("autoscaler-root", &unused), None);
     assert!(scene.stands("autoscaler-root", &pinned).is_some() && scene.stands("autoscaler-root", &used).is_some());
-    assert_eq!(scene.stands("autoscaler-root", &image.to_string()), Some(image), "a root is no part");
+    assert_eq!(scene.stands("autoscaler-root", &image.to_string()), Some(image), "a root is not a part");
     // The base of a root goes, and then its part.
     scene.client.delete_manifest(&scene.repository("autoscaler-base"), on_root).unwrap();
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 1 manifests of parts of roots"]);
