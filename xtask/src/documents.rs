@@ -381,7 +381,11 @@ pub const PRUNE: Document = Document {
         ("registry.tags[]", "tags to delete whose image stays"),
         ("layouts[].**", "the same for images on this machine"),
         ("dependencies[].**", "the same for compiled dependencies, with `prune`"),
-        ("images[].name", "with several apps or bases, in the place of the fields above: name of one"),
+        ("parts[].**", "the same for parts of root images, with `prune`; of all apps together"),
+        (
+            "images[].name",
+            "with several apps or bases, in the place of `registry`, `layouts` and `dependencies`: name of one",
+        ),
         ("images[].registry.**", "as `registry`, of this one"),
         ("images[].layouts[].**", "as `layouts`, of this one"),
         ("images[].dependencies[].**", "as `dependencies`, of this one"),

@@ -481,7 +481,8 @@ Examples:
     /// Delete old apps from the registry, with tags of deleted branches and what is attached to nothing; prints the plan and its reasons first
     ///
     /// An app stays for a tag that somebody may use, for its age, and if it is in use. The tag of a branch counts while this clone knows the
-    /// branch: call `git fetch --prune` before. Bases: `cargo xtask base prune`, afterwards.
+    /// branch: call `git fetch --prune` before. Compiled dependencies and parts of roots that nothing needs go too. Bases: `cargo xtask base prune`,
+    /// afterwards.
     #[command(after_help = "\
 Examples:
   cargo xtask prune                                   prints what would go, and why

@@ -32,7 +32,7 @@ pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_la
 pub use native::store;
 pub use rebuild::{Again, PublishedKey, Rebuilt, from_nothing};
 pub use request::Request;
-pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
+pub use root::{debian_recipe, local_root, repository as root_repository, resolve_root, single_try_client};
 pub use sources::{Sources, Unreadable, one_line};
 pub use xtask_model::image::plan::Target;
 

@@ -9,6 +9,9 @@
 #[path = "support/fault_proxy.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod fault_proxy;
+#[path = "support/sources.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod sources;
 
 use expect_test::{Expect, expect};
 use fault_proxy::{Answer, FaultProxy};
@@ -27,38 +30,6 @@ const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Whatever the machine: files are copied, and nothing of the image runs.
 const PLATFORM: &str = "linux/amd64";
-
-const BASE: &str = "\
-ARG ROOT_IMAGE
-ARG USER_NAME=app
-ARG USER_ID=10001
-ARG GROUP_ID=10001
-ARG USER_HOME=/home/app
-FROM ${ROOT_IMAGE} AS root
-FROM root AS user
-ARG USER_NAME
-ARG USER_ID
-ARG GROUP_ID
-ARG USER_HOME
-RUN echo \"${USER_NAME}:x:${GROUP_ID}:\" >> /etc/group && \
-    echo \"${USER_NAME}:x:${USER_ID}:${GROUP_ID}:${USER_NAME}:${USER_HOME}:/usr/sbin/nologin\" >> /etc/passwd && \
-    mkdir -p \"${USER_HOME}\" /app
-FROM root AS base
-COPY --link --from=user /etc/passwd /etc/group /etc/
-COPY --link --from=user --chown=10001:10001 /home/app /home/app
-COPY --link --from=user /app /app
-COPY --link dockerfiles/check.txt /opt/
-USER 10001:10001
-";
-
-const FAST: &str = "\
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE} AS app
-COPY --link --chown=0:0 code/tool /usr/local/bin/tool
-COPY --link --chown=0:0 code /app/code
-COPY --link --chown=0:0 templates /app/templates
-ENTRYPOINT [\"cat\", \"/app/templates/page.html\"]
-";
 
 /// A root image in a registry that has nothing else, and a repository whose images are built on it.
 struct World {
@@ -82,20 +53,12 @@ impl World {
                 host = world._registry.host()
             ),
         );
-        world.write("dockerfiles/Dockerfile.base", BASE).write("dockerfiles/Dockerfile.fast", FAST);
-        world.write("dockerfiles/check.txt", "check\n").write("dockerfiles/installer.lock", "");
-        world.write("templates/page.html", "<p>one</p>\n").write("code/tool", "#!/bin/sh\necho tool\n");
-        world.write("code/deep/a.py", &"# a line that is there often\n".repeat(1000));
-        std::os::unix::fs::symlink("deep/a.py", world.at("code/link")).unwrap();
-        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(world.at("code/tool"), executable).unwrap();
-        world.write(".gitignore", "target\n").write(".dockerignore", "target\n.git\n").write("README.md", "read\n");
-        world.write("requirements-enhanced.txt", "");
-        let none =
-            xtask_model::spec::requirements::read(Path::new("requirements-enhanced.txt"), &mut |_| Ok(String::new()));
-        let digest = none.unwrap_or_else(|fault| panic!("{fault}")).fingerprint();
-        let lock = format!("# requirements: {digest}\n# python: >={minor}\n# resolver: uv 0.0.0\n");
-        world.write("requirements-enhanced.lock", &lock);
+        let base = sources::native_base("COPY --link dockerfiles/check.txt /opt/\n");
+        world.write("dockerfiles/Dockerfile.base", &base).write("dockerfiles/Dockerfile.fast", sources::NATIVE_FAST);
+        let root = world.folder.path();
+        sources::begin(root);
+        sources::code(root, "#!/bin/sh\necho tool\n", &sources::long());
+        sources::lock(root, minor, "", &[]);
         world.git(&["init", "-q", "-b", "main"]);
         world
     }
@@ -105,8 +68,7 @@ impl World {
     }
 
     fn write(&self, path: &str, text: &str) -> &Self {
-        std::fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
-        std::fs::write(self.at(path), text).unwrap();
+        sources::write(self.folder.path(), path, text);
         self
     }
 

@@ -256,8 +256,8 @@ mod tests {
     #[test]
     fn goals_are_checked_against_medians() {
         let tallies = vec![
-            tally(&[0.2, 0.3, 0.1], Some(160_000_000)),
-            tally(&[0.4], Some(90_000_000)),
+            tally(&[0.2, 0.3, 0.1], Some(64_000_001)),
+            tally(&[0.4], Some(64_000_000)),
             tally(&[8.0, 9.0, 7.0], None),
             Tally { why: Some("it is not installed".to_owned()), ..Tally::default() },
         ];

@@ -122,7 +122,7 @@ pub fn layer(bytes: &[u8]) -> bool {
     }
     let toc = Reader::open(bytes, None, limits).and_then(|mut reader| toc::of(&mut reader));
     let Ok(toc) = toc else { return false };
-    let again = toc::LayerToc::from_bytes(toc.as_bytes().to_vec());
+    let again = toc::LayerToc::checked(toc.as_bytes().to_vec());
     assert!(again.as_ref() == Some(&toc), "the stored form is read differently");
     let image = toc::ImageToc::new([toc.into()]);
     for path in image.merged().keys() {

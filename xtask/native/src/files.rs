@@ -14,7 +14,7 @@ use crate::layer::unpack::Unpacker;
 use crate::layer::{EntryKind, Limits, Reader};
 use crate::recipes::stage::{RootFiles, Selection};
 use crate::store::Store;
-pub use shared::Parts;
+pub use shared::{Parts, part_id};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -173,12 +173,18 @@ impl<'a> ImageFiles<'a> {
         self.folder.join(self.identity().hex())
     }
 
+    /// Waits until no other process writes files of images here.
+    fn lock(&self) -> io::Result<File> {
+        fs::create_dir_all(&self.folder)?;
+        let lock = File::create(self.folder.join(".lock"))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
     /// Makes a folder with this image's files, of which each process finds the result; one process makes it.
     fn kept(&self, folder: &Path, make: impl FnOnce(&Path) -> Result<(), Fault>) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
-        fs::create_dir_all(&self.folder).map_err(cannot)?;
-        let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
-        lock.lock().map_err(cannot)?;
+        let _lock = self.lock().map_err(cannot)?;
         if folder.is_dir() {
             return Ok(());
         }
@@ -216,43 +222,29 @@ impl<'a> ImageFiles<'a> {
         self.tars().join(format!("{number}{TABLE}"))
     }
 
-    /// Writes the tar files, and the tables of contents of all layers, which are read only once for both.
+    /// Writes the tar files of a part, from the registry's part if it has one.
     fn write_tars(&self, folder: &Path, part: &Selection) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(folder).map_err(cannot)?;
-        let create = |number: usize| -> Result<_, Fault> {
-            let file = File::create(folder.join(format!("{number}{PLAIN}"))).map_err(cannot)?;
-            Ok(PartWriter::new(part.has, BufWriter::with_capacity(256 << 10, file)))
-        };
-        let is_shared = self.parts.as_ref().is_some_and(|parts| parts.fetch(self, folder, part));
-        for (number, (layer, diff_id)) in self.image.layers().enumerate().filter(|_| !is_shared) {
-            let mut tar = create(number)?;
-            let toc = self.read_layer(layer, diff_id, |reader| {
-                toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))
-            })?;
-            tar.finish().map_err(cannot)?;
-            self.store.put_toc(&diff_id, &toc)?;
+        if !self.parts.as_ref().is_some_and(|parts| parts.fetch(self, folder, part)) {
+            self.write_layers(folder, part)?;
         }
-        if self.above.is_some() {
-            let mut tar = create(self.image.manifest.layers.len())?;
-            self.read_above(|reader| {
-                toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))
-            })?;
-            tar.finish().map_err(cannot)?;
+        let number = self.image.manifest.layers.len();
+        self.read_above(|reader| write_tar((folder, number), part, reader).map(drop)).map(drop)
+    }
+
+    /// The same from the layers, whose tables of contents go to the store: they are read only once for both.
+    fn write_layers(&self, folder: &Path, part: &Selection) -> Result<(), Fault> {
+        for (number, (layer, diff_id)) in self.image.layers().enumerate() {
+            let toc = self.read_layer(layer, diff_id, |reader| write_tar((folder, number), part, reader))?;
+            self.store.put_toc(&diff_id, &toc)?;
         }
         Ok(())
     }
 
-    fn unpack_part(&self, part: &Selection) -> Result<PathBuf, Fault> {
-        let (whole, tars) = (self.whole(), self.tars());
-        if let Some(there) = self.part.get() {
-            return Ok(there.path().to_owned());
-        }
-        if whole.is_dir() {
-            return Ok(whole);
-        }
-        let began = Instant::now();
-        self.kept(&tars, |folder| self.write_tars(folder, part))?;
+    /// Unpacks the tar files of a part.
+    fn unpack_tars(&self) -> Result<Scratch, Fault> {
+        let tars = self.tars();
         let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", tars.display())).cause(error);
         let numbers = 0..self.image.manifest.layers.len() + usize::from(self.above.is_some());
         let open = |number: usize| match File::open(tars.join(format!("{number}{PACKED}"))) {
@@ -270,10 +262,41 @@ impl<'a> ImageFiles<'a> {
             let file = BufReader::with_capacity(256 << 10, file);
             unpacked.apply(&mut Reader::open(file, None, Limits { bytes, ..Limits::default() })?)?;
         }
+        Ok(scratch)
+    }
+
+    fn unpack_part(&self, part: &Selection) -> Result<PathBuf, Fault> {
+        let (whole, tars) = (self.whole(), self.tars());
+        if let Some(there) = self.part.get() {
+            return Ok(there.path().to_owned());
+        }
+        if whole.is_dir() {
+            return Ok(whole);
+        }
+        let began = Instant::now();
+        self.kept(&tars, |folder| self.write_tars(folder, part))?;
+        let scratch = match self.unpack_tars() {
+            Err(fault) if self.is_fetched() => {
+                terminal::detail(&format!("the layers of `{}` are read: {}", self.name, fault.what));
+                self.replace_fetched(part)?;
+                self.unpack_tars()?
+            }
+            unpacked => unpacked?,
+        };
         let took = quantity::seconds(began.elapsed());
         terminal::detail(&format!("`{}`: its {} unpacked in {took}", self.name, part.name));
         Ok(self.part.get_or_init(|| scratch).path().to_owned())
     }
+}
+
+/// Writes the part of a layer that has this number, and returns the layer's table of contents.
+fn write_tar((folder, number): (&Path, usize), part: &Selection, reader: &mut Reader<'_>) -> Result<LayerToc, Fault> {
+    let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
+    let file = File::create(folder.join(format!("{number}{PLAIN}"))).map_err(cannot)?;
+    let mut tar = PartWriter::new(part.has, BufWriter::with_capacity(256 << 10, file));
+    let toc = toc::of_each(reader, &mut |entry, reader| tar.add(entry, reader).map_err(cannot))?;
+    tar.finish().map_err(cannot)?;
+    Ok(toc)
 }
 
 /// Reads a layer as a stream of entries. It is complete only if its digest matches at the end. Without a `diff_id`, only the download

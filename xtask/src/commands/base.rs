@@ -94,7 +94,7 @@ fn prune(global: &Global, all: &[BaseRepository], limits: (usize, Duration), yes
             let value = serde_json::json!({"registry": planned.plan, "layouts": planned.layouts.verdicts});
             (bases.tree.policy.name(ImageKind::Base).map(str::to_owned), value)
         };
-        super::prune::print_document(all.iter().zip(&plans).map(of).collect())?;
+        super::prune::print_document(all.iter().zip(&plans).map(of).collect(), None)?;
     } else {
         for PlannedPruning { plan, layouts, .. } in &plans {
             show(&plan.verdicts);

@@ -1,9 +1,12 @@
-//! `prune`: deletes old apps in the registry.
+//! `prune`: deletes old apps in the registry, and what only saves builds time: compiled dependencies and parts of roots.
+
+mod parts;
 
 use super::base::show;
 use crate::documents;
 use crate::flags::{Format, Global, PruneFlags};
 use crate::pipeline;
+use parts::PartPruning;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use xtask_host::process::Command;
@@ -37,32 +40,56 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     }
     let plan = |tree| AppPruning::plan(flags, tree, (&listed, branches.clone()));
     let apps = trees.iter().map(plan).collect::<Result<Vec<_>, Fault>>()?;
+    let parts = PartPruning::plan(global, flags.older_than)?;
     if global.format == Format::Json {
-        print_document(apps.iter().map(AppPruning::document).collect())?;
+        print_document(apps.iter().map(AppPruning::document).collect(), Some(&parts.verdicts))?;
     } else {
         for app in &apps {
             show(&app.plan.verdicts);
             show(&app.dependencies);
         }
+        show(&parts.verdicts);
     }
-    let is_empty = apps.iter().all(AppPruning::is_empty);
+    let is_empty = parts.old().is_empty() && apps.iter().all(AppPruning::is_empty);
     if is_empty || !flags.yes {
         let what = if is_empty { "to delete" } else { "was deleted; to delete it, add `--yes`" };
         terminal::step("nothing", what);
         return Ok(());
     }
-    Ok(apps.iter().filter(|app| !app.is_empty()).try_for_each(AppPruning::execute)?)
+    apps.iter().filter(|app| !app.is_empty()).try_for_each(AppPruning::execute)?;
+    Ok(parts.execute()?)
 }
 
-/// Prints what is deleted as one document: that of one image, or of several by their names.
-pub(super) fn print_document(mut plans: Vec<(Option<String>, Value)>) -> anyhow::Result<()> {
-    if let [(_, only)] = plans.as_slice() {
-        return documents::PRUNE.print(only);
+/// Prints what is deleted as one document: that of one image, or of several by their names, and what all of them share.
+pub(super) fn print_document(mut plans: Vec<(Option<String>, Value)>, parts: Option<&[Verdict]>) -> anyhow::Result<()> {
+    let mut document = match plans.as_mut_slice() {
+        [(_, only)] => only.take(),
+        several => {
+            several.iter_mut().for_each(|(name, plan)| plan["name"] = json!(name));
+            json!({"images": plans.into_iter().map(|(_, plan)| plan).collect::<Vec<_>>()})
+        }
+    };
+    if let Some(parts) = parts {
+        document["parts"] = json!(parts);
     }
-    for (name, plan) in &mut plans {
-        plan["name"] = json!(name);
+    documents::PRUNE.print(&document)
+}
+
+/// Deletes manifests in any order.
+fn delete_all(client: &Client, repository: &Repository, digests: &BTreeSet<Digest>, what: &str) -> Result<(), Fault> {
+    for digest in digests {
+        process::interrupted()?;
+        client.delete_manifest(repository, digest)?;
     }
-    documents::PRUNE.print_list("images", &plans.into_iter().map(|(_, plan)| plan).collect::<Vec<_>>())
+    if !digests.is_empty() {
+        terminal::step("deleted", &format!("{} manifests of {what}", digests.len()));
+    }
+    Ok(())
+}
+
+/// Digests of what does not stay.
+fn gone(verdicts: &[Verdict]) -> BTreeSet<Digest> {
+    verdicts.iter().filter(|one| !one.keep).map(|one| one.digest).collect()
 }
 
 /// What is deleted of an app, with what it was planned by.
@@ -106,7 +133,7 @@ impl<'t> AppPruning<'t> {
 
     /// Manifests of compiled dependencies to delete.
     fn old(&self) -> BTreeSet<Digest> {
-        self.dependencies.iter().filter(|one| !one.keep).map(|one| one.digest).collect()
+        gone(&self.dependencies)
     }
 
     fn is_empty(&self) -> bool {
@@ -119,14 +146,7 @@ impl<'t> AppPruning<'t> {
             return Err(Fault::drift(format!("`{apps}` changed while the plan was shown: nothing was deleted in it"))
                 .hint("run this again"));
         }
-        let old = self.old();
-        for digest in &old {
-            process::interrupted()?;
-            self.client.delete_manifest(compiled, digest)?;
-        }
-        if !old.is_empty() {
-            terminal::step("deleted", &format!("{} manifests of compiled dependencies", old.len()));
-        }
+        delete_all(&self.client, compiled, &self.old(), "compiled dependencies")?;
         if self.plan.is_empty() { Ok(()) } else { delete(&self.client, apps, &self.plan) }
     }
 }
@@ -147,7 +167,7 @@ fn survey_of(
     };
     let survey = survey::apps_of(&request)?;
     let dependencies = match tree.policy.app.binary {
-        Some(_) => survey::dependencies(client, compiled),
+        Some(_) => survey::artifacts(client, compiled, |_| true),
         None => Ok(Vec::new()),
     };
     // A registry may refuse to say that it has no such repository.

@@ -154,7 +154,7 @@ fn announce_fallback(root: &str, fault: &Fault) {
 }
 
 /// The repository of roots made of Debian packages.
-pub(super) fn repository(tree: &Tree) -> Repository {
+pub fn repository(tree: &Tree) -> Repository {
     tree.registry.repository(&format!("{}-root", tree.policy.project.name))
 }
 

@@ -19,6 +19,9 @@ mod real_engine;
 #[path = "../support/real_registry.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
+#[path = "../support/sources.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod sources;
 
 mod adoption;
 mod container;

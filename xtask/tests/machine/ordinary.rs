@@ -4,6 +4,7 @@
 //! The user is made up: its name and its ranges of numbers are in files that are mounted over those of `/etc`, in a mount namespace
 //! that ends with the call.
 
+use crate::sources;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,36 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xtask_model::spec::reference::Platform;
-use xtask_model::spec::requirements;
 
 /// A user that no Debian has.
 const USER: &str = "54321";
-
-/// Two stages that a recipe realises, and no packages.
-const BASE: &str = "\
-ARG ROOT_IMAGE
-ARG USER_NAME=app
-ARG USER_ID=10001
-ARG GROUP_ID=10001
-ARG USER_HOME=/home/app
-FROM ${ROOT_IMAGE} AS root
-FROM root AS user
-ARG USER_NAME
-ARG USER_ID
-ARG GROUP_ID
-ARG USER_HOME
-RUN echo \"${USER_NAME}:x:${GROUP_ID}:\" >> /etc/group && \
-    echo \"${USER_NAME}:x:${USER_ID}:${GROUP_ID}:${USER_NAME}:${USER_HOME}:/usr/sbin/nologin\" >> /etc/passwd && \
-    mkdir -p \"${USER_HOME}\" /app
-FROM root AS base
-COPY --link --from=user /etc/passwd /etc/group /etc/
-COPY --link --from=user --chown=10001:10001 /home/app /home/app
-COPY --link --from=user /app /app
-COPY --link requirements-enhanced.lock /opt/venv/
-USER 10001:10001
-";
-
-const FAST: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE} AS app\nCOPY --link templates /app/templates\nENTRYPOINT [\"cat\", \"/app/templates/page.html\"]\n";
 
 /// Whether this machine can do it; where not, says why.
 fn possible() -> bool {
@@ -76,12 +50,9 @@ impl Repo {
         let holder = tempfile::Builder::new().prefix("ordinary user ").tempdir().unwrap();
         let root = holder.path().canonicalize().unwrap().join("repository");
         fs::set_permissions(holder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let write = |path: &str, text: &str| {
-            let path = root.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        write(
+        sources::begin(&root);
+        sources::write(
+            &root,
             "images.toml",
             &format!(
                 "[project]\nname = \"app\"\nengine = \"native\"\nregistry = \"127.0.0.1:1/none\"\n\
@@ -92,18 +63,10 @@ impl Repo {
                 Platform::host()
             ),
         );
-        write("dockerfiles/Dockerfile.base", BASE);
-        write("dockerfiles/Dockerfile.fast", FAST);
-        write("dockerfiles/installer.lock", "");
-        write("templates/page.html", "<p>one</p>\n");
-        write(".dockerignore", "target\n.git\n");
-        write("requirements-enhanced.txt", "");
-        let read = requirements::read(Path::new("requirements-enhanced.txt"), &mut |_| Ok(String::new()));
-        let digest = read.unwrap_or_else(|fault| panic!("{fault}")).fingerprint();
-        write(
-            "requirements-enhanced.lock",
-            &format!("# requirements: {digest}\n# python: >=3.13\n# resolver: uv 0.0.0\n"),
-        );
+        let base = sources::native_base("COPY --link requirements-enhanced.lock /opt/venv/\n");
+        sources::write(&root, "dockerfiles/Dockerfile.base", &base);
+        sources::write(&root, "dockerfiles/Dockerfile.fast", sources::FAST);
+        sources::lock(&root, "3.13", "", &[]);
         fs::copy(env!("CARGO_BIN_EXE_xtask"), holder.path().join("xtask")).unwrap();
         fs::create_dir(holder.path().join("home")).unwrap();
         if ordinary {

@@ -165,6 +165,41 @@ fn another_machine_compiles_only_its_own_crate() {
 }
 
 #[test]
+fn docker_compiles_what_the_registry_lacks_or_refuses() {
+    let Some(program) = Program::new("dockercompiled") else { return };
+    let repo = program.repo();
+    let build = |flags: &[&str]| {
+        let args = [&["-v", "build", "--push", "--engine", "docker", "--format", "json"], flags].concat();
+        repo.xtask(&args).env("CARGO_HOME", &program.home)
+    };
+    let app = |call: Call| call.run().ok().report().image("app").clone();
+    // The registry has none: a desk compiles, and CI puts what it compiled.
+    build(&[]).run().ok().says("no compiled dependencies for this machine").says("Compiling greeting");
+    program.becomes_cold().edits(2);
+    assert_eq!(app(build(&[]).env("CI", "1"))["dependencies"]["action"], "pushed");
+    program.becomes_cold().edits(3);
+    let pulled = build(&[]).run().ok().says("Compiling tool").keeps("Compiling greeting").report();
+    assert_eq!(pulled.image("app")["dependencies"]["action"], "pulled");
+    let with = program.staged();
+    // It refuses, it has none any more, it has lost a layer: the same program, compiled here.
+    let [tag] = repo.tags("app-target").try_into().unwrap();
+    let found = client().manifest(&program.shared(), tag.parse::<Tag>().unwrap()).unwrap().present().unwrap();
+    let layer = publish::read_manifest(&client(), &program.shared(), found.digest).unwrap().layers[0].digest;
+    let compiles = |why: &str| {
+        program.becomes_cold();
+        build(&["--force"]).run().ok().says(why).says("Compiling greeting");
+        assert!(program.staged() == with, "{why}");
+    };
+    for (status, why) in [(403, "403"), (404, "no compiled dependencies for this machine")] {
+        program.world.proxy.reply("GET", "app-target/manifests", move |_| Answer::new(status));
+        compiles(why);
+        program.world.proxy.clear();
+    }
+    program.world.lose("app-target", &layer);
+    compiles("missing from the registry");
+}
+
+#[test]
 fn what_is_refused_or_wrong_is_compiled() {
     let Some(program) = Program::new("refused") else { return };
     let repo = program.repo();

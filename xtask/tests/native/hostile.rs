@@ -7,13 +7,12 @@ use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use xtask_host::registry::Client;
 use xtask_host::registry::publish::parts::{self, LayerPart};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::{Descriptor, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Tag};
-use xtask_native::files::{ImageFiles, Parts};
+use xtask_native::files::{ImageFiles, Parts, part_id};
 use xtask_native::image::{Image, Place};
 use xtask_native::recipes::stage::{RootFiles as _, Selection};
 use xtask_native::store::Store;
@@ -303,50 +302,146 @@ fn a_name_that_is_a_gigabyte_long() {
 /// Files below `lib`, as a recipe selects what Python needs.
 const PART: Selection = Selection { name: "lib", has: |path| path.as_bytes().starts_with(b"lib/") };
 
-/// The part on a machine that has nothing, by a build that publishes: its files, and whether `lib/a` and `lib/gone` are in the image.
-fn part(world: &World, client: &Client, image: &Image) -> (Vec<(PathBuf, Vec<u8>)>, [bool; 2]) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("store"), u64::MAX).unwrap();
-    let parts = Parts { repository: world.root(), push: true };
-    let files = ImageFiles::new(client, &store, image, "image.invalid/base", folder.path()).with_parts(parts);
+/// The part on a machine of which only the folder exists: its files, and whether `lib/a` and `lib/gone` are in the image.
+fn part_in(folder: &Path, world: &World, image: &Image, push: bool) -> (Vec<(PathBuf, String)>, [bool; 2]) {
+    let client = client();
+    let store = Store::open(&folder.join("store"), u64::MAX).unwrap();
+    let parts = Parts { repository: world.root(), push };
+    let files = ImageFiles::new(&client, &store, image, "image.invalid/base", folder).with_parts(parts);
     let unpacked = files.folder(Some(&PART)).unwrap_or_else(|fault| panic!("{fault}"));
-    let below = |(path, bytes): (PathBuf, Vec<u8>)| (path.strip_prefix(&unpacked).unwrap().to_owned(), bytes);
+    let below = |(path, bytes): (PathBuf, Vec<u8>)| {
+        (path.strip_prefix(&unpacked).unwrap().to_owned(), String::from_utf8(bytes).unwrap())
+    };
     let found = listing(&unpacked).into_iter().map(below).collect();
     let has = ["lib/a", "lib/gone"].map(|path| files.has(&ContextPath::new(path)).unwrap());
     files.share(&PART);
     (found, has)
 }
 
-#[test]
-fn a_part_of_a_root_is_read_in_place_of_its_layers_unless_it_is_damaged() {
-    let Some(world) = World::new("parts") else { return };
-    let layer = |lines: &[&str]| Layer::new(&tar(lines));
-    let lower = layer(&["f lib/a old", "f lib/gone x", "f share/a x", "l usr lib"]);
-    push(&world, &[lower, layer(&["f lib/a new", "f lib/.wh.gone "])]);
-    let (client, digest) = (client(), world.repo.published("root", "1").unwrap().digest);
-    let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host()).unwrap();
-    let read = |expected: usize, writes: bool| {
-        let (found, traffic) = world.traffic(|| part(&world, &client, &image));
-        let name = |(path, bytes): &(PathBuf, Vec<u8>)| (path.clone(), String::from_utf8(bytes.clone()).unwrap());
-        let found = (found.0.iter().map(name).collect::<Vec<_>>(), found.1);
+/// A root of two layers, and its part in the registry.
+struct Shared {
+    world: World,
+    image: Image,
+    id: Digest,
+}
+
+impl Shared {
+    fn new(name: &str) -> Option<Self> {
+        let world = World::new(name)?;
+        let layer = |lines: &[&str]| Layer::new(&tar(lines));
+        let lower = layer(&["f lib/a old", "f lib/gone x", "f share/a x", "l usr lib"]);
+        push(&world, &[lower, layer(&["f lib/a new", "f lib/.wh.gone "])]);
+        let digest = world.repo.published("root", "1").unwrap().digest;
+        let image = Image::open(&client(), Place::Registry(world.root()), digest, &Platform::host()).unwrap();
+        let id = part_id(&image.digest, &PART);
+        let shared = Self { world, image, id };
+        shared.read(1, true);
+        shared.read(0, false);
+        Some(shared)
+    }
+
+    /// Reads the part on a new machine that publishes: how often each layer is read, and whether something is written to the registry.
+    #[track_caller]
+    fn read(&self, layers: usize, writes: bool) {
+        self.read_in(tempfile::tempdir().unwrap().path(), true, (layers, writes));
+    }
+
+    #[track_caller]
+    fn read_in(&self, folder: &Path, push: bool, (layers, writes): (usize, bool)) {
+        let (found, traffic) = self.world.traffic(|| part_in(folder, &self.world, &self.image, push));
         let file = |path: &str, text: &str| (PathBuf::from(path), text.to_owned());
         assert_eq!(found, (vec![file("lib/a", "new"), file("usr", "")], [true, false]));
-        assert_eq!(traffic.read(&image.manifest.layers), [expected; 2]);
+        assert_eq!(traffic.read(&self.image.manifest.layers), [layers; 2]);
         assert_eq!(!traffic.writes().is_empty(), writes, "{:?}", traffic.writes());
-    };
-    read(1, true);
-    read(0, false);
-    let tags = world.repo.tags("root");
-    let id = tags.iter().find_map(|tag| tag.strip_prefix("part-")).unwrap_or_else(|| panic!("{tags:?}"));
-    let id: Digest = format!("sha256:{id}").parse().unwrap();
-    let replace = |tar: Vec<u8>, table: &[u8]| {
-        let layer = || LayerPart { tar: &tar[..], table: table.to_vec() };
-        parts::keep(&client, &world.root(), &id, [Ok(layer()), Ok(layer())].into_iter()).unwrap();
-    };
+    }
+
+    /// The part's files in the registry: for each layer the tar file and the table of contents.
+    fn stored(&self) -> Vec<Descriptor> {
+        let found = parts::find(&client(), &self.world.root(), &self.id, 2).unwrap().unwrap();
+        found.into_iter().flat_map(|layer| [layer.tar, layer.table]).collect()
+    }
+
+    /// Puts another part under its tag: two layers like this.
+    fn replace(&self, tar: &[u8], table: &[u8]) {
+        let layer = || Ok(LayerPart { tar, table: gzip(table) });
+        parts::keep(&client(), &self.world.root(), &self.id, [layer(), layer()].into_iter()).unwrap();
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.world.store().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
+    }
+
+    /// A build that publishes refuses the part and replaces it; the next one reads what it wrote.
+    #[track_caller]
+    fn heals(&self) {
+        self.read(1, true);
+        self.read(0, false);
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// The tables of contents of a part.
+fn tables(shared: &Shared) -> Vec<u8> {
+    let table = &shared.stored()[1];
+    let found = client().blob_bytes(&shared.world.root(), &table.digest, table.size).unwrap().present().unwrap();
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(&found[..]).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_part_of_a_root_with_a_lost_or_damaged_file_is_refused_and_replaced() {
+    let Some(shared) = Shared::new("lostparts") else { return };
+    for number in 0..4 {
+        shared.world.lose("root", &shared.stored()[number].digest);
+        shared.heals();
+        // Too short, and of another digest: the registry still says that it has it.
+        let path = shared.blob(&shared.stored()[number].digest);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        shared.heals();
+        let path = shared.blob(&shared.stored()[number].digest);
+        fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
+        shared.heals();
+    }
+    // A machine that has its own files does not read the part, and sees what is lost.
+    let folder = tempfile::tempdir().unwrap();
+    shared.replace(b"x", b"x");
+    shared.read_in(folder.path(), true, (1, true));
+    shared.world.lose("root", &shared.stored()[2].digest);
+    shared.read_in(folder.path(), true, (0, true));
+    shared.read(0, false);
+}
+
+#[test]
+fn a_part_of_a_root_whose_content_cannot_be_read_is_refused_and_replaced() {
+    let Some(shared) = Shared::new("parts") else { return };
+    let (other, table) = (Layer::new(&tar(&["f lib/a other"])).bytes, tables(&shared));
     // No table of contents is damaged in silence, and there are as many as layers.
-    replace(layer(&["f lib/a other"]).bytes, b"no table");
-    read(1, false);
-    parts::keep(&client, &world.root(), &id, std::iter::empty::<Result<LayerPart<&[u8], _>, _>>()).unwrap();
-    read(1, true);
-    read(0, false);
+    shared.replace(&other, b"no table");
+    shared.heals();
+    parts::keep(&client(), &shared.world.root(), &shared.id, std::iter::empty::<Result<LayerPart<&[u8], _>, _>>())
+        .unwrap();
+    shared.heals();
+    // Whole files with the right tables, that are not archives, or end in the middle of one, or lead out of the folder.
+    let cut = &tar(&["f lib/a other"])[..700];
+    for content in [b"no archive".to_vec(), Vec::new(), other[..other.len() / 2].to_vec(), gzip(cut)] {
+        shared.replace(&content, &table);
+        shared.heals();
+    }
+    shared.replace(&Layer::new(&tar(&["f ../out x"])).bytes, &table);
+    shared.heals();
+    // A build that does not publish reads the layers once, and the next one that does replaces the part.
+    shared.replace(b"no archive", &table);
+    let folder = tempfile::tempdir().unwrap();
+    shared.read_in(folder.path(), false, (1, false));
+    shared.read_in(folder.path(), false, (0, false));
+    shared.read_in(folder.path(), true, (0, true));
+    shared.read(0, false);
 }

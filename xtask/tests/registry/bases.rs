@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use xtask_host::clock;
+use xtask_host::registry::publish::parts::{self, LayerPart};
 use xtask_host::registry::publish::{self, Publication, platform_tag};
 use xtask_host::registry::survey::{SurveyRequest, survey};
 use xtask_host::registry::{Answer, Client, ClientOptions};
@@ -14,6 +15,8 @@ use xtask_model::image::key::Fingerprint;
 use xtask_model::image::presence::{CREATED, REVISION};
 use xtask_model::spec::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_native::files::part_id;
+use xtask_native::recipes::python::PYTHON;
 
 /// A registry with a repository for the tests, and a client of it.
 struct Scene {
@@ -274,6 +277,52 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
     assert!(manifest.layers.iter().all(|layer| scene.client.has_blob(&apps, &layer.digest).unwrap()));
     let again = scene.says(&[&plan[..], &["--yes"]].concat(), 0, &[]);
     assert!(again.contains("nothing to delete") && !again.contains("delete `"), "{again}");
+}
+
+#[test]
+fn a_part_of_a_root_goes_when_no_base_is_on_the_root() {
+    let Some(scene) = Scene::new() else { return };
+    let root = scene.repository("autoscaler-root");
+    let part = |name: &str| {
+        let id = part_id(&Digest::of(name.as_bytes()), &PYTHON);
+        let layer = LayerPart { tar: name.as_bytes(), table: name.as_bytes().to_vec() };
+        parts::keep(&scene.client, &root, &id, std::iter::once(Ok(layer))).unwrap();
+        parts::tag(&id).to_string()
+    };
+    // `images.lock` pins this one.
+    let [pinned, used, unused] = ["root", "used", "unused"].map(part);
+    let image = scene.push(&root, &"debian".parse().unwrap(), &platform(), BTreeMap::new());
+    let base = scene.publish(("autoscaler-base", "base"), 90, "c", &[], None);
+    let key = format!("{{\"root\":{{\"digests\":{{\"linux/amd64\":\"{}\"}}}}}}", Digest::of(b"used"));
+    let fingerprint: Fingerprint = Digest::of(b"on a root").hex().parse().unwrap();
+    let on_root = Publication {
+        repository: &scene.repository("autoscaler-base"),
+        fingerprint,
+        tag: fingerprint.tag(12),
+        built: BTreeMap::from([(platform(), base.manifest)]),
+        notes: publish::notes(&fingerprint, key, &BTreeMap::new()),
+        replace: false,
+    };
+    let on_root = publish::publish(&scene.client, &on_root).unwrap().published.digest;
+    let young = scene.says(&["prune"], 0, &[&format!("keep `{unused}`"), " min old", "nothing to delete"]);
+    assert!(!young.contains("delete `"), "{young}");
+    let plan = ["prune", "--older-than", "0m"];
+    let said = scene.says(&plan, 0, &["`images.lock` pins its root", "is on its root", "nothing was deleted"]);
+    let line = said.lines().find(|line| line.contains(&unused)).unwrap();
+    assert!(line.contains("delete") && line.ends_with("old, and no base is on its root"), "{said}");
+    let json = scene.xtask(&[&plan[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(xtask::documents::PRUNE.unlisted(&json), [""; 0], "{json:#}");
+    assert_eq!(json["parts"].as_array().unwrap().len(), 3, "{json:#}");
+    scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 1 manifests of parts of roots"]);
+    assert_eq!(scene.stands("autoscaler-root", &unused), None);
+    assert!(scene.stands("autoscaler-root", &pinned).is_some() && scene.stands("autoscaler-root", &used).is_some());
+    assert_eq!(scene.stands("autoscaler-root", &image.to_string()), Some(image), "a root is not a part");
+    // The base of a root goes, and then its part.
+    scene.client.delete_manifest(&scene.repository("autoscaler-base"), on_root).unwrap();
+    scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 1 manifests of parts of roots"]);
+    assert_eq!(scene.stands("autoscaler-root", &used), None);
+    assert!(scene.stands("autoscaler-root", &pinned).is_some());
 }
 
 #[test]

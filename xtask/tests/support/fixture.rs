@@ -1,5 +1,8 @@
 //! A repository that builds its own images, made for one test: tiny, real, with repositories of its own in the registry.
 
+#[path = "sources.rs"]
+mod sources;
+
 use crate::real_engine::{Engine, engine};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,8 +16,8 @@ use xtask_host::registry::publish;
 use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_model::fault::Exit;
 use xtask_model::image::presence::Published;
+use xtask_model::spec::oci;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
-use xtask_model::spec::{oci, requirements};
 
 /// What the tests change of `images.toml`.
 pub const BASE: &str = "\
@@ -38,53 +41,13 @@ COPY requirements-enhanced.lock dockerfiles/check.txt /opt/venv/
 USER 10001:10001
 ";
 
-/// A base for both engines: what runs something is a stage that a recipe realises.
-const NATIVE_BASE: &str = "\
-ARG ROOT_IMAGE
-ARG USER_NAME=app
-ARG USER_ID=10001
-ARG GROUP_ID=10001
-ARG USER_HOME=/home/app
-FROM ${ROOT_IMAGE} AS root
-FROM root AS user
-ARG USER_NAME
-ARG USER_ID
-ARG GROUP_ID
-ARG USER_HOME
-RUN echo \"${USER_NAME}:x:${GROUP_ID}:\" >> /etc/group && \
-    echo \"${USER_NAME}:x:${USER_ID}:${GROUP_ID}:${USER_NAME}:${USER_HOME}:/usr/sbin/nologin\" >> /etc/passwd && \
-    mkdir -p \"${USER_HOME}\" /app
-FROM root AS base
-COPY --link --from=user /etc/passwd /etc/group /etc/
-COPY --link --from=user --chown=10001:10001 /home/app /home/app
-COPY --link --from=user /app /app
-COPY --link requirements-enhanced.lock dockerfiles/check.txt /opt/venv/
-ENV PATH=/opt/venv/bin:/bin
-USER 10001:10001
-";
-
-/// Three layers on it, of which an edit of a template changes the last.
-const NATIVE_FAST: &str = "\
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE} AS app
-COPY --link --chown=0:0 code/tool /usr/local/bin/tool
-COPY --link --chown=0:0 code /app/code
-COPY --link --chown=0:0 templates /app/templates
-ENTRYPOINT [\"cat\", \"/app/templates/page.html\"]
-";
-
 /// A step that waits until another job is done, if `GATE` is set.
 pub const GATE: &str = "name = \"gate\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"sh\", \"-c\", \"test -z \\\"$GATE\\\" || { \
                     echo waiting; while ! test -e \\\"$GATE\\\"; do sleep 0.05; done; }\"]";
 
-const FAST: &str = "\
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE} AS app
-COPY --link templates /app/templates
-ENTRYPOINT [\"cat\", \"/app/templates/page.html\"]
-";
-
-const HASH: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// What is copied into a native base.
+const NATIVE_END: &str =
+    "COPY --link requirements-enhanced.lock dockerfiles/check.txt /opt/venv/\nENV PATH=/opt/venv/bin:/bin\n";
 
 /// This machine's platform, and one that it is not.
 pub fn platforms() -> (String, String) {
@@ -140,13 +103,8 @@ impl Repo {
             ),
         );
         self.write("dockerfiles/Dockerfile.base", BASE);
-        self.write("dockerfiles/Dockerfile.fast", FAST);
-        self.write("dockerfiles/installer.lock", "");
-        self.write("dockerfiles/check.txt", "check\n");
-        self.write("templates/page.html", "<p>one</p>\n");
-        self.write(".gitignore", "target\n");
-        self.write(".dockerignore", "target\n.git\n");
-        self.write("README.md", "read\n");
+        self.write("dockerfiles/Dockerfile.fast", sources::FAST);
+        sources::begin(&self.path);
         self.lock("scipy==1.16.3\n", &[("scipy", "1.16.3")]);
         // The engine is found where the repository's own would be.
         std::fs::create_dir_all(self.path.join("target")).unwrap();
@@ -155,22 +113,13 @@ impl Repo {
 
     /// Writes the requirements and a lock that matches them.
     pub fn lock(&self, wanted: &str, pins: &[(&str, &str)]) -> &Self {
-        self.write("requirements-enhanced.txt", wanted);
-        let mut text = Some(wanted.to_owned());
-        let read = requirements::read(Path::new("requirements-enhanced.txt"), &mut |_| Ok(text.take().unwrap()));
-        let digest = read.unwrap_or_else(|fault| panic!("{fault}")).fingerprint();
-        let mut lock = format!("# requirements: {digest}\n# python: >=3.12\n# resolver: uv 0.0.0\n");
-        for (name, version) in pins {
-            lock += &format!("{name}=={version} \\\n    --hash={HASH}\n");
-        }
-        self.write("requirements-enhanced.lock", &lock)
+        sources::lock(&self.path, "3.12", wanted, pins);
+        self
     }
 
     /// Writes a file.
     pub fn write(&self, path: &str, text: &str) -> &Self {
-        let path = self.path.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        sources::write(&self.path, path, text);
         self
     }
 
@@ -211,12 +160,10 @@ impl Repo {
         self.edit("images.toml", &known, &format!("{root}:1"));
         self.edit("images.toml", "[project]\n", "[project]\nengine = \"native\"\n");
         self.write("images.toml", &format!("{}\n[base.stages]\nuser = \"user\"\n", self.read("images.toml")));
-        self.write("dockerfiles/Dockerfile.base", NATIVE_BASE).write("dockerfiles/Dockerfile.fast", NATIVE_FAST);
-        self.write("code/tool", "#!/bin/sh\ncat /etc/passwd\n").write("code/deep/a.py", "print(1)\n");
-        std::fs::set_permissions(self.path.join("code/tool"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
-        self.write("code/deep/b.py", &"# a line that is there often\n".repeat(1000));
-        std::os::unix::fs::symlink("deep/a.py", self.path.join("code/link")).unwrap();
+        self.write("dockerfiles/Dockerfile.base", &sources::native_base(NATIVE_END));
+        self.write("dockerfiles/Dockerfile.fast", sources::NATIVE_FAST);
+        sources::code(&self.path, "#!/bin/sh\ncat /etc/passwd\n", "print(1)\n");
+        self.write("code/deep/b.py", &sources::long());
         self.commit("native");
         self
     }

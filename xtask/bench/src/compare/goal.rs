@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 use xtask_model::quantity;
 
-/// Memory limit of the native engine, in bytes.
-pub(super) const MEMORY: u64 = 150_000_000;
+/// Memory that the native engine may need for any row, in bytes.
+pub(super) const MEMORY: u64 = 64_000_000;
 
 /// A target for medians.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -37,7 +37,7 @@ fn quantity_of(seconds: f64) -> String {
 
 fn memory(side: &Sided) -> String {
     let Some(bytes) = side.memory else { return String::new() };
-    format!("{}{}", quantity::bytes(bytes), if side.memory_met == Some(false) { ", too much" } else { "" })
+    format!("{}{}", quantity::bytes(bytes), if side.memory_met == Some(false) { ", not met" } else { "" })
 }
 
 /// Descriptions of the scenarios, numbers of runs, and reasons for missing ones.
@@ -83,8 +83,9 @@ pub fn markdown(results: &Comparison) -> String {
         text += &line(&row);
     }
     text += &format!(
-        "\nMedians, with minimum and maximum of all runs in brackets. Memory is the peak of xtask in any run; the limit is {}. CPU is that of\n\
-         xtask and what it runs; a daemon works elsewhere. To disk are the bytes that xtask wrote to files that are not in memory.\n\
+        "\nMedians, with minimum and maximum of all runs in brackets. Memory is the peak of xtask in any run; the goal is {} or\n\
+         less in every row, and a row that needs more says `not met`. CPU is that of xtask and what it runs; a daemon works elsewhere.\n\
+         To disk are the bytes that xtask wrote to files that are not in memory.\n\
          Opened are the files that xtask and what it runs opened, counted by strace in a run of its own; empty where they were not measured.\n\n",
         quantity::bytes(MEMORY)
     );

@@ -32,7 +32,12 @@ impl Buildah {
 
     fn call(&self) -> Command {
         let call = Command::new(&self.program).arg("--root").arg(self.folder.join("store"));
-        call.arg("--runroot").arg(self.folder.join("run")).args(["--storage-driver", "vfs"])
+        let call = call.arg("--runroot").arg(self.folder.join("run")).args(["--storage-driver", "vfs"]);
+        // Docker takes a folder without credentials for one with none, and buildah refuses to write an image into a folder.
+        match std::env::var_os("DOCKER_CONFIG").map(|folder| Path::new(&folder).join("config.json").is_file()) {
+            Some(false) => call.env_remove("DOCKER_CONFIG"),
+            _ => call,
+        }
     }
 
     /// Builds into the layout that the build names, and returns the digest of the manifest.

@@ -44,9 +44,14 @@ pub fn survey(ask: &SurveyRequest<'_>) -> Result<Survey, Fault> {
     Ok(Survey { bases, apps: apps?, strays, wheels: built(ask, &wheels)? })
 }
 
-/// Every artifact of compiled dependencies, once for each of its tags.
-pub fn dependencies(client: &Client, repository: &Repository) -> Result<Vec<Stored>, Fault> {
-    let tags = client.tags(repository)?.present().unwrap_or_default();
+/// The artifacts of a repository whose tags count, once for each tag.
+pub fn artifacts(
+    client: &Client,
+    repository: &Repository,
+    counts: impl Fn(&Tag) -> bool,
+) -> Result<Vec<Stored>, Fault> {
+    let mut tags = client.tags(repository)?.present().unwrap_or_default();
+    tags.retain(counts);
     let found = at_once(&tags, |tag| {
         let Answer::Present(head) = client.head(repository, tag.clone())? else { return Ok(None) };
         let manifest = publish::read_manifest(client, repository, head.digest)?;
@@ -55,6 +60,16 @@ pub fn dependencies(client: &Client, repository: &Repository) -> Result<Vec<Stor
         Ok(Some(Stored { tag: tag.clone(), digest: head.digest, created, size }))
     })?;
     Ok(found.into_iter().flatten().collect())
+}
+
+/// The roots of the images in a repository of bases, by digest, with a tag of a base on each.
+pub fn roots(client: &Client, bases: &Repository) -> Result<BTreeMap<Digest, Tag>, Fault> {
+    let tagged = tagged_digests(client, bases, |tag| !tag.as_str().starts_with("sha256-") && !wheels::is(tag))?;
+    let found = at_once(&tagged, |(tag, digest)| {
+        let found = publish::read(client, bases, *digest)?.present();
+        Ok((found.map(|found| root_digests(&found)).unwrap_or_default(), tag.clone()))
+    })?;
+    Ok(found.into_iter().flat_map(|(roots, tag)| roots.into_iter().map(move |root| (root, tag.clone()))).collect())
 }
 
 /// Surveys an app's repository in the place of a base's, for a clean-up.
@@ -98,7 +113,7 @@ struct SurveyedRepository {
 
 fn bases(ask: &SurveyRequest<'_>) -> Result<SurveyedRepository, Fault> {
     let (wheels, tagged): (Vec<_>, Vec<_>) =
-        tagged_digests(ask, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
+        tagged_digests(ask.client, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
     let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     let (mut staging, mut subjects) = (Vec::new(), Vec::new());
@@ -189,7 +204,7 @@ fn apps_in(ask: &SurveyRequest<'_>, apps: &Repository) -> Result<Vec<PublishedAp
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     // An app from scratch has no base.
     let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-") && !wheels::is(tag);
-    for (tag, digest) in tagged_digests(ask, apps, counts)? {
+    for (tag, digest) in tagged_digests(ask.client, apps, counts)? {
         tags.entry(digest).or_default().push(tag);
     }
     let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
@@ -224,6 +239,13 @@ fn root(found: &Published) -> Option<String> {
     key["root"]["image"].as_str().map(str::to_owned)
 }
 
+/// The root's digests in a base's key.
+fn root_digests(found: &Published) -> Vec<Digest> {
+    let key = found.key().and_then(|key| serde_json::from_str::<serde_json::Value>(key).ok()).unwrap_or_default();
+    let digests = key["root"]["digests"].as_object().into_iter().flatten();
+    digests.filter_map(|(_, digest)| digest.as_str()?.parse().ok()).collect()
+}
+
 /// Tags of the wheels that a base's key says were built from source for it.
 fn wheels_of(found: &Published) -> BTreeSet<Tag> {
     let Some(key) = found.key().and_then(|key| serde_json::from_str::<BaseKey>(key).ok()) else {
@@ -244,14 +266,14 @@ fn created(found: &Published) -> Option<Timestamp> {
 
 /// The digest of each tag of a repository. A tag that is deleted meanwhile is omitted.
 fn tagged_digests(
-    ask: &SurveyRequest<'_>,
+    client: &Client,
     repository: &Repository,
     counts: impl Fn(&Tag) -> bool,
 ) -> Result<Vec<(Tag, Digest)>, Fault> {
-    let tags = ask.client.tags(repository)?.present().unwrap_or_default();
+    let tags = client.tags(repository)?.present().unwrap_or_default();
     let tags: Vec<Tag> = tags.into_iter().filter(|tag| counts(tag) && !records::is(tag)).collect();
     let found =
-        at_once(&tags, |tag| Ok(ask.client.head(repository, tag)?.present().map(|head| (tag.clone(), head.digest))))?;
+        at_once(&tags, |tag| Ok(client.head(repository, tag)?.present().map(|head| (tag.clone(), head.digest))))?;
     Ok(found.into_iter().flatten().collect())
 }
 

@@ -3,9 +3,11 @@
 //! Decides from what `xtask_host::registry::survey` found in a registry.
 
 mod apps;
+mod parts;
 mod pruning;
 
 pub use apps::{AppRules, AppSurvey, prune_apps};
+pub use parts::{PartSurvey, prune_parts};
 pub use pruning::{Pruning, Rules, Verdict, prune};
 
 use crate::fault::Fault;

@@ -1,8 +1,8 @@
 //! Parts of root images, which builds on a new machine read in place of whole layers: an artifact in the repository of roots, under a tag that
 //! says what it is made of.
 //!
-//! For each layer of the root it has a tar file in gzip with the entries of the part, and the layer's table of contents. It is as trustworthy as
-//! roots, bases and their layers: who may write its tag may publish these too.
+//! For each layer of the root it has a tar file with the entries of the part, and the layer's table of contents, both in gzip. It is as trustworthy
+//! as roots, bases and their layers: who may write its tag may publish these too.
 
 use crate::registry::layout::Layout;
 use crate::registry::{Answer, Client};
@@ -16,7 +16,7 @@ use xtask_model::spec::reference::{Digest, Repository, Tag};
 /// Type of the artifact.
 pub const TYPE: &str = "application/vnd.xtask.root-part.v1";
 
-const TABLE: &str = "application/vnd.xtask.table-of-contents.v1";
+const TABLE: &str = "application/vnd.xtask.table-of-contents.v1+gzip";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// Longest file that is read, in bytes.
@@ -29,8 +29,16 @@ pub struct LayerPart<Tar, Table> {
     pub table: Table,
 }
 
-fn tag(id: &Digest) -> Tag {
-    Tag::from_name(&format!("part-{}", id.hex())).expect("letters and digits are a tag")
+const TAG_PREFIX: &str = "part-";
+
+/// The tag of a part: `part-` and the digits of its id.
+pub fn tag(id: &Digest) -> Tag {
+    Tag::from_name(&format!("{TAG_PREFIX}{}", id.hex())).expect("letters and digits are a tag")
+}
+
+/// True if a tag is that of a part.
+pub fn is(tag: &Tag) -> bool {
+    tag.as_str().starts_with(TAG_PREFIX)
 }
 
 /// The files of a part, for a root of this many layers.

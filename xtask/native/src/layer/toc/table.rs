@@ -173,6 +173,24 @@ impl LayerToc {
         whole.then_some(Self { bytes })
     }
 
+    /// The same for bytes of others, whose digest says nothing: `None` also if they are not a list of records in order.
+    pub fn checked(bytes: Vec<u8>) -> Option<Self> {
+        let toc = Self::from_bytes(bytes)?;
+        let mut rest = toc.bytes.get(HEAD..)?;
+        let places = usize::try_from(number(&mut rest)?).ok()?.checked_mul(4)?;
+        let mut places = take(&mut rest, places)?;
+        let mut before = None;
+        while !places.is_empty() {
+            let at = toc.bytes.len() - rest.len();
+            let key = record(&mut rest)?;
+            if number(&mut places)? as usize != at || before.is_some_and(|before| before >= key) {
+                return None;
+            }
+            before = Some(key);
+        }
+        rest.is_empty().then_some(toc)
+    }
+
     pub(super) fn len(&self) -> usize {
         Cursor { bytes: &self.bytes, at: HEAD }.number() as usize
     }
@@ -259,6 +277,34 @@ impl LayerToc {
         };
         (path, mark)
     }
+}
+
+/// Takes a record from the beginning of any bytes, and returns its key.
+fn record<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], u8)> {
+    let (path, kind) = (text(rest)?, take(rest, 1)?[0]);
+    if kind == NODE {
+        // Kind, mode, owner, group and size.
+        take(rest, 1 + 3 * 4 + 8)?;
+        text(rest)?;
+        take(rest, 1)?;
+        text(rest)?;
+    }
+    (kind <= EMPTIED).then_some((path, kind))
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(taken)
+}
+
+fn number(rest: &mut &[u8]) -> Option<u32> {
+    take(rest, 4)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = number(rest)? as usize;
+    take(rest, length)
 }
 
 /// Reads the output of [`encode`], whose digest was checked.

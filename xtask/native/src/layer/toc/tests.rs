@@ -152,6 +152,37 @@ fn a_damaged_stored_table_is_rejected() {
     }
 }
 
+/// The same table with other bytes after its beginning, and a digest that matches them.
+fn resealed(toc: &LayerToc, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    use sha2::Digest as _;
+    let head = 8 + 32;
+    let mut rest = toc.as_bytes()[head..].to_vec();
+    change(&mut rest);
+    let digest = sha2::Sha256::digest(&rest);
+    [&toc.as_bytes()[..8], &digest[..], &rest[..]].concat()
+}
+
+#[test]
+fn a_table_of_others_that_matches_its_digest_is_parsed_before_it_is_used() {
+    let toc = layer(&["d a", "f a/b 1", "l c a", "f .wh.x"]);
+    let bytes = toc.as_bytes().to_vec();
+    let place = bytes.as_ptr();
+    let same = LayerToc::checked(bytes).unwrap();
+    assert!(same == *toc && same.as_bytes().as_ptr() == place, "up to 64 MB are not copied");
+    let length = toc.as_bytes().len() - 8 - 32;
+    for at in 0..length {
+        assert_eq!(LayerToc::checked(resealed(&toc, |rest| rest.truncate(at))), None, "the first {at} bytes");
+        for byte in [0, 1, 0x7f, 0xff] {
+            // A changed mode is a table as good as any; whatever is accepted can be asked for everything.
+            let Some(other) = LayerToc::checked(resealed(&toc, |rest| rest[at] = byte)) else { continue };
+            let image = ImageToc::new([Arc::new(other)]);
+            assert!(image.merged().keys().all(|path| image.get(path).is_some()), "{byte} at {at}");
+        }
+    }
+    assert_eq!(LayerToc::checked(resealed(&toc, |rest| rest.push(0))), None);
+    assert_eq!(LayerToc::checked(resealed(&toc, |rest| rest[..4].fill(0xff))), None, "more records than bytes");
+}
+
 #[test]
 fn a_hundred_thousand_paths_are_cheap() {
     let mut builder = table::Builder::default();
