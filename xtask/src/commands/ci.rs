@@ -184,6 +184,9 @@ fn compile(root: &Path, packages: &Packages) -> anyhow::Result<()> {
 /// libraries with the tests. `.ci/run` names it too. It is not in the environment, which tests of cargo see.
 const COMPILER: [&str; 2] = ["--config", "build.rustc-workspace-wrapper='.ci/rustc'"];
 
+/// The same, from the root.
+const WRAPPER: &str = ".ci/rustc";
+
 /// Profile of the program in the images of this command, which nobody else gets: most of its libraries are those of the tests. The
 /// policy's profile is compiled by what publishes, which smoke-tests its images too.
 const PROFILE: &str = "dev";
@@ -192,7 +195,7 @@ const PROFILE: &str = "dev";
 fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
     let tree = Global { profile: Some(PROFILE.to_owned()), ..global.clone() }.tree()?;
     let Some(app) = &tree.policy.app.binary else { return Ok(None) };
-    let call = portable::apart(binary::building(&tree.root, app, &Platform::host(), false)?, &tree.root);
+    let call = compiled_alike(binary::building(&tree.root, app, &Platform::host(), false)?, &tree.root);
     let hint = format!("`cargo build --package {} --profile {}` says the same", app.package, app.profile);
     Ok(Some(Check { name: "binary", call, exit: Exit::Build, hint }))
 }
@@ -205,7 +208,12 @@ fn images(global: &Global, root: &Path, program: &Path, engine: &TestEngine) -> 
     let flags = [("--locked", global.locked), ("--offline", global.offline), ("--verbose", global.verbose)];
     let call = flags.into_iter().filter(|(_, given)| *given).fold(call, |call, (flag, _)| call.arg(flag));
     let hint = "run it alone: `cargo xtask quickstart`".to_owned();
-    Check { name: "images", call: portable::apart(call, root), exit: Exit::Build, hint }
+    Check { name: "images", call: compiled_alike(call, root), exit: Exit::Build, hint }
+}
+
+/// A call that finds what the tests compiled, crates of the workspace too: of cargo, or of a program that calls it.
+fn compiled_alike(call: process::Command, root: &Path) -> process::Command {
+    portable::apart(call, root).env("RUSTC_WORKSPACE_WRAPPER", root.join(WRAPPER))
 }
 
 #[cfg(test)]
@@ -244,6 +252,28 @@ mod tests {
             let said = said(library).unwrap_or_default();
             assert!(said.contains(expected), "{library}{said}");
         }
+    }
+
+    #[test]
+    fn the_images_take_the_crates_that_the_tests_compiled() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            std::fs::create_dir_all(folder.path().join(path).parent().unwrap()).unwrap();
+            std::fs::write(folder.path().join(path), text).unwrap();
+        };
+        write("Cargo.toml", "[package]\nname = \"probe\"\nedition = \"2024\"\n[workspace]\n");
+        write("src/main.rs", "//! Probe.\nfn main() {}\n");
+        write("tests/other.rs", "//! Other.\n");
+        write(WRAPPER, "");
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(WRAPPER), folder.path().join(WRAPPER))
+            .unwrap();
+        let target = folder.path().join("target");
+        let tests = binary::cargo(folder.path()).args(["test", "--no-run", "--offline"]).args(COMPILER);
+        tests.env("CARGO_TARGET_DIR", &target).read(Exit::Build).unwrap();
+        let images = compiled_alike(binary::cargo(folder.path()).args(["build", "--offline", "-v"]), folder.path());
+        let images = images.env("CARGO_TARGET_DIR", target.join("portable")).env("CARGO_BUILD_BUILD_DIR", &target);
+        let said = String::from_utf8(images.output().unwrap().stderr).unwrap();
+        assert!(said.contains("Fresh probe") && !said.contains("Compiling"), "{said}");
     }
 
     /// Libraries with their features, of this selection.

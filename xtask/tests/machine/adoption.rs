@@ -38,7 +38,10 @@ impl Example {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut call = self.xtask(args);
-        call.envs(self.engine.state.docker_env());
+        let mut env = self.engine.state.docker_env();
+        let path = example::with_uv(&env["PATH"]);
+        env.insert("PATH", path);
+        call.envs(env);
         call
     }
 
@@ -280,6 +283,8 @@ fn agree(engine: &'static real_engine::Engine, name: &'static str) -> Result<usi
         example.publishes("docker");
         return Err(why);
     }
+    let own = example.path().join("target/tools/uv").exists();
+    assert!(!own || std::env::var_os("XTASK_TEST_UV").is_none(), "{name} installed a uv of its own, for five seconds");
     let client = Client::new(ClientOptions::default());
     let other = example.again();
     for tree in &trees {

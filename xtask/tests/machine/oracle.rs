@@ -218,8 +218,40 @@ struct Place<'p> {
     out: PathBuf,
 }
 
-/// What docker makes of a case; the error is its own words.
-fn theirs(engine: &Engine, place: &Place<'_>, case: &Case) -> Result<Outcome, String> {
+impl Place<'_> {
+    /// What docker is to write there.
+    fn output(&self) -> String {
+        format!("type=oci,tar=false,compression=gzip,force-compression=true,dest={}", self.out.display())
+    }
+}
+
+/// Has one process of docker build these; starting it is most of its work. Says whether all succeeded.
+fn built_together(engine: &Engine, builds: &[(Place<'_>, &Case)], plan: &Path) -> bool {
+    let pairs = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.replace("${", "$${").replace("%{", "%%{")))
+            .collect()
+    };
+    let targets = builds.iter().enumerate().map(|(number, (place, case))| {
+        let mut target = json!({"context": place.context, "dockerfile": place.dockerfile, "output": [place.output()]});
+        target["args"] = json!(pairs(case.args));
+        target["labels"] = json!(pairs(case.labels));
+        if !case.target.is_empty() {
+            target["target"] = json!(case.target);
+        }
+        (number.to_string(), target)
+    });
+    let targets: serde_json::Map<String, Value> = targets.collect();
+    let names: Vec<&String> = targets.keys().collect();
+    fs::write(plan, json!({"group": {"default": {"targets": names}}, "target": targets}).to_string()).unwrap();
+    let command = engine.command(&["buildx", "bake", "--progress=quiet", "--provenance=false", "--file"]).arg(plan);
+    // Newer ones ask before they read a file outside of the current folder.
+    command.env("BUILDX_BAKE_ENTITLEMENTS_FS", "0").output().is_ok_and(|output| output.status.success())
+}
+
+/// Has docker build a case alone; the error is its own words.
+fn built_alone(engine: &Engine, place: &Place<'_>, case: &Case) -> Result<(), String> {
     let mut command = engine.command(&["buildx", "build", "--quiet", "--provenance=false", "--file"]);
     command = command.arg(&place.dockerfile);
     for (name, value) in case.args {
@@ -231,12 +263,18 @@ fn theirs(engine: &Engine, place: &Place<'_>, case: &Case) -> Result<Outcome, St
     if !case.target.is_empty() {
         command = command.arg("--target").arg(case.target);
     }
-    let output = format!("type=oci,tar=false,compression=gzip,force-compression=true,dest={}", place.out.display());
-    let output = command.arg("--output").arg(output).arg(place.context).output().map_err(|fault| fault.to_string())?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(said.lines().rev().find(|line| line.contains("ERROR")).unwrap_or(&said).to_owned());
+    let _ = fs::remove_dir_all(&place.out);
+    let output =
+        command.arg("--output").arg(place.output()).arg(place.context).output().map_err(|fault| fault.to_string())?;
+    if output.status.success() {
+        return Ok(());
     }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(said.lines().rev().find(|line| line.contains("ERROR")).unwrap_or(&said).to_owned())
+}
+
+/// What docker made of a case.
+fn theirs(place: &Place<'_>) -> Outcome {
     let blob = |descriptor: &Value| {
         let digest = descriptor["digest"].as_str().unwrap().replace(':', "/");
         fs::read(place.out.join("blobs").join(digest)).unwrap()
@@ -248,7 +286,7 @@ fn theirs(engine: &Engine, place: &Place<'_>, case: &Case) -> Result<Outcome, St
     }
     let layers: Vec<Vec<u8>> = manifest["layers"].as_array().into_iter().flatten().map(blob).collect();
     let tree = Tree::of_layers(layers.iter().map(Vec::as_slice));
-    Ok(Outcome::new(tree, &document(blob(&manifest["config"]))))
+    Outcome::new(tree, &document(blob(&manifest["config"])))
 }
 
 /// What the interpreter makes of it.
@@ -285,11 +323,9 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
 }
 
 /// What is wrong with a case, or nothing.
-fn judge(engine: &Engine, bases: &Bases, place: &Place<'_>, case: &Case) -> Option<String> {
-    let text = bases.named(engine, case.dockerfile);
-    fs::write(&place.dockerfile, &text).unwrap();
-    fs::write(format!("{}.dockerignore", place.dockerfile.display()), case.ignore).unwrap();
-    let (theirs, ours) = (theirs(engine, place, case), ours(bases, place, &text, case));
+fn judge(built: Result<(), String>, bases: &Bases, place: &Place<'_>, case: &Case) -> Option<String> {
+    let text = fs::read_to_string(&place.dockerfile).unwrap();
+    let (theirs, ours) = (built.map(|()| theirs(place)), ours(bases, place, &text, case));
     let wrong = match (&case.expect, theirs, ours) {
         (Expect::Same, Ok(theirs), Ok(ours)) => {
             Some(theirs.differences(&ours)).filter(|all| !all.is_empty()).map(|all| all.join("\n  "))
@@ -362,28 +398,39 @@ fn fill(root: &Path) {
     }
 }
 
+/// Cases that one process of docker builds.
+const TOGETHER: usize = 16;
+
 /// Every case, several at once; those that are wrong.
 fn run(engine: &'static Engine, cases: &[Case], context: &Path) -> Vec<String> {
     let bases = Bases::push(engine);
     let work = tempfile::tempdir().unwrap();
-    let next = AtomicUsize::new(0);
     let only = std::env::var("XTASK_ORACLE_CASE").ok();
+    let wanted = cases.iter().filter(|case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str())));
+    let placed = wanted.enumerate().map(|(number, case)| {
+        let at = |kind: &str| work.path().join(format!("{number}.{kind}"));
+        let place = Place { context, dockerfile: at("Dockerfile"), out: at("out") };
+        fs::write(&place.dockerfile, bases.named(engine, case.dockerfile)).unwrap();
+        fs::write(at("Dockerfile.dockerignore"), case.ignore).unwrap();
+        (place, case)
+    });
+    // One that docker refuses ends the others of its process.
+    let (refused, built): (Vec<_>, Vec<_>) =
+        placed.partition(|(_, case)| matches!(case.expect, Expect::Refused | Expect::OnlyDockerRefuses(_)));
+    let mut next: Vec<(&[(Place<'_>, &Case)], bool)> = built.chunks(TOGETHER).map(|chunk| (chunk, true)).collect();
+    next.extend(refused.chunks(1).map(|chunk| (chunk, false)));
+    let place = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let one = || {
             let mut wrong = Vec::new();
-            while let Some((number, case)) =
-                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|number| Some((number, cases.get(number)?)))
-            {
-                if only.as_ref().is_some_and(|only| !case.name.contains(only.as_str())) {
-                    continue;
+            while let Some((chunk, together)) = next.get(place.fetch_add(1, Ordering::Relaxed)) {
+                let plan = chunk[0].0.dockerfile.with_extension("json");
+                let all = *together && built_together(engine, chunk, &plan);
+                for (place, case) in *chunk {
+                    let built = if all { Ok(()) } else { built_alone(engine, place, case) };
+                    wrong.extend(judge(built, &bases, place, case));
+                    let _ = fs::remove_dir_all(&place.out);
                 }
-                let place = Place {
-                    context,
-                    dockerfile: work.path().join(format!("{number}.Dockerfile")),
-                    out: work.path().join(format!("{number}.out")),
-                };
-                wrong.extend(judge(engine, &bases, &place, case));
-                let _ = fs::remove_dir_all(&place.out);
             }
             wrong
         };

@@ -1,7 +1,7 @@
 //! Copies of the repositories in `examples`, and the program under test on them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -49,16 +49,15 @@ impl Example {
     pub fn xtask(&self, args: &[&str]) -> Command {
         let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
         call.args(args).arg("--root").arg(self.path()).env_remove("XTASK_REGISTRY").env_remove("CI");
-        call.stdin(Stdio::null()).env("PATH", with_uv());
+        call.stdin(Stdio::null()).env("PATH", with_uv(&std::env::var_os("PATH").unwrap_or_default()));
         call
     }
 }
 
-/// `PATH` with the tests' uv: each copy would install one of its own.
-fn with_uv() -> OsString {
+/// A `PATH` with the tests' uv: each copy would install one of its own.
+pub fn with_uv(paths: &OsStr) -> OsString {
     let uv = std::env::var_os("XTASK_TEST_UV").map(PathBuf::from).and_then(|uv| Some(uv.parent()?.to_owned()));
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::join_paths(uv.into_iter().chain(std::env::split_paths(&paths))).unwrap()
+    std::env::join_paths(uv.into_iter().chain(std::env::split_paths(paths))).unwrap()
 }
 
 /// Copies the files of a folder, and below it.

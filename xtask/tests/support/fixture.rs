@@ -307,7 +307,7 @@ impl Call {
         let words: Vec<&OsString> = self.through.iter().chain([&xtask]).collect();
         let mut command = std::process::Command::new(words[0]);
         command.args(&words[1..]).arg("--root").arg(&self.root).args(&self.args).env_clear();
-        for name in ["PATH", "LANG", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME"] {
+        for name in ["PATH", "LANG", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME", "UV_PYTHON_SEARCH_PATH"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         // No one's credentials, no one's pip configuration, and a store of its own.

@@ -228,31 +228,30 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     Some(copied)
 }
 
-/// Packages of `Cargo.lock` that the program can reach: the closure over its entries, until it grows no more.
+/// Packages of `Cargo.lock` that the program can reach: the closure over its entries.
 fn crates(lock: &str) -> Option<Vec<u8>> {
     let lock: toml::Table = lock.parse().ok()?;
     let packages = lock.get("package")?.as_array()?;
-    let text = |package: &toml::Value, key: &str| Some(package.get(key)?.as_str()?.to_owned());
-    let mut reached: BTreeSet<usize> =
-        (0..packages.len()).filter(|&index| text(&packages[index], "name").as_deref() == Some("autoscaler")).collect();
-    loop {
-        let mut more = reached.clone();
-        for dependency in reached.iter().filter_map(|&index| packages[index].get("dependencies")?.as_array()).flatten()
-        {
+    let text = |index: usize, key: &str| packages[index].get(key)?.as_str();
+    let mut named: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for index in 0..packages.len() {
+        named.entry(text(index, "name").unwrap_or_default()).or_default().push(index);
+    }
+    let mut reached = BTreeSet::new();
+    let mut open = named.get("autoscaler").cloned().unwrap_or_default();
+    while let Some(index) = open.pop() {
+        if !reached.insert(index) {
+            continue;
+        }
+        for dependency in packages[index].get("dependencies").and_then(toml::Value::as_array).into_iter().flatten() {
             let mut words = dependency.as_str()?.split(' ');
-            let (name, version) = (words.next(), words.next());
-            more.extend((0..packages.len()).filter(|&index| {
-                text(&packages[index], "name").as_deref() == name
-                    && (version.is_none() || text(&packages[index], "version").as_deref() == version)
-            }));
+            let (name, version) = (words.next()?, words.next());
+            let fits = |index: &usize| version.is_none() || text(*index, "version") == version;
+            open.extend(named.get(name).into_iter().flatten().copied().filter(fits));
         }
-        if more == reached {
-            break;
-        }
-        reached = more;
     }
     // Their own dependency lists hang on features of others and say nothing that a version does not.
-    let shown = |index: &usize| ["name", "version", "source", "checksum"].map(|key| text(&packages[*index], key));
+    let shown = |index: &usize| ["name", "version", "source", "checksum"].map(|key| text(*index, key));
     Some(format!("{:?}", reached.iter().map(shown).collect::<Vec<_>>()).into_bytes())
 }
 

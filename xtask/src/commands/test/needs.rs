@@ -77,6 +77,17 @@ impl Tools {
         packages()?;
         Ok(Self { uv, python, cosign: cosign(root)? })
     }
+
+    /// The variables that name them. uv takes this Python: on `PATH` it asks each that it finds for its version, at 0.4 s of processor
+    /// time for each of its calls where they are the stand-ins of a version manager.
+    fn variables(&self) -> [(&'static str, OsString); 4] {
+        [
+            ("XTASK_TEST_UV", self.uv.program().into()),
+            ("XTASK_TEST_COSIGN", self.cosign.clone().into()),
+            ("AUTOSCALER_PYTHON", self.python.clone().into()),
+            ("UV_PYTHON_SEARCH_PATH", self.python.parent().map_or_else(OsString::new, OsString::from)),
+        ]
+    }
 }
 
 /// Everything that is needed, there.
@@ -102,7 +113,7 @@ impl Needs {
     /// Finds installed tools, and installs the rest.
     pub(super) fn gather(tree: &Tree) -> Result<Self, Fault> {
         let root = &tree.root;
-        let Tools { uv, python, cosign } = Tools::install(tree)?;
+        let tools = Tools::install(tree)?;
         let engine = TestEngine::start(root)?;
         let state = engine.state();
         let mut env = state.docker_env();
@@ -110,17 +121,15 @@ impl Needs {
             ("XTASK_REQUIRE_REAL", OsString::from("1")),
             ("XTASK_TEST_DOCKER", state.docker.clone().into()),
             ("XTASK_TEST_REGISTRY_BIN", state.folder.join("packages/usr/bin/docker-registry").into()),
-            ("XTASK_TEST_UV", uv.program().into()),
-            ("XTASK_TEST_COSIGN", cosign.into()),
             ("XTASK_TEST_ENGINE_ROOT", root.into()),
             ("XTASK_DEBIAN_CACHE", debian::cache(&root.join("target")).into()),
-            ("AUTOSCALER_PYTHON", python.clone().into()),
         ]);
+        env.extend(tools.variables());
         let temporary = temporary();
         env.extend(temporary.iter().map(|folder| ("TMPDIR", folder.path().into())));
         // The clients are named by their places: a PATH of its own would make cargo run build scripts again.
         env.remove("PATH");
-        Ok(Self { python, env, _temporary: temporary, _engine: engine })
+        Ok(Self { python: tools.python, env, _temporary: temporary, _engine: engine })
     }
 
     /// The Python with the worker's packages and pytest.
@@ -291,5 +300,32 @@ mod tests {
         assert!(found.served);
         // None is served by a lock for a Python of the far future, and the first one is still named.
         assert_eq!(host_python("99.0").map(|found| found.served).ok(), Some(false));
+    }
+
+    #[test]
+    fn uv_starts_no_python_of_the_path() {
+        let named = std::env::var_os("XTASK_TEST_UV").map(PathBuf::from).or_else(|| process::found("uv"));
+        let (Some(uv), Some(real)) = (named, process::found("python3")) else {
+            assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "no uv or no python3");
+            println!("skipped: no uv or no python3");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, path] = ["ours", "path"].map(|name| folder.path().join(name));
+        for (place, script) in
+            [(&ours, format!("exec {} \"$@\"", real.display())), (&path, "echo >> \"$0.started\"; exit 1".to_owned())]
+        {
+            std::fs::create_dir(place).unwrap();
+            std::fs::write(place.join("python3"), format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(place.join("python3"), Permissions::from_mode(0o755)).unwrap();
+        }
+        let tools = Tools { uv: Uv::at(uv).unwrap(), python: ours.join("python3"), cosign: PathBuf::new() };
+        let call = Command::new(tools.uv.program()).args(["python", "find", "--no-config"]).current_dir(folder.path());
+        let call = tools.variables().into_iter().fold(call, |call, (name, value)| call.env(name, value));
+        let all = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::env::join_paths(std::iter::once(path.clone()).chain(std::env::split_paths(&all))).unwrap();
+        let found = call.env("PATH", all).env_remove("VIRTUAL_ENV").read(Exit::Missing);
+        found.unwrap_or_else(|fault| panic!("{fault}"));
+        assert!(!path.join("python3.started").exists());
     }
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
 use xtask_model::image::context::{ObjectFormat, as_in_git};
 use xtask_model::spec::dockerfile::{Dockerfile, Instruction, Reads};
 use xtask_model::spec::reference::Platform;
@@ -415,23 +416,68 @@ fn docker() -> Option<String> {
     found
 }
 
-/// Files that a build puts into a folder; `None` if it fails.
-fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<ContextEntry>> {
-    let work = tempfile::tempdir().unwrap();
-    let (file, out) = (work.path().join("Dockerfile"), work.path().join("out"));
+/// A build: its instructions and its ignore file.
+type Build<'a> = (&'a str, &'a str);
+
+/// Where a build has its Dockerfile, and puts its files.
+fn places(work: &Path, number: usize, (instructions, ignore): Build<'_>) -> (PathBuf, PathBuf) {
+    let file = work.join(format!("{number}.Dockerfile"));
     fs::write(&file, format!("FROM scratch\n{instructions}\n")).unwrap();
-    fs::write(work.path().join("Dockerfile.dockerignore"), ignore).unwrap();
-    let build = Command::new(docker).args(["buildx", "build", "--quiet", "--provenance=false", "--file"]).arg(&file);
-    let build = build.arg("--output").arg(format!("type=local,dest={}", out.display())).arg(root);
-    let output = build.output().unwrap();
+    fs::write(work.join(format!("{number}.Dockerfile.dockerignore")), ignore).unwrap();
+    (file, work.join(format!("{number}.out")))
+}
+
+/// Files of a folder that a build made.
+fn made(out: &Path) -> Vec<ContextEntry> {
+    let all = Source { place: "x".into(), line: 1, reads: Reads::Path(String::new()), excludes: vec![] };
+    read_sources(out, &[all], &Ignore::none(), &no_folder).unwrap()
+}
+
+/// Files that a build puts into a folder; `None` if it fails.
+fn built(docker: &str, root: &Path, build: Build<'_>) -> Option<Vec<ContextEntry>> {
+    let work = tempfile::tempdir().unwrap();
+    let (file, out) = places(work.path(), 0, build);
+    let call = Command::new(docker).args(["buildx", "build", "--quiet", "--provenance=false", "--file"]).arg(&file);
+    let call = call.arg("--output").arg(format!("type=local,dest={}", out.display())).arg(root);
+    let output = call.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success()
             || ["not found", "no such file", "too many symlinks"].iter().any(|why| said.contains(why)),
-        "{instructions} with {ignore}: {said}"
+        "{build:?}: {said}"
     );
-    let all = Source { place: "x".into(), line: 1, reads: Reads::Path(String::new()), excludes: vec![] };
-    output.status.success().then(|| read_sources(&out, &[all], &Ignore::none(), &no_folder).unwrap())
+    output.status.success().then(|| made(&out))
+}
+
+/// The same for builds that should succeed, by one process of docker: starting it is most of its work. If one fails, each is built alone.
+fn all_built(docker: &str, root: &Path, builds: &[Build<'_>]) -> Vec<Option<Vec<ContextEntry>>> {
+    let work = tempfile::tempdir().unwrap();
+    let places: Vec<_> = builds.iter().enumerate().map(|(number, build)| places(work.path(), number, *build)).collect();
+    let targets = places.iter().enumerate().map(|(number, (file, out))| {
+        let output = format!("type=local,dest={}", out.display());
+        (number.to_string(), serde_json::json!({"context": root, "dockerfile": file, "output": [output]}))
+    });
+    let targets: serde_json::Map<String, serde_json::Value> = targets.collect();
+    let plan = work.path().join("bake.json");
+    let names: Vec<&String> = targets.keys().collect();
+    fs::write(&plan, serde_json::json!({"group": {"default": {"targets": names}}, "target": targets}).to_string())
+        .unwrap();
+    let call = Command::new(docker).args(["buildx", "bake", "--progress=quiet", "--provenance=false", "--file"]);
+    // Newer ones ask before they read a file outside of the current folder.
+    let output = call.arg(plan).env("BUILDX_BAKE_ENTITLEMENTS_FS", "0").output().unwrap();
+    if output.status.success() {
+        return places.iter().map(|(_, out)| Some(made(out))).collect();
+    }
+    builds.iter().map(|build| built(docker, root, *build)).collect()
+}
+
+#[test]
+fn builds_that_fail_together_are_built_alone() {
+    let Some(docker) = docker() else { return };
+    let root = tree(&["a", "b"]);
+    let found = all_built(&docker, root.path(), &[("COPY a /", ""), ("COPY none /", ""), ("COPY . /", "a")]);
+    let found: Vec<_> = found.iter().map(|found| found.as_deref().map(paths)).collect();
+    assert_eq!(found, [Some(vec!["a".to_owned()]), None, Some(vec!["b".to_owned()])]);
 }
 
 #[test]
@@ -450,9 +496,15 @@ fn buildkit_sees_the_context_that_we_see() {
         "d/.hidden/x",
     ]);
     let root = tree(&lines);
-    for ignore in ORACLE_IGNORES {
-        let ours = read_with(root.path(), "COPY . /", ignore).unwrap();
-        assert_eq!(Some(ours), built(&docker, root.path(), "COPY . /", ignore), "{ignore}");
+    ignored_alike(&docker, root.path(), ORACLE_IGNORES);
+}
+
+/// With each of these ignore files, BuildKit copies what we read.
+#[track_caller]
+fn ignored_alike(docker: &str, root: &Path, ignores: &[impl AsRef<str>]) {
+    let builds: Vec<Build<'_>> = ignores.iter().map(|ignore| ("COPY . /", ignore.as_ref())).collect();
+    for ((copy, ignore), theirs) in builds.iter().zip(all_built(docker, root, &builds)) {
+        assert_eq!(Some(read_with(root, copy, ignore).unwrap()), theirs, "{ignore}");
     }
 }
 
@@ -519,7 +571,7 @@ fn buildkit_copies_what_we_pick() {
         let files = entries.into_iter().filter(|entry| entry.kind == FileKind::File);
         files.map(|entry| (entry.id, entry.mode)).collect::<BTreeSet<_>>()
     };
-    for (source, ignore) in [
+    let copies = [
         ("a.txt", ""),
         ("src", ""),
         ("src/deep/", ""),
@@ -550,10 +602,19 @@ fn buildkit_copies_what_we_pick() {
         ("**/o.py", ""),
         ("empty", ""),
         (".", "src/deep"),
-    ] {
-        let ours = read_with(root.path(), &format!("COPY {source} /out/"), ignore).ok().map(files);
-        let theirs = built(&docker, root.path(), &format!("COPY {source} /out/"), ignore).map(files);
-        assert_eq!(ours, theirs, "COPY {source} with {ignore}");
+    ];
+    let copies = copies.map(|(source, ignore)| (format!("COPY {source} /out/"), ignore));
+    // What we refuse is to fail there too, which ends all builds of a process.
+    let (read, refused): (Vec<_>, Vec<_>) = copies
+        .iter()
+        .map(|(copy, ignore)| ((copy.as_str(), *ignore), read_with(root.path(), copy, ignore).ok().map(files)))
+        .partition(|(_, ours)| ours.is_some());
+    let builds: Vec<Build<'_>> = read.iter().map(|(build, _)| *build).collect();
+    for ((build, ours), theirs) in read.iter().zip(all_built(&docker, root.path(), &builds)) {
+        assert_eq!(*ours, theirs.map(files), "{build:?}");
+    }
+    for (build, _) in refused {
+        assert_eq!(built(&docker, root.path(), build), None, "{build:?}");
     }
 }
 
@@ -566,11 +627,8 @@ fn buildkit_agrees_about_made_up_ignore_files() {
     let line = "!?(\\*\\*|\\*|d|s|a|z|\\?|[a-d])(/(\\*\\*|\\*|d|e|a|b\\.py|c\\*|\\*\\.py|z)){0,2}/?";
     let lines = prop::collection::vec(line, 1..6).prop_map(|lines| lines.join("\n"));
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for _ in 0..60 {
-        let ignore = lines.new_tree(&mut runner).unwrap().current();
-        let ours = read_with(root.path(), "COPY . /", &ignore).unwrap();
-        assert_eq!(Some(ours), built(&docker, root.path(), "COPY . /", &ignore), "{ignore}");
-    }
+    let ignores: Vec<String> = (0..60).map(|_| lines.new_tree(&mut runner).unwrap().current()).collect();
+    ignored_alike(&docker, root.path(), &ignores);
 }
 
 /// Words become names of files: what BuildKit makes of a word is what it copies to.
@@ -634,7 +692,7 @@ fn buildkit_replaces_variables_as_we_do() {
     let expanded = file.expand(&BTreeMap::new(), &Platform::host()).unwrap();
     let ours: BTreeSet<String> = expanded.stages.last().unwrap().instructions.iter().filter_map(destination).collect();
     let root = tree(&["f"]);
-    let built = built(&docker, root.path(), text.strip_prefix("FROM scratch\n").unwrap(), "").unwrap();
+    let built = built(&docker, root.path(), (text.strip_prefix("FROM scratch\n").unwrap(), "")).unwrap();
     let theirs = built.into_iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.path.to_string());
     assert_eq!(ours, theirs.collect());
 }
