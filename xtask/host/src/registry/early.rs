@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use xtask_model::spec::oci::{Index, Manifest};
 use xtask_model::spec::reference::{Digest, Repository, Tag};
 
 /// Time for which an early answer counts: it covers one command that does not wait for anything.
@@ -112,16 +113,47 @@ impl Client {
         }
         drop(documents_wait);
         for (repository, asked) in questions {
-            let seen = |digest: &&Digest| !lock(&self.early.blobs).contains_key(&(repository.clone(), **digest));
-            let digests: Vec<Digest> = asked.blobs.iter().filter(seen).copied().collect();
-            let found = self.ask_for_blobs(repository, &digests, 2).unwrap_or_default();
-            let present = digests.iter().zip(found).filter(|(_, found)| *found);
-            present.for_each(|(digest, _)| self.saw_blob(repository, digest));
+            self.ask_for_blobs_early(repository, &asked.blobs);
         }
         drop(blobs_wait);
     }
 
-    fn ask_for_documents_early(&self, repository: &Repository, asked: &Questions) {
+    /// Asks for the images of these tags and for all their parts before anything needs the answers, where it is not known which of them
+    /// a command needs.
+    pub fn ask_for_images_early(&self, images: &BTreeMap<Repository, BTreeSet<Tag>>) {
+        let blobs_wait = lock(&self.early.blobs_under_way);
+        let documents_wait = lock(&self.early.documents_under_way);
+        let mut layers = Vec::new();
+        for (repository, tags) in images {
+            let mut asked = Questions { manifests: tags.iter().map(Tag::to_string).collect(), ..Questions::default() };
+            let tagged = self.ask_for_documents_early(repository, &asked);
+            let indexes = tagged.iter().filter_map(|found| serde_json::from_slice::<Index>(&found.bytes).ok());
+            asked.manifests =
+                indexes.flat_map(|index| index.manifests).map(|listed| listed.digest.to_string()).collect();
+            let found = self.ask_for_documents_early(repository, &asked);
+            let parts: Vec<Manifest> =
+                found.iter().filter_map(|found| serde_json::from_slice(&found.bytes).ok()).collect();
+            let configs = parts.iter().map(|manifest| manifest.config.digest).collect();
+            self.ask_for_documents_early(repository, &Questions { configs, ..Questions::default() });
+            let blobs: BTreeSet<Digest> =
+                parts.iter().flat_map(|manifest| &manifest.layers).map(|layer| layer.digest).collect();
+            layers.push((repository, blobs));
+        }
+        drop(documents_wait);
+        layers.iter().for_each(|(repository, blobs)| self.ask_for_blobs_early(repository, blobs));
+        drop(blobs_wait);
+    }
+
+    fn ask_for_blobs_early(&self, repository: &Repository, blobs: &BTreeSet<Digest>) {
+        let seen = |digest: &&Digest| !lock(&self.early.blobs).contains_key(&(repository.clone(), **digest));
+        let digests: Vec<Digest> = blobs.iter().filter(seen).copied().collect();
+        let found = self.ask_for_blobs(repository, &digests, 2).unwrap_or_default();
+        let present = digests.iter().zip(found).filter(|(_, found)| *found);
+        present.for_each(|(digest, _)| self.saw_blob(repository, digest));
+    }
+
+    /// Returns the manifests that the registry has.
+    fn ask_for_documents_early(&self, repository: &Repository, asked: &Questions) -> Vec<RawManifest> {
         let name = |text: &String| match text.parse() {
             Ok(digest) => Some(Name::Digest(digest)),
             Err(_) => text.parse::<Tag>().ok().map(Name::Tag),
@@ -135,10 +167,11 @@ impl Client {
             self.saw_blob(repository, &digest);
         }
         let now = Instant::now();
-        for (name, manifest) in manifests {
+        for (name, manifest) in &manifests {
             self.remember_document(repository, manifest.digest, &manifest.bytes);
-            lock(&self.early.manifests).insert((repository.clone(), name), (now, manifest));
+            lock(&self.early.manifests).insert((repository.clone(), name.clone()), (now, manifest.clone()));
         }
+        manifests.into_iter().map(|(_, manifest)| manifest).collect()
     }
 
     /// The questions that were asked since the client was made, without those that were only asked early: a list of them would never
@@ -184,18 +217,28 @@ impl Client {
 mod tests {
     use super::*;
     use crate::registry::ClientOptions;
+    use crate::registry::publish::{self, completeness};
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
     use std::sync::atomic::AtomicUsize;
-    use xtask_model::spec::oci::media_type;
+    use xtask_model::image::key::FINGERPRINT_LABEL;
+    use xtask_model::spec::oci::{Descriptor, media_type};
 
     const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-    /// A registry that has `INDEX` under every name and takes everything; the number of manifests that were read.
     fn with_registry(check: impl FnOnce(&Client, &Repository, &AtomicUsize)) {
+        with_registry_of(&[], |client, repository, read, _| check(client, repository, read));
+    }
+
+    /// A registry that has these documents by the ends of their paths, `INDEX` under every other name, and takes everything; the number
+    /// of manifests that were read, and of all requests.
+    fn with_registry_of(
+        documents: &[(String, &str, String)],
+        check: impl FnOnce(&Client, &Repository, &AtomicUsize, &AtomicUsize),
+    ) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (read, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (read, all, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for connection in listener.incoming() {
@@ -203,20 +246,25 @@ mod tests {
                         break;
                     }
                     let mut connection = BufReader::new(connection.unwrap());
-                    let read = &read;
-                    scope.spawn(move || serve(&mut connection, read));
+                    let (read, all) = (&read, &all);
+                    scope.spawn(move || serve(&mut connection, documents, read, all));
                 }
             });
             let repository: Repository = format!("{address}/some/app").parse().unwrap();
             let client = Client::new(ClientOptions { tries: 1, ..ClientOptions::default() });
-            check(&client, &repository, &read);
+            check(&client, &repository, &read, &all);
             drop(client);
             done.store(1, Ordering::SeqCst);
             drop(std::net::TcpStream::connect(address).unwrap());
         });
     }
 
-    fn serve(connection: &mut BufReader<std::net::TcpStream>, read: &AtomicUsize) {
+    fn serve(
+        connection: &mut BufReader<std::net::TcpStream>,
+        documents: &[(String, &str, String)],
+        read: &AtomicUsize,
+        all: &AtomicUsize,
+    ) {
         loop {
             let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
             if connection.read_line(&mut first).unwrap_or(0) == 0 {
@@ -229,7 +277,13 @@ mod tests {
                 line.clear();
             }
             std::io::copy(&mut std::io::Read::take(&mut *connection, length), &mut std::io::sink()).unwrap();
-            let answer = if first.starts_with("GET /v2/some/app/manifests/") {
+            all.fetch_add(1, Ordering::SeqCst);
+            let path = first.split(' ').nth(1).unwrap_or_default();
+            let document = documents.iter().find(|(name, ..)| first.starts_with("GET ") && path.ends_with(name));
+            let answer = if let Some((_, kind, text)) = document {
+                let bytes = text.len();
+                format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n{text}")
+            } else if first.starts_with("GET /v2/some/app/manifests/") {
                 read.fetch_add(1, Ordering::SeqCst);
                 let (kind, bytes) = (media_type::INDEX, INDEX.len());
                 format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n{INDEX}")
@@ -276,6 +330,41 @@ mod tests {
             read.fetch_sub(1, Ordering::SeqCst);
             client.manifest(repository, tag("1.0")).unwrap();
             assert_eq!(read.load(Ordering::SeqCst), 6, "a write ends what came early");
+        });
+    }
+
+    #[test]
+    fn an_image_that_came_early_is_read_and_checked_without_a_question() {
+        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#.to_owned();
+        let part = |media_type: &str, bytes: &[u8]| Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
+        let layers = [&b"one"[..], b"two"].map(|layer| part(media_type::LAYER_GZIP, layer)).to_vec();
+        let manifest = Manifest::new(part(media_type::CONFIG, config.as_bytes()), layers);
+        let manifest = serde_json::to_string(&manifest).unwrap();
+        let listed = part(media_type::MANIFEST, manifest.as_bytes()).with_platform(&"linux/amd64".parse().unwrap());
+        let mut index = Index::new(vec![listed]);
+        index.annotations.insert(FINGERPRINT_LABEL.to_owned(), "0".repeat(64));
+        let index = serde_json::to_string(&index).unwrap();
+        let digest = |text: &String| Digest::of(text.as_bytes()).to_string();
+        let documents = [
+            (digest(&config), "application/octet-stream", config),
+            (digest(&manifest), media_type::MANIFEST, manifest),
+            ("latest".to_owned(), media_type::INDEX, index),
+        ];
+        with_registry_of(&documents, |client, repository, _, all| {
+            let tags = BTreeSet::from([Tag::latest()]);
+            client.ask_for_images_early(&BTreeMap::from([(repository.clone(), tags)]));
+            let asked = all.load(Ordering::SeqCst);
+            assert_eq!(asked, 5, "index, manifest, configuration and two layers");
+            let mut found = publish::read(client, repository, Tag::latest()).unwrap().present().unwrap();
+            completeness::check(&mut found, client, repository).unwrap();
+            assert!(found.lost.is_empty() && found.platforms.len() == 1);
+            let manifest = found.platforms.values().next().unwrap().digest;
+            let manifest = publish::read_manifest(client, repository, manifest).unwrap();
+            assert_eq!(publish::read_config(client, repository, &manifest).unwrap().os, "linux");
+            assert_eq!(all.load(Ordering::SeqCst), asked);
+            let listed = &client.asked()[repository];
+            assert_eq!(listed.manifests.len(), 2, "the next command asks for them by name");
+            assert_eq!(listed.blobs.len(), 3);
         });
     }
 

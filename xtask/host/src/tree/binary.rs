@@ -93,15 +93,15 @@ fn own_files<F: Files + ?Sized>(
     own: &BTreeSet<String>,
     copied: &dyn Fn(&Path) -> bool,
 ) -> Result<Sources, Fault> {
-    let mut files = Vec::new();
+    let (mut files, mut folders) = (BTreeSet::new(), BTreeSet::new());
     for (name, folder) in members(repository)? {
         if own.contains(&name) {
-            collect(repository, &folder, &mut files)?;
+            collect(repository, &folder, &mut files, &mut folders)?;
         }
     }
     for name in ["Cargo.toml", ".cargo/config.toml"] {
         if repository.has_file(Path::new(name)) {
-            files.push(PathBuf::from(name));
+            files.insert(PathBuf::from(name));
         }
     }
     files.retain(|file| !copied(file));
@@ -303,19 +303,28 @@ pub fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf
     Ok(found)
 }
 
-/// The files of a package that can reach its binary: all but tests, documents and what other languages leave behind.
-fn collect<F: Files + ?Sized>(repository: &F, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+/// The files of a package that can reach its binary: all but tests, documents and what other languages leave behind. A package may be in
+/// the folder of another one: `seen` has the folders that were read.
+fn collect<F: Files + ?Sized>(
+    repository: &F,
+    folder: &Path,
+    files: &mut BTreeSet<PathBuf>,
+    seen: &mut BTreeSet<PathBuf>,
+) -> Result<(), Fault> {
     const NOT_COMPILED: [&str; 7] =
         ["tests", "benches", "examples", "target", "__pycache__", ".pytest_cache", "node_modules"];
+    if !seen.insert(folder.to_owned()) {
+        return Ok(());
+    }
     for entry in repository.list(&ContextPath::new(folder.as_os_str().as_bytes()))? {
         let text = String::from_utf8_lossy(&entry.name);
         let path = folder.join(OsStr::from_bytes(&entry.name));
         if entry.is_dir {
             if !NOT_COMPILED.contains(&text.as_ref()) && !text.starts_with('.') {
-                collect(repository, &path, files)?;
+                collect(repository, &path, files, seen)?;
             }
         } else if repository.has_file(&path) && !text.ends_with(".md") && !text.ends_with(".pyc") {
-            files.push(path);
+            files.insert(path);
         }
     }
     Ok(())
@@ -324,8 +333,10 @@ fn collect<F: Files + ?Sized>(repository: &F, folder: &Path, files: &mut Vec<Pat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::context::Named;
     use std::fs;
-    use xtask_model::image::context::ObjectFormat;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use xtask_model::image::context::{FileInfo, ObjectFormat};
 
     fn workspace(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -335,6 +346,61 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         root
+    }
+
+    /// A folder that counts the files that are hashed.
+    struct Counting(PathBuf, AtomicUsize);
+
+    impl Files for Counting {
+        fn place(&self) -> &Path {
+            &self.0
+        }
+
+        fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+            self.0.read(path)
+        }
+
+        fn has_file(&self, path: &Path) -> bool {
+            self.0.has_file(path)
+        }
+
+        fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+            self.0.list(folder)
+        }
+
+        fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
+            self.0.found(path)
+        }
+
+        fn format(&self) -> ObjectFormat {
+            self.0.format()
+        }
+
+        fn ids(&self, files: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault> {
+            self.1.fetch_add(files.len(), Ordering::Relaxed);
+            self.0.ids(files)
+        }
+    }
+
+    #[test]
+    fn a_package_in_the_folder_of_another_one_is_read_once() {
+        let lock = "version = 4\n[[package]]\nname = \"app\"\nversion = \"0.1.0\"\ndependencies = [\"part\"]\n\
+                    [[package]]\nname = \"part\"\nversion = \"0.1.0\"\n";
+        let root = workspace(&[
+            ("Cargo.toml", "[workspace]\nmembers = [\"app\", \"app/part\"]\n"),
+            ("Cargo.lock", lock),
+            ("app/Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\n"),
+            ("app/src/main.rs", "fn main() {}\n"),
+            ("app/part/Cargo.toml", "[package]\nname = \"part\"\nversion = \"0.1.0\"\n"),
+            ("app/part/src/lib.rs", ""),
+        ]);
+        let files = Counting(root.path().to_owned(), AtomicUsize::new(0));
+        let own = BTreeSet::from(["app", "part"].map(str::to_owned));
+        let sources = own_files(&files, &own, &|_| false).unwrap();
+        let names: Vec<&str> = sources.keys().filter_map(|path| path.to_str()).collect();
+        let all = ["Cargo.toml", "app/Cargo.toml", "app/part/Cargo.toml", "app/part/src/lib.rs", "app/src/main.rs"];
+        assert_eq!(names, all);
+        assert_eq!(files.1.into_inner(), all.len());
     }
 
     #[test]
