@@ -43,7 +43,7 @@ fn folder(root: &Path) -> PathBuf {
 }
 
 /// Calls a compiler as cargo asks, `rustc RUSTC ARGUMENTS`, through clippy where it finds code that the build for Linux has not: in the
-/// crates whose text names the `cfg`, and in the test of images. The rest was linted there, which takes as long as compiling.
+/// crates whose text names the `cfg`, and in the test of images. The rest was linted there: 13 s of processor time.
 const COMPILER: &str = "\
 #!/bin/sh
 case ${CARGO_PKG_NAME:-}/${CARGO_CRATE_NAME:-} in
