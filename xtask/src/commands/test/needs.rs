@@ -60,6 +60,8 @@ pub struct Tools {
     uv: Uv,
     python: PathBuf,
     cosign: PathBuf,
+    /// Where uv looks for a Python.
+    pythons: OsString,
 }
 
 impl Tools {
@@ -75,17 +77,17 @@ impl Tools {
         };
         let python = python(tree, &uv)?;
         packages()?;
-        Ok(Self { uv, python, cosign: cosign(root)? })
+        let pythons = pythons(&[Path::new("python3"), &python])?;
+        Ok(Self { uv, python, cosign: cosign(root)?, pythons })
     }
 
-    /// The variables that name them. uv takes this Python: on `PATH` it asks each that it finds for its version, at 0.4 s of processor
-    /// time for each of its calls where they are the stand-ins of a version manager.
+    /// The variables that name them.
     fn variables(&self) -> [(&'static str, OsString); 4] {
         [
             ("XTASK_TEST_UV", self.uv.program().into()),
             ("XTASK_TEST_COSIGN", self.cosign.clone().into()),
             ("AUTOSCALER_PYTHON", self.python.clone().into()),
-            ("UV_PYTHON_SEARCH_PATH", self.python.parent().map_or_else(OsString::new, OsString::from)),
+            ("UV_PYTHON_SEARCH_PATH", self.pythons.clone()),
         ]
     }
 }
@@ -219,6 +221,23 @@ fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
     Ok(python)
 }
 
+/// The folders of the interpreters behind these programs. uv remembers an interpreter, but asks the stand-ins of a version manager
+/// on `PATH` again in each of its calls: 0.4 s of processor time. `python3` comes first, because tests run what uv installs with it.
+fn pythons(programs: &[&Path]) -> Result<OsString, Fault> {
+    const PLACE: &str = "import sys; print(getattr(sys, '_base_executable', None) or sys.executable)";
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for program in programs {
+        let place = Command::new(program).args(["-c", PLACE]).read(Exit::Missing)?;
+        let folder = Path::new(&place).parent().map(Path::to_owned).unwrap_or_default();
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    let cannot =
+        |error| Fault::missing(format!("a Python is in a folder with a `:` in its name: {folders:?}")).cause(error);
+    std::env::join_paths(&folders).map_err(cannot)
+}
+
 /// A Python of this machine.
 struct HostPython {
     program: PathBuf,
@@ -311,21 +330,23 @@ mod tests {
             return;
         };
         let folder = tempfile::tempdir().unwrap();
-        let [ours, path] = ["ours", "path"].map(|name| folder.path().join(name));
-        for (place, script) in
-            [(&ours, format!("exec {} \"$@\"", real.display())), (&path, "echo >> \"$0.started\"; exit 1".to_owned())]
-        {
-            std::fs::create_dir(place).unwrap();
-            std::fs::write(place.join("python3"), format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(place.join("python3"), Permissions::from_mode(0o755)).unwrap();
-        }
-        let tools = Tools { uv: Uv::at(uv).unwrap(), python: ours.join("python3"), cosign: PathBuf::new() };
-        let call = Command::new(tools.uv.program()).args(["python", "find", "--no-config"]).current_dir(folder.path());
-        let call = tools.variables().into_iter().fold(call, |call, (name, value)| call.env(name, value));
+        let (stand_in, started) = (folder.path().join("python3"), folder.path().join("started"));
+        let script = format!("#!/bin/sh\necho >> {}\nexec {} \"$@\"\n", started.display(), real.display());
+        std::fs::write(&stand_in, script).unwrap();
+        std::fs::set_permissions(&stand_in, Permissions::from_mode(0o755)).unwrap();
+        let found = pythons(&[&stand_in, &stand_in, &real]).unwrap();
+        let tools = Tools { uv: Uv::at(uv).unwrap(), python: real, cosign: PathBuf::new(), pythons: found };
+        let starts = std::fs::read_to_string(&started).unwrap();
+        let call = Command::new(tools.uv.program()).args(["python", "find", "--system", "--no-config"]);
+        let call = tools
+            .variables()
+            .into_iter()
+            .fold(call.current_dir(folder.path()), |call, (name, value)| call.env(name, value));
         let all = std::env::var_os("PATH").unwrap_or_default();
-        let all = std::env::join_paths(std::iter::once(path.clone()).chain(std::env::split_paths(&all))).unwrap();
+        let all =
+            std::env::join_paths(std::iter::once(folder.path().to_owned()).chain(std::env::split_paths(&all))).unwrap();
         let found = call.env("PATH", all).env_remove("VIRTUAL_ENV").read(Exit::Missing);
         found.unwrap_or_else(|fault| panic!("{fault}"));
-        assert!(!path.join("python3.started").exists());
+        assert_eq!(std::fs::read_to_string(&started).unwrap(), starts);
     }
 }
