@@ -8,6 +8,7 @@ use crate::plain;
 use crate::scenarios::{Sample, call};
 use crate::workspace::Workspace;
 use std::fs;
+use std::path::Path;
 use xtask_host::docker::{Build, BuildCache, Built, Output};
 use xtask_host::terminal;
 use xtask_host::tree::secrets::Secrets;
@@ -274,13 +275,22 @@ fn on(order: &Build, digest: Digest) -> String {
     format!("{name}@{digest}")
 }
 
-/// Copies the program to where the app's Dockerfile expects it.
+/// Copies the program to where the app's Dockerfile expects it. One that is there stays: xtask would stage a new file again.
 fn place_binary(harness: &Harness) -> Result<(), Fault> {
     let Some(binary) = &harness.workspace.tree.policy.app.binary else { return Ok(()) };
     let staged = harness.workspace.tree.root.join(binary::staged(&Platform::host(), binary));
-    let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", staged.display())).cause(error);
-    fs::create_dir_all(staged.parent().expect("a staged binary has a parent folder")).map_err(cannot)?;
-    fs::copy(harness.program(), &staged).map(drop).map_err(cannot)
+    replace(&staged, &harness.program())
+}
+
+/// Makes a file a copy of another one, unless it is.
+fn replace(file: &Path, from: &Path) -> Result<(), Fault> {
+    let cannot = |error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
+    let bytes = fs::read(from).map_err(cannot)?;
+    if fs::read(file).is_ok_and(|found| found == bytes) {
+        return Ok(());
+    }
+    fs::create_dir_all(file.parent().expect("a file has a folder")).map_err(cannot)?;
+    fs::copy(from, file).map(drop).map_err(cannot)
 }
 
 #[cfg(test)]
@@ -332,6 +342,25 @@ mod tests {
             shown(&buildah::push(&order())),
             "push --tls-verify=false --compression-format=zstd 127.0.0.1:5/app:bench"
         );
+    }
+
+    #[test]
+    fn a_program_that_is_there_stays_the_same_file() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "deep/to"].map(|name| folder.path().join(name));
+        let written = |path: &Path| {
+            let found = fs::metadata(path).unwrap();
+            (found.ino(), found.mtime(), found.mtime_nsec())
+        };
+        fs::write(&from, "one").unwrap();
+        replace(&to, &from).unwrap();
+        let first = written(&to);
+        replace(&to, &from).unwrap();
+        assert_eq!(written(&to), first);
+        fs::write(&from, "two").unwrap();
+        replace(&to, &from).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "two");
     }
 
     #[test]
