@@ -87,6 +87,12 @@ fn delete_all(client: &Client, repository: &Repository, digests: &BTreeSet<Diges
     Ok(())
 }
 
+/// The fault of a repository that is not as it was when the deletion was planned.
+fn changed(repository: &Repository) -> Fault {
+    Fault::drift(format!("`{repository}` changed while the plan was shown: nothing was deleted in it"))
+        .hint("run this again")
+}
+
 /// Digests of what does not stay.
 fn gone(verdicts: &[Verdict]) -> BTreeSet<Digest> {
     verdicts.iter().filter(|one| !one.keep).map(|one| one.digest).collect()
@@ -143,8 +149,7 @@ impl<'t> AppPruning<'t> {
     fn execute(&self) -> Result<(), Fault> {
         let [apps, compiled] = &self.repositories;
         if survey_of(&self.client, self.tree, &self.repositories)? != self.surveyed {
-            return Err(Fault::drift(format!("`{apps}` changed while the plan was shown: nothing was deleted in it"))
-                .hint("run this again"));
+            return Err(changed(apps));
         }
         delete_all(&self.client, compiled, &self.old(), "compiled dependencies")?;
         if self.plan.is_empty() { Ok(()) } else { delete(&self.client, apps, &self.plan) }

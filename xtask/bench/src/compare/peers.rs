@@ -2,7 +2,7 @@
 //!
 //! They get the compiled binary for free, and xtask does not run on their side.
 
-use super::harness::{Harness, Seeds};
+use super::harness::{Harness, Seeds, copy_file};
 use super::{buildah, one_file, rewrite};
 use crate::plain;
 use crate::scenarios::{Sample, call};
@@ -290,7 +290,7 @@ fn replace(file: &Path, from: &Path) -> Result<(), Fault> {
         return Ok(());
     }
     fs::create_dir_all(file.parent().expect("a file has a folder")).map_err(cannot)?;
-    fs::copy(from, file).map(drop).map_err(cannot)
+    copy_file(from, file)
 }
 
 #[cfg(test)]

@@ -64,12 +64,16 @@ pub fn artifacts(
 
 /// The roots of the images in a repository of bases, by digest, with a tag of a base on each.
 pub fn roots(client: &Client, bases: &Repository) -> Result<BTreeMap<Digest, Tag>, Fault> {
-    let tagged = tagged_digests(client, bases, |tag| !tag.as_str().starts_with("sha256-") && !wheels::is(tag))?;
-    let found = at_once(&tagged, |(tag, digest)| {
+    let tagged = tagged_digests(client, bases, |tag| !is_subject(tag) && !wheels::is(tag))?;
+    // An image with several tags is read once.
+    let images: BTreeSet<Digest> = tagged.iter().map(|(_, digest)| *digest).collect();
+    let images: Vec<Digest> = images.into_iter().collect();
+    let roots = at_once(&images, |digest| {
         let found = publish::read(client, bases, *digest)?.present();
-        Ok((found.map(|found| root_digests(&found)).unwrap_or_default(), tag.clone()))
+        Ok(found.map(|found| root_digests(&found)).unwrap_or_default())
     })?;
-    Ok(found.into_iter().flat_map(|(roots, tag)| roots.into_iter().map(move |root| (root, tag.clone()))).collect())
+    let roots: BTreeMap<Digest, Vec<Digest>> = images.into_iter().zip(roots).collect();
+    Ok(tagged.iter().flat_map(|(tag, digest)| roots[digest].iter().map(|root| (*root, tag.clone()))).collect())
 }
 
 /// Surveys an app's repository in the place of a base's, for a clean-up.
@@ -114,7 +118,6 @@ struct SurveyedRepository {
 fn bases(ask: &SurveyRequest<'_>) -> Result<SurveyedRepository, Fault> {
     let (wheels, tagged): (Vec<_>, Vec<_>) =
         tagged_digests(ask.client, ask.bases, |_| true)?.into_iter().partition(|(tag, _)| wheels::is(tag));
-    let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     let (mut staging, mut subjects) = (Vec::new(), Vec::new());
     for (tag, digest) in tagged {
@@ -203,7 +206,7 @@ fn apps(ask: &SurveyRequest<'_>) -> Result<Vec<PublishedApp>, Fault> {
 fn apps_in(ask: &SurveyRequest<'_>, apps: &Repository) -> Result<Vec<PublishedApp>, Fault> {
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
     // An app from scratch has no base.
-    let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-") && !wheels::is(tag);
+    let counts = |tag: &Tag| staged(tag).is_none() && !is_subject(tag) && !wheels::is(tag);
     for (tag, digest) in tagged_digests(ask.client, apps, counts)? {
         tags.entry(digest).or_default().push(tag);
     }
@@ -233,16 +236,26 @@ fn app(
     Ok(Some(PublishedApp { digest, names, marks, created: created(&found), built: found.built(), built_on }))
 }
 
-/// The name of the root in a base's key; none where the key is of an app, or of another version.
-fn root(found: &Published) -> Option<String> {
-    let key: serde_json::Value = serde_json::from_str(found.key()?).ok()?;
-    key["root"]["image"].as_str().map(str::to_owned)
+/// True if a tag names a digest that something is attached to.
+fn is_subject(tag: &Tag) -> bool {
+    tag.as_str().starts_with("sha256-")
 }
 
-/// The root's digests in a base's key.
+/// The root in a base's key of any version; null where there is none, as in an app's.
+fn root_of(found: &Published) -> serde_json::Value {
+    let key = found.key().and_then(|key| serde_json::from_str::<serde_json::Value>(key).ok());
+    key.and_then(|mut key| Some(key.get_mut("root")?.take())).unwrap_or_default()
+}
+
+/// The root's name.
+fn root(found: &Published) -> Option<String> {
+    root_of(found)["image"].as_str().map(str::to_owned)
+}
+
+/// The root's digests.
 fn root_digests(found: &Published) -> Vec<Digest> {
-    let key = found.key().and_then(|key| serde_json::from_str::<serde_json::Value>(key).ok()).unwrap_or_default();
-    let digests = key["root"]["digests"].as_object().into_iter().flatten();
+    let root = root_of(found);
+    let digests = root["digests"].as_object().into_iter().flatten();
     digests.filter_map(|(_, digest)| digest.as_str()?.parse().ok()).collect()
 }
 

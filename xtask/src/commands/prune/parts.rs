@@ -1,6 +1,6 @@
 //! Parts of roots: all bases of a project share them, so they are planned once, by the roots of every base in the registry.
 
-use super::{delete_all, gone};
+use super::{changed, delete_all, gone};
 use crate::flags::Global;
 use crate::pipeline;
 use std::collections::BTreeSet;
@@ -48,8 +48,7 @@ impl PartPruning {
     pub(super) fn execute(&self) -> Result<(), Fault> {
         let old = self.old();
         if !old.is_empty() && survey_of(&self.client, &self.repository, &self.trees)? != self.surveyed {
-            let what = format!("`{}` changed while the plan was shown: nothing was deleted in it", self.repository);
-            return Err(Fault::drift(what).hint("run this again"));
+            return Err(changed(&self.repository));
         }
         delete_all(&self.client, &self.repository, &old, "parts of roots")
     }
