@@ -9,7 +9,7 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plugin::FAIL_ON;
-use xtask_model::image::policy::{Dependencies, Engine, ImageKind, Provider, Registry};
+use xtask_model::image::policy::{Engine, ImageKind, Provider, Registry};
 use xtask_model::spec::reference::{Platform, Reference};
 
 /// Text after the help: the first commands to use, and the exit codes.
@@ -78,10 +78,6 @@ pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Profile of cargo for the app's program instead of the policy's, for images that nobody else gets. It is part of their key, and
-    /// their compiled dependencies are not shared either. `ci` calls this program with it; it is in no help.
-    #[arg(long, global = true, hide = true)]
-    pub profile: Option<String>,
 }
 
 impl Global {
@@ -140,10 +136,6 @@ impl Global {
     /// A tree with what these flags change in it.
     fn applied(&self, mut tree: Tree) -> Tree {
         tree.offline = self.offline;
-        if let (Some(profile), Some(binary)) = (&self.profile, &mut tree.policy.app.binary) {
-            binary.profile.clone_from(profile);
-            binary.dependencies = Dependencies::Off;
-        }
         tree
     }
 

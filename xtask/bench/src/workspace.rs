@@ -83,7 +83,6 @@ impl Workspace {
             offline: false,
             verbose: false,
             quiet: false,
-            profile: None,
         };
         let tree_copy = global.tree()?;
         Ok(Self {

@@ -117,7 +117,7 @@ fn admitted(tree: &Tree, ignore: &Ignore) -> BTreeSet<ContextPath> {
 fn tree(files: &Files, policy: &Policy) -> Tree {
     let built = |platform: &Platform| Some(binary::staged(platform, policy.app.binary.as_ref()?).to_string());
     let staged = policy.project.platforms.iter().filter_map(built);
-    let by_hand = policy.app.binary.as_ref().map(|binary| format!("target/release/{}", binary.name));
+    let by_hand = policy.app.binary.as_ref().map(|binary| format!("target/{}/{}", binary.folder(), binary.name));
     let file = |path: String| {
         (ContextPath::new(path), FileInfo { kind: FileKind::File, mode: 0o644, size: 0, link: None, whole: None })
     };
@@ -131,8 +131,8 @@ mod tests {
 
     const POLICY: &str = include_str!("../../../images.toml");
     const BASE: &str = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE} AS packages\nRUN true\nFROM packages\nCOPY one two/ /x/\n";
-    const APP: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nARG BINARY=target/release/autoscaler\nCOPY ${BINARY} /usr/bin/\nCOPY two /x\n";
-    const APP_IGNORE: &str = "*\n!two\n!target/release/autoscaler\n!target/image/*/*\n";
+    const APP: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nARG BINARY=target/debug/autoscaler\nCOPY ${BINARY} /usr/bin/\nCOPY two /x\n";
+    const APP_IGNORE: &str = "*\n!two\n!target/debug/autoscaler\n!target/image/*/*\n";
 
     /// A repository that holds, with some of its files replaced.
     #[track_caller]

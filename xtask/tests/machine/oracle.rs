@@ -479,7 +479,7 @@ fn buildkit_gives_the_same_app() {
     for folder in ["autoscaler/samples", "autoscaler/forecaster", "autoscaler/templates"] {
         copy(&repository.join(folder), &context.path().join(folder));
     }
-    let program = context.path().join("target/release/autoscaler");
+    let program = context.path().join("target/debug/autoscaler");
     fs::create_dir_all(program.parent().unwrap()).unwrap();
     fs::write(&program, vec![7; 100_000]).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -491,7 +491,7 @@ fn buildkit_gives_the_same_app() {
         dockerfile: text("dockerfiles/Dockerfile.fast"),
         ignore: text("dockerfiles/Dockerfile.fast.dockerignore"),
         args,
-        deferred: &["target/release/autoscaler"],
+        deferred: &["target/debug/autoscaler"],
         ..Case::SAME
     };
     let wrong = run(engine, &[case], context.path());

@@ -32,7 +32,6 @@ fn global(root: &Path, registry: &str) -> Global {
         offline: false,
         verbose: false,
         quiet: true,
-        profile: None,
     }
 }
 

@@ -188,7 +188,6 @@ fn global(root: &Path) -> Global {
         root: Some(root.to_owned()),
         registry: None,
         app: Vec::new(),
-        profile: None,
         format: Format::Text,
         locked: false,
         offline: true,

@@ -11,7 +11,6 @@ use xtask::pipeline::{Sources, Unreadable};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{ChangePlan, Inputs, Purpose, Work};
-use xtask_model::image::policy::Dependencies;
 use xtask_model::image::presence::Presence;
 
 fn global(root: &Path) -> Global {
@@ -24,7 +23,6 @@ fn global(root: &Path) -> Global {
         offline: true,
         verbose: false,
         quiet: true,
-        profile: None,
     }
 }
 
@@ -43,11 +41,7 @@ fn inputs(root: &Path, revision: Option<&str>) -> Inputs {
         Some(name) => Box::new(Revision::open(root, name, true).unwrap()),
         None => Box::new(root.to_owned()),
     };
-    inputs_by(&global(root), files)
-}
-
-fn inputs_by(global: &Global, files: Box<dyn xtask_host::tree::context::Files>) -> Inputs {
-    let tree = global.tree_of(files).unwrap();
+    let tree = global(root).tree_of(files).unwrap();
     Sources::read_all(&tree).map_err(Unreadable::fault).unwrap().inputs()
 }
 
@@ -56,14 +50,16 @@ fn a_program_of_another_profile_is_another_app_on_the_same_base() {
     let (repo, state) = (Repo::new(), seed());
     repo.import(std::slice::from_ref(&state));
     repo.checkout("main");
-    let wanted = Global { profile: Some("dev".to_owned()), ..global(repo.root()) };
-    let (own, other) = (inputs(repo.root(), None), inputs_by(&wanted, Box::new(repo.root().to_owned())));
+    let own = inputs(repo.root(), None);
+    let policy = repo.root().join("images.toml");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    assert!(text.contains("profile = \"dev\""));
+    std::fs::write(&policy, text.replace("profile = \"dev\"", "profile = \"release\"")).unwrap();
+    let other = inputs(repo.root(), None);
     assert_eq!(own.base, other.base);
     let [own, other] = [own.app, other.app].map(|app| app.binary.unwrap());
-    assert_eq!((own.profile.as_str(), other.profile.as_str()), ("release", "dev"));
+    assert_eq!((own.profile.as_str(), other.profile.as_str()), ("dev", "release"));
     assert_eq!(own.sources, other.sources);
-    let tree = wanted.tree_of(Box::new(repo.root().to_owned())).unwrap();
-    assert_eq!(tree.policy.app.binary.unwrap().dependencies, Dependencies::Off);
 }
 
 /// What the oracle expects, from the bytes that two extracted trees would send to a builder.

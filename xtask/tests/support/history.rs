@@ -176,8 +176,8 @@ pub fn extracted(root: &Path) -> Option<Extracted> {
     }
     let wanted = ["project", "root", "base", "app"].map(|name| policy.get(name).map(ToString::to_string));
     // The fast Dockerfile takes the program from here when it is built by hand; its recipe counts, not its bytes.
-    fs::create_dir_all(root.join("target/release")).unwrap();
-    fs::write(root.join("target/release/autoscaler"), "").unwrap();
+    fs::create_dir_all(root.join("target/debug")).unwrap();
+    fs::write(root.join("target/debug/autoscaler"), "").unwrap();
     let mut base = format!("{wanted:?}\n").into_bytes();
     let mut app = base.clone();
     base.extend(without_comments(&root.join("requirements-enhanced.lock"))?);
@@ -185,7 +185,7 @@ pub fn extracted(root: &Path) -> Option<Extracted> {
     let lock = Path::new("requirements-enhanced.lock");
     sent(root, policy["base"].get("dockerfile")?.as_str()?, &[lock], &mut base)?;
     let copied =
-        sent(root, policy["app"].get("dockerfile")?.as_str()?, &[Path::new("target/release/autoscaler")], &mut app)?;
+        sent(root, policy["app"].get("dockerfile")?.as_str()?, &[Path::new("target/debug/autoscaler")], &mut app)?;
     for file in ["Cargo.toml", "rust-toolchain.toml", ".cargo/config.toml"] {
         app.extend(fs::read(root.join(file)).unwrap_or_default());
     }

@@ -56,7 +56,7 @@ COPY autoscaler/src autoscaler/src
 ";
 const COMPILED: &str = " --mount=type=cache,target=/src/target,sharing=locked";
 const MEMBERS: &str = "    for member in ";
-const INSTALLED: &str = " && \\\n    install -D -m 0755 target/release/autoscaler /out/autoscaler\n";
+const INSTALLED: &str = " && \\\n    install -D -m 0755 target/debug/autoscaler /out/autoscaler\n";
 
 /// The Dockerfile of everything, with the crates of others compiled in a layer before the sources are copied: a cache of layers then has
 /// them.
@@ -129,7 +129,7 @@ mod tests {
         let apart = crates_apart(path, &text).unwrap();
         Dockerfile::parse(path, &apart).unwrap();
         let at = |what: &str| apart.match_indices(what).map(|(at, _)| at).collect::<Vec<_>>();
-        let (sources, builds) = (at(SOURCES), at("cargo build --locked --release"));
+        let (sources, builds) = (at(SOURCES), at("cargo build --locked --package"));
         assert!(sources.len() == 1 && builds.len() == 2 && builds[0] < sources[0] && sources[0] < builds[1], "{apart}");
         assert!(!apart.contains("target=/src/target"), "a cache of layers has no mount: {apart}");
         assert_eq!(at("/out/autoscaler\n").len(), at(INSTALLED).len());

@@ -330,6 +330,17 @@ pub struct Binary {
     pub dependencies: Dependencies,
 }
 
+impl Binary {
+    /// Folder of its profile below cargo's `target`.
+    pub fn folder(&self) -> &str {
+        match self.profile.as_str() {
+            "dev" | "test" => "debug",
+            "bench" => "release",
+            own => own,
+        }
+    }
+}
+
 /// Where compiled dependencies of the program come from, on a machine that lacks them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dependencies {

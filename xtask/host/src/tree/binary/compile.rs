@@ -97,6 +97,10 @@ pub fn building(root: &Path, binary: &Binary, platform: &Platform, incremental: 
     let foreign = is_foreign(platform);
     // Choices made for xtask's own compilation are not the binary's.
     let call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    // The image's key has the profile as the manifest says it.
+    let profiles =
+        std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"CARGO_PROFILE_"));
+    let call = profiles.fold(call, Command::env_remove);
     // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
     // kind of build invalidates the other.
     let call = call.env("CARGO_INCREMENTAL", if incremental { "1" } else { "0" });

@@ -124,8 +124,7 @@ fn configuration(root: &Path) -> String {
 
 /// Variables that change how crates are compiled.
 fn environment() -> String {
-    const BEGIN: [&str; 7] =
-        ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_", "RUSTC", "CFLAGS", "CXXFLAGS", "LDFLAGS"];
+    const BEGIN: [&str; 6] = ["CARGO_BUILD_", "CARGO_TARGET_", "RUSTC", "CFLAGS", "CXXFLAGS", "LDFLAGS"];
     const WHOLE: [&str; 4] = ["CARGO_ENCODED_RUSTFLAGS", "CC", "CXX", "AR"];
     const NOT: [&str; 4] = ["CARGO_BUILD_TARGET", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_JOBS", "CARGO_TARGET_DIR"];
     let counts =
@@ -188,11 +187,7 @@ pub fn remember(place: &Place<'_>, inputs: &CompileInputs, units: &Units) -> Res
 
 /// True if a good part of these units is missing. The others cargo compiles as quickly as they are pulled.
 pub fn is_worth(place: &Place<'_>, build: &Path, contents: &Contents) -> bool {
-    let profile = match place.binary.profile.as_str() {
-        "dev" | "test" => "debug",
-        "bench" => "release",
-        own => own,
-    };
+    let profile = place.binary.folder();
     let triple = toolchain::triple(place.platform).unwrap_or_default();
     let folders = [build.join(profile), build.join(triple).join(profile)].map(|folder| folder.join(".fingerprint"));
     let missing = contents.units.iter().filter(|unit| !folders.iter().any(|folder| folder.join(unit).is_dir()));

@@ -329,15 +329,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             `images.toml` is invalid: 6 problems
-            images.toml:115:1: `step.run` names no program
+            images.toml:117:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:116:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:120:8: `smok` is not a plugin
+            images.toml:118:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:122:8: `smok` is not a plugin
               hint: did you mean `smoke`?
-            images.toml:121:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:122:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:123:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:124:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:125:8: a `size-budget` step needs `max`
+            images.toml:127:8: a `size-budget` step needs `max`
               hint: `max`: largest compressed size, for example `max = "400 MB"`"#]],
     );
 }

@@ -4,7 +4,7 @@
 
 use super::{PolicyLocation, slashed};
 use crate::image::plugin::{KEYLESS, SIGN};
-use crate::image::policy::{Action, Dependencies, Engine, Laptop, Policy};
+use crate::image::policy::{Action, Binary, Dependencies, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
 use std::collections::BTreeSet;
 
@@ -148,13 +148,12 @@ impl Cache {
     fn program(policies: &[&Policy], place: &PolicyLocation) -> Option<Self> {
         let binaries = policies.iter().filter_map(|policy| policy.app.binary.as_ref());
         let binaries = binaries.filter(|binary| binary.dependencies == Dependencies::Off);
-        let profile = |profile: &str| if profile == "dev" { "debug".to_owned() } else { profile.to_owned() };
-        let profiles: BTreeSet<String> = binaries.map(|binary| profile(&binary.profile)).collect();
+        let profiles: BTreeSet<&str> = binaries.map(Binary::folder).collect();
         if profiles.is_empty() {
             return None;
         }
         let at = slashed(&place.workspace);
-        let of = |profile: String| [format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
+        let of = |profile: &str| [format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
         let paths = profiles.into_iter().flat_map(of).collect();
         let xtask = Self::xtask("program", place);
         Some(Self { what: "the program's crates", sources: Vec::new(), older: false, paths, ..xtask })

@@ -612,7 +612,7 @@ fn gitlab_names_what_it_has_no_counterpart_for() {
 #[test]
 fn several_apps_have_the_jobs_of_one_and_a_cache_of_all_programs() {
     let place = PolicyLocation::default();
-    let mut one = policy(|text| text);
+    let mut one = policy(|text| text.replace("profile = \"dev\"", "profile = \"release\""));
     one.app.binary.as_mut().unwrap().dependencies = Dependencies::Off;
     let texts = |policies: &[&Policy]| -> Vec<String> {
         generate(policies, &place).unwrap().into_iter().map(|file| file.text).collect()
