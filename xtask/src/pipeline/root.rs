@@ -201,7 +201,7 @@ impl DebianImage {
             None => {
                 // Nothing is built for an image that the engine cannot build.
                 buildable::check(context, context.request.wanted.target.kind_on_root())?;
-                root::build(recipe, &tree.root.join("target/root"), &layout, platform)?.digest
+                root::build(recipe, &tree.root.join("target"), &layout, platform)?.digest
             }
         };
         if !context.request.wanted.push {
