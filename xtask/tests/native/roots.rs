@@ -10,24 +10,25 @@ use std::path::{Path, PathBuf};
 use xtask_host::process::{self, Command};
 use xtask_model::fault::Exit;
 
-/// Gives the root once the program is being compiled; fails where it is not, and where it is asked to.
+/// Gives the root once the program is being compiled; fails where it is not, and fails or never ends where it is asked to.
 const MMDEBSTRAP: &str = "#!/bin/sh\n\
     echo called >> \"$NOTES/mmdebstrap\"\n\
     for arg; do case \"$arg\" in */root.tar) to=$arg ;; esac; done\n\
+    case \"$DPKG_FORCE\" in *unsafe-io) ;; *) echo 'E: dpkg waits for the disk'; exit 1 ;; esac\n\
     tries=0\n\
     until [ -e \"$NOTES/compiling\" ]; do\n\
     tries=$((tries + 1))\n\
     [ \"$tries\" -lt 1200 ] || { echo 'E: nothing is compiled'; exit 1; }\n\
     sleep 0.05\n\
     done\n\
+    [ ! -e \"$NOTES/hangs\" ] || sleep 600\n\
     [ ! -e \"$NOTES/fails\" ] || { echo 'E: as asked'; exit 1; }\n\
     cp \"$NOTES/root.tar\" \"$to\"\n";
 
-/// The build script of the program: says that it runs, and where the root fails does not end by itself.
+/// The build script of the program: says that it runs, and does not end by itself where the root fails or never ends.
 const SCRIPT: &str = "fn main() {\n    let notes = std::path::PathBuf::from(std::env::var(\"NOTES\").unwrap());\n    \
-    std::fs::write(notes.join(\"pid\"), std::process::id().to_string()).unwrap();\n    \
     std::fs::write(notes.join(\"compiling\"), \"\").unwrap();\n    \
-    while notes.join(\"fails\").exists() {\n        std::thread::sleep(std::time::Duration::from_millis(50));\n    }\n    \
+    while notes.join(\"fails\").exists() || notes.join(\"hangs\").exists() {\n        std::thread::sleep(std::time::Duration::from_millis(50));\n    }\n    \
     println!(\"cargo::rerun-if-changed=build.rs\");\n}\n";
 
 /// A repository with a program, whose root nobody serves.
@@ -83,6 +84,18 @@ impl Unbuilt {
 
     fn native(&self, args: &[&str]) -> Outcome {
         self.xtask(args).without_engine().run()
+    }
+
+    /// Waits until no program runs that the stand-ins or cargo started here.
+    #[track_caller]
+    fn everything_ends(&self) {
+        let here = [&self.notes, &self.world.repo.path].map(|path| path.to_str().unwrap());
+        let lines = || -> Vec<String> {
+            let all = fs::read_dir("/proc").unwrap().flatten();
+            let lines = all.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok());
+            lines.filter(|line| here.iter().any(|path| line.contains(path))).collect()
+        };
+        until(|| lines().is_empty(), || lines().join("\n"));
     }
 
     /// Lines that a stand-in wrote: one for each time that it was started.
@@ -149,15 +162,24 @@ fn a_root_that_fails_ends_the_compilation_and_is_what_is_reported() {
     let said = unbuilt.native(&["build", "--push"]).ends(4).says("`mmdebstrap trixie` failed").says("E: as asked");
     assert!(!said.stderr.contains("cannot compile"), "{}", said.stderr);
     unbuilt.did(1, 1);
-    let pid = fs::read_to_string(unbuilt.notes.join("pid")).unwrap();
-    // One that has ended and that nobody has waited for has no arguments.
-    let arguments = || fs::read(Path::new("/proc").join(&pid).join("cmdline")).unwrap_or_default();
-    until(|| arguments().is_empty(), || String::from_utf8_lossy(&arguments()).into_owned());
+    unbuilt.everything_ends();
     assert_eq!((unbuilt.world.repo.tags("app-base"), unbuilt.world.repo.tags("app")), (vec![], vec![]));
     // The next command is not disturbed by what the first one left.
     fs::remove_file(unbuilt.notes.join("fails")).unwrap();
     unbuilt.native(&["build", "--push"]).ok();
     unbuilt.did(2, 2);
+}
+
+#[test]
+fn an_interruption_ends_the_root_and_the_compilation() {
+    let Some(unbuilt) = Unbuilt::new("unbuiltends") else { return };
+    fs::write(unbuilt.notes.join("hangs"), "").unwrap();
+    let mut running = unbuilt.xtask(&["build", "--push"]).without_engine().start();
+    let both = || unbuilt.notes.join("compiling").exists() && unbuilt.calls("mmdebstrap").len() == 1;
+    until(both, || "they are not started".to_owned());
+    running.signal(rustix::process::Signal::INT);
+    running.end().ends(130);
+    unbuilt.everything_ends();
 }
 
 #[test]
