@@ -17,7 +17,7 @@ pub fn sweep(tree: &Tree) {
     scratch::sweep_temporary();
     scratch::sweep(&target, &[scratch::SHARED], scratch::remove);
     scratch::sweep(&target.join("native/work"), &[python::SCRATCH, system::SCRATCH], scratch::remove);
-    root::sweep(&target.join("root"), Isolation::find);
+    root::sweep(&target, Isolation::find);
     Layout::sweep(&tree.images().join("root"));
     unpacked::sweep(tree);
 }

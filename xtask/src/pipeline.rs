@@ -39,18 +39,22 @@ pub use xtask_model::image::plan::Target;
 use crate::flags::{BuildFlags, Global};
 use crate::{leftovers, steps};
 use checks::Checks;
+use execution::Compilation;
+use facts::Image;
 use record::Trace;
+use root::DebianImage;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread::Scope;
 use std::time::Instant;
 use xtask_host::docker::Docker;
 use xtask_host::docker::engine as private;
 use xtask_host::linux;
 use xtask_host::registry::Client;
 use xtask_host::tree::committed::Committed;
-use xtask_host::tree::facts::Tree;
 use xtask_host::tree::facts::wheels::{self, ByDocker};
+use xtask_host::tree::facts::{RootImage, Tree};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::{ImageKind, Registry};
@@ -207,39 +211,84 @@ fn build(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault> {
     })
 }
 
+/// What one tree's request leads to.
+struct Work<'c, 't> {
+    context: &'c Context<'t>,
+    sources: Sources<'t>,
+    planned: facts::Planned,
+    trace: Trace,
+}
+
 /// Plans every app before anything is built: what one of them is refused for costs no build of another.
 fn plan_and_execute(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault> {
-    let mut work = Vec::new();
-    for context in contexts {
+    let mut work = contexts.iter().map(Work::plan).collect::<Result<Vec<_>, Fault>>()?;
+    std::thread::scope(|scope| {
+        let mut compilation = build_roots(scope, &mut work)?;
+        let known: Vec<PublishedBase> = work.iter().filter_map(|work| work.planned.published_base()).collect();
+        let mut bases = execution::Bases::default();
+        let mut reports = Vec::new();
+        let mut exports = Vec::new();
+        for work in &work {
+            let Work { context, trace, .. } = work;
+            trace.resume();
+            let built = bases.values().map(order::BaseImage::known);
+            context.bases.replace(known.iter().cloned().chain(built).collect());
+            let mut done = execution::execute(work, &mut bases, &mut compilation);
+            if done.is_ok() && context.request.reuse_only && !context.request.dry_run {
+                done = dependencies::name_tested(context).and(done);
+            }
+            if !context.request.dry_run {
+                trace.append(context, done.as_ref().err());
+            }
+            let done = done?;
+            exports.extend(done.last().cloned().map(|image| (*context, image)));
+            reports.extend(done);
+        }
+        export::export(&exports)?;
+        Ok(reports)
+    })
+}
+
+/// Builds and publishes the roots that plans need first, each once, and plans again on them: only then keys are known. The program
+/// needs no root: its compilation, which is returned, runs meanwhile.
+fn build_roots<'scope, 't: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: &mut [Work<'_, 't>],
+) -> Result<Option<Compilation<'scope>>, Fault> {
+    let due = |work: &Work<'_, 't>| DebianImage::due(work.context.tree, &work.context.request, &work.planned);
+    let compile = |work: &Work<'_, 't>| due(work).and_then(|_| Compilation::start(scope, work.context, &work.images()));
+    let compilation = work.iter().find_map(compile);
+    let mut roots: BTreeMap<Reference, RootImage> = BTreeMap::new();
+    for work in work.iter_mut() {
+        let Some(wanted) = due(work) else { continue };
+        work.trace.resume();
+        let root = match roots.get(&wanted.reference()) {
+            Some(root) => Ok(root.clone()),
+            None => work.trace.root(|| wanted.build(work.context)),
+        };
+        let planned = root.and_then(|root| {
+            let planned = facts::plan_build_on(work.context, &work.sources, &root)?;
+            roots.insert(wanted.reference(), root);
+            Ok(planned)
+        });
+        work.trace.pause();
+        work.planned = work.trace.recorded(work.context, planned)?;
+    }
+    Ok(compilation.filter(|compilation| work.iter().any(|work| compilation.is_for(&work.images()))))
+}
+
+impl<'c, 't> Work<'c, 't> {
+    fn plan(context: &'c Context<'t>) -> Result<Self, Fault> {
         let trace = Trace::begin();
         let planned = planned_by(context);
         trace.pause();
-        if let (Err(fault), false) = (&planned, context.request.dry_run) {
-            trace.append(context, Some(fault));
-        }
-        work.push((context, planned?, trace));
+        let (sources, planned) = trace.recorded(context, planned)?;
+        Ok(Self { context, sources, planned, trace })
     }
-    let known: Vec<PublishedBase> = work.iter().filter_map(|(_, (_, planned), _)| planned.published_base()).collect();
-    let mut bases = execution::Bases::default();
-    let mut reports = Vec::new();
-    let mut exports = Vec::new();
-    for (context, (sources, planned), trace) in &work {
-        trace.resume();
-        let built = bases.values().map(order::BaseImage::known);
-        context.bases.replace(known.iter().cloned().chain(built).collect());
-        let mut done = execution::execute(context, (sources, planned), trace, &mut bases);
-        if done.is_ok() && context.request.reuse_only && !context.request.dry_run {
-            done = dependencies::name_tested(context).and(done);
-        }
-        if !context.request.dry_run {
-            trace.append(context, done.as_ref().err());
-        }
-        let done = done?;
-        exports.extend(done.last().cloned().map(|image| (*context, image)));
-        reports.extend(done);
+
+    fn images(&self) -> Vec<Image<'_>> {
+        self.planned.images(&self.sources).collect()
     }
-    export::export(&exports)?;
-    Ok(reports)
 }
 
 fn planned_by<'t>(context: &Context<'t>) -> Result<(Sources<'t>, facts::Planned), Fault> {
@@ -248,6 +297,7 @@ fn planned_by<'t>(context: &Context<'t>) -> Result<(Sources<'t>, facts::Planned)
     if context.request.reuse_only {
         planned.plan.check_reuse()?;
     }
+    // Nothing is built for an image that the engine cannot build.
     let builds = planned.plan.images().filter(|image| image.builds());
     let kinds: Vec<ImageKind> = builds.map(|image| image.kind).collect();
     kinds.iter().try_for_each(|kind| buildable::check(context, *kind))?;

@@ -3,8 +3,9 @@
 //! Nothing here decides anything; `-q` and `-v` only choose what is shown.
 
 use anstyle::{AnsiColor, Style};
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,7 @@ const DIM: Style = Style::new().dimmed();
 /// A step begins or has been decided: a right-aligned verb and what it is about.
 pub fn step(verb: &str, what: &str) {
     if volume() >= Volume::Normal {
-        anstream::eprintln!("{STEP}{verb:>12}{STEP:#} {what}");
+        print(format_args!("{STEP}{verb:>12}{STEP:#} {what}"));
     }
 }
 
@@ -61,22 +62,34 @@ pub fn warn(what: &str) {
     {
         return;
     }
-    anstream::eprintln!("{WARN}warning{WARN:#}: {what}");
+    print(format_args!("{WARN}warning{WARN:#}: {what}"));
 }
 
 /// A line of a running tool, for those who asked with `-v`.
 pub fn detail(line: &str) {
     if volume() >= Volume::Verbose {
-        anstream::eprintln!("{DIM}             {line}{DIM:#}");
+        print(format_args!("{DIM}             {line}{DIM:#}"));
     }
 }
 
 pub fn error(what: &str) {
-    anstream::eprintln!("{ERROR}error{ERROR:#}: {what}");
+    print(format_args!("{ERROR}error{ERROR:#}: {what}"));
+}
+
+/// What is shown in place of works that run at once, oldest first: they share the terminal's last line.
+static LIVE: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
+
+const CLEAR: &str = "\r\x1b[2K";
+
+/// Prints a line in place of what is shown of running work, which comes back with its next change.
+fn print(line: fmt::Arguments<'_>) {
+    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    anstream::eprintln!("{}{line}", if live.is_empty() { "" } else { CLEAR });
 }
 
 /// A line that is kept up to date on a terminal while long work runs, and printed sparsely elsewhere.
 pub struct Progress {
+    id: usize,
     verb: &'static str,
     began: Instant,
     shown: Option<Instant>,
@@ -89,7 +102,8 @@ impl Progress {
         use std::io::IsTerminal as _;
         step(verb, what);
         let live = volume() == Volume::Normal && std::io::stderr().is_terminal();
-        Self { verb, began: Instant::now(), shown: None, live }
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        Self { id: COUNT.fetch_add(1, Ordering::Relaxed), verb, began: Instant::now(), shown: None, live }
     }
 
     /// Shows the newest line of the running tool: in place on a terminal, every line with `-v`, else one each 15 s.
@@ -120,17 +134,25 @@ impl Progress {
     fn show(&mut self, live: &dyn Fn(usize) -> String, plain: &str) {
         self.shown = Some(Instant::now());
         if self.live {
-            anstream::eprint!("\r\x1b[2K{DIM}{}{DIM:#}", live(width()));
+            let mut all = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+            let (width, others) = (width(), all.keys().filter(|id| **id != self.id).count());
+            all.insert(self.id, live(width / (others + 1)));
+            anstream::eprint!("{CLEAR}{DIM}{}{DIM:#}", joined(all.values(), width));
         } else {
-            anstream::eprintln!("{:>12} {} s: {plain}", self.verb, self.began.elapsed().as_secs());
+            print(format_args!("{:>12} {} s: {plain}", self.verb, self.began.elapsed().as_secs()));
         }
     }
 
     pub fn end(self) -> Duration {
-        if self.live && self.shown.is_some() {
-            anstream::eprint!("\r\x1b[2K");
-        }
         self.began.elapsed()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if LIVE.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id).is_some() {
+            anstream::eprint!("{CLEAR}");
+        }
     }
 }
 
@@ -168,6 +190,12 @@ fn bar(width: usize, seconds: u64, count: Count<'_>) -> String {
     clipped(&format!("{head}{drawn}{numbers}{current}"), width)
 }
 
+/// What is shown of several works, in one line.
+fn joined<'t>(texts: impl Iterator<Item = &'t String>, width: usize) -> String {
+    let rest = |(index, text): (usize, &'t String)| if index == 0 { text.clone() } else { format!(" |{text}") };
+    clipped(&texts.enumerate().map(rest).collect::<String>(), width)
+}
+
 /// As much of a line as leaves the last column free.
 fn clipped(line: &str, width: usize) -> String {
     line.chars().take(width.saturating_sub(1)).collect()
@@ -176,6 +204,19 @@ fn clipped(line: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn works_that_run_at_once_share_a_line() {
+        for width in 60..=200 {
+            let count = Count { done: 7, total: 314, what: "crates", current: "serde" };
+            let half = width / 2;
+            let texts = [clipped("        12 s installing essential packages", half), bar(half, 3, count)];
+            let line = joined(texts.iter(), width);
+            assert!(line.chars().count() < width, "{width}: {line}");
+            assert!(line.contains("12 s installing") && line.contains("3 s ") && line.contains("7/314"), "{line}");
+        }
+        assert_eq!(joined([&"one".to_owned()].into_iter(), 80), "one");
+    }
 
     #[test]
     fn a_bar_fits_every_terminal_and_keeps_its_numbers() {

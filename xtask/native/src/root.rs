@@ -108,21 +108,22 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
     Some(serde_json::from_str::<BTreeMap<String, String>>(text).ok()?.into_iter().collect())
 }
 
-/// Builds the root and stores it in the layout as [`Recipe::ref_name`]. `work` is for temporary files, and for
-/// mmdebstrap if the host has none.
-pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
+/// Builds the root and stores it in the layout as [`Recipe::ref_name`]. Temporary files are below `target`, and mmdebstrap if the
+/// host has none.
+pub fn build(recipe: &Recipe, target: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
     if *platform != Platform::host() {
         return Err(Fault::usage(format!("cannot build a Debian root for `{platform}` on `{}`", Platform::host()))
             .cause("the packages' scripts must run on the processor that they are for")
             .hint("build it on a machine of that kind, or use a root image from a registry"));
     }
     linux::require("a Debian root")?;
-    fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
+    let work = work(target);
+    fs::create_dir_all(&work).map_err(|error| cannot_write(&work, &error))?;
     let rights = subprocess::Isolation::find()?;
-    sweep(work, || Ok(rights));
-    let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
+    sweep(target, || Ok(rights));
+    let scratch = Scratch::new_in(&work, SCRATCH).map_err(|error| cannot_write(&work, &error))?;
     let tar = scratch.path().join("root.tar");
-    let installed = install(recipe, work, scratch.path(), &tar, rights);
+    let installed = install(recipe, target, scratch.path(), &tar, rights);
     if installed.is_err() {
         // An interrupted installation may leave files of other users, which dropping the value cannot remove.
         let _ = rights.remove(scratch.path());
@@ -145,10 +146,14 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
     Ok(Root { digest: manifest.digest, python, packages: contents.packages })
 }
 
-/// Removes killed installations. Calls `rights` if one has files that the current user cannot remove.
-pub fn sweep(work: &Path, rights: impl Fn() -> Result<subprocess::Isolation, Fault>) {
+fn work(target: &Path) -> PathBuf {
+    target.join("root")
+}
+
+/// Removes killed installations below `target`. Calls `rights` if one has files that the current user cannot remove.
+pub fn sweep(target: &Path, rights: impl Fn() -> Result<subprocess::Isolation, Fault>) {
     // The kernel lists mounts by real path.
-    let Ok(work) = fs::canonicalize(work) else { return };
+    let Ok(work) = fs::canonicalize(work(target)) else { return };
     scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
         // Never removes through a mount, which could be the host's `/proc` or `/dev`.
         linux::unmount_under(path).map_err(io::Error::other)?;
@@ -162,13 +167,13 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<subprocess::Isolation, Fau
 /// Runs mmdebstrap, which writes the installed packages as one tar file.
 fn install(
     recipe: &Recipe,
-    work: &Path,
+    target: &Path,
     scratch: &Path,
     tar: &Path,
     rights: subprocess::Isolation,
 ) -> Result<(), Fault> {
     let source = AptSource::of_host()?;
-    let (program, path) = mmdebstrap(work)?;
+    let (program, path) = mmdebstrap(target)?;
     // Apt's sandbox user must reach the installation in this folder.
     fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
     let acquire = scratch.join("apt.conf");
@@ -186,6 +191,8 @@ fn install(
         .args(source.lines(&recipe.suite))
         .env("PATH", path)
         .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
+        // Dpkg need not wait for the disk: the folder is removed, and its tar file is read at once. The others are dpkg's defaults.
+        .env("DPKG_FORCE", "security-mac,downgrade,unsafe-io")
         .env("LC_ALL", "C.UTF-8")
         .env("TMPDIR", scratch);
     // Its mounts and processes end with it, and it ends with xtask.
@@ -224,21 +231,21 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
     }
 }
 
-/// mmdebstrap and a PATH with its helper programs: from the host, else from the host release's package, unpacked to
-/// `work`.
-fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
+/// mmdebstrap and a PATH with its helper programs: from the host, else from the host release's package, unpacked below `target`.
+fn mmdebstrap(target: &Path) -> Result<(PathBuf, String), Fault> {
     let path = std::env::var("PATH").unwrap_or_default();
     if let Some(program) = process::found("mmdebstrap") {
         return Ok((program, path));
     }
     process::find("perl", "mmdebstrap", "install it: `apt-get install perl`")?;
+    let work = work(target);
     let folder = work.join("mmdebstrap");
     let program = folder.join("usr/bin/mmdebstrap");
     if !program.is_file() {
         let host = Host::read()?;
-        let archive = Archive::open(&debian::cache(work), &host.suite)?;
+        let archive = Archive::open(&debian::cache(target), &host.suite)?;
         // All or nothing: a partial copy would fail later with a misleading error.
-        let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
+        let scratch = Scratch::new_in(&work, SCRATCH).map_err(|error| cannot_write(&work, &error))?;
         let new = scratch.path().join("mmdebstrap");
         debian::unpack(&archive.fetch(&["mmdebstrap"])?, &new)?;
         let _ = fs::remove_dir_all(&folder);

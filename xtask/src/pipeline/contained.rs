@@ -2,8 +2,7 @@
 
 use super::execution::{self, Bases};
 use super::order;
-use super::record::Trace;
-use super::{Context, Request, planned_by};
+use super::{Context, Request, Work, build_roots};
 use crate::flags::{BuildFlags, Global};
 use xtask_host::registry::layout::Layout;
 use xtask_host::tree::facts::{self, Tree};
@@ -35,10 +34,14 @@ pub fn build(global: &Global, trees: &[Tree], engine: Option<Engine>) -> Result<
         let flags = BuildFlags { engine, no_latest: true, ..BuildFlags::default() };
         let request = Request { contained: true, ..Request::new(global, &flags, Target::App, tree)? };
         let context = Context::new(tree, request, &client);
-        let (sources, planned) = planned_by(&context)?;
         let platform = Platform::host();
+        let mut work = [Work::plan(&context)?];
+        let reports = std::thread::scope(|scope| {
+            let mut compilation = build_roots(scope, &mut work)?;
+            execution::execute(&work[0], &mut bases, &mut compilation)
+        })?;
+        let planned = &work[0].planned;
         let root = order::from_root(&context, &planned.root, &platform)?;
-        let reports = execution::execute(&context, (&sources, &planned), &Trace::begin(), &mut bases)?;
         let app = reports.last().filter(|report| report.kind == ImageKind::App);
         let app = app.ok_or_else(|| Fault::build("the build gave no app image"))?;
         // The first of the tags is the fingerprint's, which names the folder.

@@ -39,7 +39,7 @@ const FILES: u64 = 200_000;
 pub(super) struct Program<'a> {
     pub root: &'a Path,
     pub binary: &'a Binary,
-    pub recipe: &'a BinaryKey,
+    pub recipe: BinaryKey,
     /// Folder for what cargo compiles, where it is not the usual one.
     compiled: Option<PathBuf>,
     /// Files that are in the image as they are.
@@ -64,8 +64,8 @@ impl CompiledProgram {
 
 impl<'a> Program<'a> {
     /// The image's program; none if it has none.
-    pub(super) fn of(context: &'a Context<'_>, image: &'a Image<'_>) -> Option<Self> {
-        let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref())?;
+    pub(super) fn of(context: &Context<'a>, image: &Image<'_>) -> Option<Self> {
+        let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.clone())?;
         let copied = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
         let mut shared = Shared::of(context.tree, context.client).filter(|_| !context.request.from_nothing);
         if let Some(shared) = &mut shared
@@ -79,14 +79,14 @@ impl<'a> Program<'a> {
     /// Compiles it for a platform, unless it is staged; with pulled dependencies, where this machine lacks them.
     pub(super) fn compile(&self, platform: &Platform) -> Result<CompiledProgram, Fault> {
         let place = Place { root: self.root, compiled: self.compiled.as_deref(), binary: self.binary, platform };
-        if binary::is_staged(&place, self.recipe) {
+        if binary::is_staged(&place, &self.recipe) {
             return Ok(CompiledProgram::default());
         }
         let mut pulled = None;
         if let Some(shared) = &self.shared {
             pulled = optional("compiled dependencies", || shared.pull(&place))?.flatten();
         }
-        let Compiled { took, units } = binary::compile(&place, self.recipe, &self.copied)?;
+        let Compiled { took, units } = binary::compile(&place, &self.recipe, &self.copied)?;
         let mut dependencies = pulled;
         if let Some(shared) = &self.shared {
             let kept = optional("compiled dependencies are not kept", || shared.put(&place, &units))?;

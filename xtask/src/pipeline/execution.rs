@@ -1,17 +1,16 @@
 //! Carries out the plan: compiles, builds, runs steps, publishes, reports. Every decision was made before.
 
-use super::dependencies::{self, Program};
+mod compilation;
+
 use super::engine::BuildEngine;
-use super::facts::{Image, Planned, key_file};
+use super::facts::{Image, key_file};
 use super::order::{self, BaseImage, labels, local_tags};
 use super::record::Trace;
-use super::sources::Sources;
 use super::tagging::{Named, Tagger};
-use super::{Context, docker, export, layouts, native};
+use super::{Context, Work, docker, export, layouts, native};
 use crate::plugins::{BuildFacts, Subject};
 use crate::{announce, steps};
 use std::collections::BTreeMap;
-use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::{self, Publication};
@@ -29,8 +28,7 @@ use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 use xtask_native::image::Place as ImagePlace;
 
-/// The program's compilation, in parallel with the build of the base.
-type Compilation<'scope> = ScopedJoinHandle<'scope, Result<dependencies::CompiledProgram, Fault>>;
+pub(super) use compilation::Compilation;
 
 struct Done {
     base: BaseImage,
@@ -40,13 +38,13 @@ struct Done {
 /// The bases that this command built, or found, for an earlier app: by their names, which their fingerprints are part of.
 pub(super) type Bases = BTreeMap<Reference, BaseImage>;
 
-/// Does what the plan says; a dry run prints it and returns no report.
+/// Does what the plan says; a dry run prints it and returns no report. Takes over an earlier compilation of its program.
 pub(super) fn execute(
-    context: &Context<'_>,
-    (sources, planned): (&Sources<'_>, &Planned),
-    trace: &Trace,
+    work: &Work<'_, '_>,
     bases: &mut Bases,
+    earlier: &mut Option<Compilation<'_>>,
 ) -> Result<Vec<ImageReport>, Fault> {
+    let Work { context, sources, planned, trace } = work;
     if planned.facts.unbuilt_root {
         let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
         terminal::step("planned", &what);
@@ -55,20 +53,21 @@ pub(super) fn execute(
     let is_left = |image: &Image<'_>| image.plan.kind != ImageKind::Base || base.is_none();
     let images: Vec<Image<'_>> = planned.images(sources).filter(is_left).collect();
     images.iter().for_each(|image| announce::announce(image.plan, &context.tree.policy));
-    let planning = trace.elapsed();
+    let before = trace.phases();
     trace.plan(planned, base.is_some());
     let execution = Execution { context, root: &planned.root, trace, tagger: Tagger::new(context) };
     let reports = std::thread::scope(|scope| {
         trace.background(context, planned).map(|work| scope.spawn(work));
         // The base waits for downloads and the compiler for the processor, so they run in parallel.
-        let mut compilation = compilation(context, &images).map(|compile| scope.spawn(compile));
+        let mut compilation = match earlier.take_if(|earlier| earlier.is_for(&images)) {
+            Some(earlier) => Some(earlier),
+            None => Compilation::start(scope, context, &images),
+        };
         let mut reports = Vec::new();
         for image in &images {
-            let done = execution.realise(image, base.as_ref(), &mut compilation);
-            // Parallel work would only delay the message of a failure.
-            let mut done = done.inspect_err(|_| process::end_children())?;
+            let mut done = execution.realise(image, base.as_ref(), &mut compilation)?;
             if reports.is_empty() {
-                done.report.seconds.insert(0, ("plan".to_owned(), planning.as_secs_f64()));
+                done.report.seconds.splice(0..0, before.iter().cloned());
             }
             if image.plan.kind == ImageKind::Base {
                 bases.insert(image.facts.reference(), done.base.clone());
@@ -80,28 +79,6 @@ pub(super) fn execute(
         Ok(reports)
     })?;
     Ok(if context.request.dry_run { Vec::new() } else { reports })
-}
-
-/// The compilation that the plan needs, as a function that another thread can run.
-fn compilation<'a>(
-    context: &'a Context<'_>,
-    images: &'a [Image<'a>],
-) -> Option<impl FnOnce() -> Result<dependencies::CompiledProgram, Fault> + Send + 'a> {
-    let app = images.iter().find(|image| image.plan.kind == ImageKind::App && !context.request.dry_run)?;
-    let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
-    let program = Program::of(context, app)?;
-    // The native engine asks for the program when it finds no layer of it, unless there is time for it while the base is built.
-    let waits = images.iter().all(|image| image.plan.kind == ImageKind::App || !image.plan.builds());
-    if context.request.engine == BuildEngine::Native && (waits || native::has_binary(context, app, program.recipe)) {
-        return None;
-    }
-    Some(move || {
-        let mut done = dependencies::CompiledProgram::default();
-        for platform in platforms {
-            done.add(program.compile(platform)?);
-        }
-        Ok(done)
-    })
 }
 
 /// Values that the execution of every image shares.
@@ -121,7 +98,7 @@ impl Execution<'_> {
     ) -> Result<Done, Fault> {
         let Decision::Build { platforms, .. } = &image.plan.decision else { return self.reuse(image) };
         let compiled = match image.plan.kind {
-            ImageKind::App => compilation.take().map(compiled).transpose()?,
+            ImageKind::App => compilation.take().map(Compilation::finish).transpose()?,
             ImageKind::Base | ImageKind::Enhanced => None,
         };
         let mut done = self.build(image, platforms, base)?;
@@ -447,9 +424,4 @@ impl Execution<'_> {
             layers: Vec::new(),
         }
     }
-}
-
-/// Waits for the end of the compilation.
-fn compiled(compilation: Compilation<'_>) -> Result<dependencies::CompiledProgram, Fault> {
-    compilation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,6 +1,6 @@
 //! Gathers the facts of a plan, and has the one planner decide: for `build`, `--dry-run`, `plan`, `explain`, `smoke` and `run` alike.
 //!
-//! Reads files, git, the registry and this machine's images. Builds nothing, except a root without which no key is known.
+//! Reads files, git, the registry and this machine's images. Builds nothing: without the root that they are on, images have no keys yet.
 
 use super::root::{is_unbuilt, single_try_client};
 use super::sources::{Sources, one_line};
@@ -82,13 +82,19 @@ pub(super) struct Lookup<'a> {
     pub(super) detail: Detail,
     /// Differences from the commit, compared once for each image: they do not depend on the root.
     differences: RefCell<BTreeMap<ImageKind, Vec<InputDifference>>>,
-    /// The root of this round is the placeholder of a dry run.
+    /// The root of this round is the placeholder of one that has to be built.
     unbuilt_root: Cell<bool>,
 }
 
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
     let lookup = Lookup::new(context, sources, context.client, Detail::All);
     context.checks.in_parallel(context.client, || lookup.plan())
+}
+
+/// The plan of a build on a root that was built for it.
+pub(super) fn plan_build_on(context: &Context<'_>, sources: &Sources<'_>, root: &RootImage) -> Result<Planned, Fault> {
+    let lookup = Lookup::new(context, sources, context.client, Detail::All);
+    context.checks.in_parallel(context.client, || lookup.plan_on(root))
 }
 
 /// The images of a tree as `build --push` would treat them.

@@ -235,7 +235,7 @@ fn open_from(context: &Context<'_>, order: &ImageOrder) -> Result<image::Image, 
 /// The compiled program: a file that counts by its recipe, and is compiled when a layer needs it.
 fn deferred(program: &Program<'_>, platform: &Platform) -> (ContextPath, Digest) {
     let path = ContextPath::new(binary::staged(platform, program.binary).as_str().as_bytes());
-    (path, Digest::of(&serde_json::to_vec(program.recipe).expect("a key is JSON")))
+    (path, Digest::of(&serde_json::to_vec(&program.recipe).expect("a key is JSON")))
 }
 
 /// Returns true if a published app has the program of this recipe: its layer is named then, and nothing is compiled. Where that

@@ -26,6 +26,8 @@ pub(super) struct Trace {
     began: Cell<Instant>,
     /// The time that has passed at a pause.
     paused: Cell<Duration>,
+    /// The part of it that the root took.
+    root: Cell<Duration>,
     /// The same moment on the calendar.
     when: Timestamp,
     progress: RefCell<Progress>,
@@ -74,6 +76,7 @@ impl Trace {
         Self {
             began: Cell::new(Instant::now()),
             paused: Cell::default(),
+            root: Cell::default(),
             when: clock::now(),
             progress: RefCell::default(),
             docker: DockerVersion::default(),
@@ -86,8 +89,26 @@ impl Trace {
         self.when
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    fn elapsed(&self) -> Duration {
         self.began.get().elapsed()
+    }
+
+    /// Does the work on the root that comes before the execution of the plan.
+    pub(super) fn root<T>(&self, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = work();
+        self.root.set(self.root.get() + began.elapsed());
+        done
+    }
+
+    /// The phases until now, with their seconds.
+    pub(super) fn phases(&self) -> Vec<(String, f64)> {
+        let root = self.root.get();
+        let mut phases = vec![("plan".to_owned(), self.elapsed().saturating_sub(root).as_secs_f64())];
+        if !root.is_zero() {
+            phases.push(("root".to_owned(), root.as_secs_f64()));
+        }
+        phases
     }
 
     /// The version of the engine that builds.
@@ -184,6 +205,14 @@ pub(super) fn layers_of(manifest: &oci::Manifest) -> Layers {
 }
 
 impl Trace {
+    /// Appends a build that ends before it is executed, unless it leaves no record.
+    pub(super) fn recorded<T>(&self, context: &Context<'_>, done: Result<T, Fault>) -> Result<T, Fault> {
+        if !context.request.dry_run && !context.request.contained {
+            done.as_ref().err().inspect(|fault| self.append(context, Some(fault)));
+        }
+        done
+    }
+
     /// Appends this build to the ledger. A failure to write it is a warning.
     pub(super) fn append(&self, context: &Context<'_>, failed: Option<&Fault>) {
         let mut record = self.record(context, &[]);
@@ -215,7 +244,9 @@ impl Trace {
         let commit = context.tree.commit.as_ref();
         let phases = |report: &&ImageReport| {
             let kind = report.kind;
-            let name = move |phase: &str| if phase == "plan" { phase.to_owned() } else { format!("{kind} {phase}") };
+            let name = move |phase: &str| {
+                if ["plan", "root"].contains(&phase) { phase.to_owned() } else { format!("{kind} {phase}") }
+            };
             report.seconds.iter().map(move |(phase, seconds)| (name(phase), round(*seconds))).collect::<Vec<_>>()
         };
         // A base that is built alone is that of every app on it.

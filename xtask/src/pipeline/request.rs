@@ -138,8 +138,4 @@ impl Request {
     pub(super) fn refreshes_root(&self) -> bool {
         self.wanted.force && !self.dry_run && matches!(self.wanted.target, Target::Base | Target::App)
     }
-
-    pub(super) fn may_build_root(&self) -> bool {
-        !self.dry_run && !self.reuse_only
-    }
 }

@@ -1,9 +1,8 @@
 //! The root under the base: the pinned one, the tag's current one, or one built from Debian packages.
 
-use super::Context;
-use super::buildable;
-use super::facts::{Detail, Lookup};
+use super::facts::{Detail, Lookup, Planned};
 use super::sources::pinned_root;
+use super::{Context, Request};
 use std::collections::BTreeMap;
 use std::sync::Once;
 use std::time::Duration;
@@ -16,11 +15,11 @@ use xtask_model::fault::Fault;
 use xtask_model::image::key::FALLBACK;
 use xtask_model::image::order::unknown_digest;
 use xtask_model::image::policy::DebianRoot;
-use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_native::root::{self, Root};
 
 /// A root from Debian packages.
-struct DebianImage {
+pub(super) struct DebianImage {
     /// Its name in keys and labels.
     name: String,
     recipe: root::Recipe,
@@ -87,8 +86,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// The root from Debian packages: the registry's where it is published, else this machine's, else a new one where the request
-    /// may build it.
+    /// The root from Debian packages: the registry's where it is published, else this machine's, else the placeholder of one that is
+    /// built before the plan is executed.
     pub(super) fn debian_root(&self) -> Result<Option<RootImage>, Fault> {
         let (tree, request) = (self.tree(), self.request());
         let root = &tree.policy.root;
@@ -102,22 +101,21 @@ impl Lookup<'_> {
             );
         };
         let wanted = DebianImage::new(tree, debian, platform);
+        let unbuilt = || (self.detail == Detail::All).then(|| wanted.unbuilt(tree));
+        if request.refreshes_root() {
+            return Ok(unbuilt());
+        }
         if request.wanted.push
-            && !request.refreshes_root()
             && let Answer::Present(found) = self.client.head(&wanted.repository, wanted.tag.clone())?
         {
             return Ok(Some(wanted.published(found.digest)));
         }
-        if request.may_build_root() {
-            return wanted.build(self.context).map(Some);
-        }
-        let unbuilt = || (request.dry_run && self.detail == Detail::All).then(|| wanted.unbuilt(tree));
         Ok(wanted.on_this_machine(tree)?.or_else(unbuilt))
     }
 
     /// The root in place of a published one that has lost a part. Asked only where something is built on it.
     pub(super) fn republished_root(&self, root: &RootImage) -> Result<Option<RootImage>, Fault> {
-        let (tree, request) = (self.tree(), self.request());
+        let tree = self.tree();
         let (RootPlace::Registry(repository), Some(debian)) = (&root.place, &tree.policy.root.fallback) else {
             return Ok(None);
         };
@@ -127,11 +125,12 @@ impl Lookup<'_> {
         let Answer::Present(mut found) = publish::read(self.client, repository, *digest)? else { return Ok(None) };
         completeness::check(&mut found, self.client, repository)?;
         let Some(lost) = found.lost_reason(std::slice::from_ref(platform)) else { return Ok(None) };
-        if !request.may_build_root() {
+        if self.detail == Detail::Decisions {
             return Ok(None);
         }
         terminal::step("lost", &format!("{lost}: the root is published again"));
-        DebianImage::new(tree, debian, platform).build(self.context).map(Some)
+        let wanted = DebianImage::new(tree, debian, platform);
+        Ok(Some(wanted.on_this_machine(tree)?.unwrap_or_else(|| wanted.unbuilt(tree))))
     }
 }
 
@@ -167,6 +166,11 @@ impl DebianImage {
         Self { name, recipe, platform: platform.clone(), repository: repository(tree), tag }
     }
 
+    /// Its name in the registry, which says what it is made of.
+    pub(super) fn reference(&self) -> Reference {
+        self.repository.tag(&self.tag)
+    }
+
     fn image(&self, digest: Digest, place: RootPlace) -> RootImage {
         RootImage { name: self.name.clone(), digests: BTreeMap::from([(self.platform.clone(), digest)]), place }
     }
@@ -175,7 +179,16 @@ impl DebianImage {
         self.image(digest, RootPlace::Registry(self.repository.clone()))
     }
 
-    /// The placeholder of a dry run, which does not build it.
+    /// The root that a plan needs and that its images cannot be built on yet: it is not built, or not published.
+    pub(super) fn due(tree: &Tree, request: &Request, planned: &Planned) -> Option<Self> {
+        let root = &planned.root;
+        let debian = tree.policy.root.fallback.as_ref().filter(|_| root.is_fallback() && !request.dry_run)?;
+        let is_unpublished = request.wanted.push && matches!(root.place, RootPlace::Layout(_));
+        let is_due = planned.plan.builds_on_root() && (is_unbuilt(root) || is_unpublished);
+        root.digests.keys().next().filter(|_| is_due).map(|platform| Self::new(tree, debian, platform))
+    }
+
+    /// The placeholder of one that has to be built.
     fn unbuilt(&self, tree: &Tree) -> RootImage {
         self.image(unknown_digest(), RootPlace::Layout(tree.images().join("root")))
     }
@@ -190,7 +203,7 @@ impl DebianImage {
     }
 
     /// Builds it, unless it is on this machine, and publishes it where the base will be.
-    fn build(&self, context: &Context<'_>) -> Result<RootImage, Fault> {
+    pub(super) fn build(&self, context: &Context<'_>) -> Result<RootImage, Fault> {
         let tree = &context.tree;
         let folder = tree.images().join("root");
         let layout = Layout::open_or_create(&folder)?;
@@ -198,11 +211,7 @@ impl DebianImage {
         let found = if context.request.refreshes_root() { None } else { root::find(recipe, &layout, platform)? };
         let digest = match found {
             Some(root) => root.digest,
-            None => {
-                // Nothing is built for an image that the engine cannot build.
-                buildable::check(context, context.request.wanted.target.kind_on_root())?;
-                root::build(recipe, &tree.root.join("target/root"), &layout, platform)?.digest
-            }
+            None => root::build(recipe, &tree.root.join("target"), &layout, platform)?.digest,
         };
         if !context.request.wanted.push {
             return Ok(self.image(digest, RootPlace::Layout(folder)));
@@ -226,7 +235,7 @@ pub fn local_root(tree: &Tree) -> Option<Root> {
     root::find(&debian_recipe(debian), &Layout::open_or_create(&folder).ok()?, &platform).ok()?
 }
 
-/// Returns true for the placeholder of a dry run, which does not build the root.
+/// Returns true for the placeholder of a root that has to be built.
 pub(super) fn is_unbuilt(root: &RootImage) -> bool {
     root.digests.values().any(|digest| *digest == unknown_digest())
 }

@@ -188,6 +188,10 @@ fn an_ordinary_user_comes_from_a_killed_installation_to_a_running_app() {
     assert!(said.contains("Debian trixie with Python 3.13"), "{said}");
     assert!(said.contains("runs as user 10001") && reference.contains("/app@sha256:"), "{reference}{said}");
     assert_eq!(repo.left(), [""; 0]);
+    // One folder of package lists for all that is fetched, which apt parses once.
+    let suite = xtask_host::docker::debian::Host::read().unwrap().suite;
+    assert!(repo.root.join(format!("target/debian/{suite}/packages.bin")).is_file());
+    assert!(!repo.root.join("target/root/debian").exists());
     assert_eq!(repo.ok(&["-q", "run"]).0, "<p>one</p>\n");
     assert!(repo.ok(&["smoke"]).1.contains("page"));
 }

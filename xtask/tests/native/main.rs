@@ -1,7 +1,7 @@
 //! The native engine, end to end: the real program on a repository made for each test, before a registry of the test's own
 //! whose blobs it can lose and whose answers a proxy can spoil.
 //!
-//! A scenario is a test, and its name says what has to hold. Nothing here is a stand-in.
+//! A scenario is a test, and its name says what has to hold. Nothing here is a stand-in, but for `mmdebstrap` in `roots`.
 
 #![allow(clippy::disallowed_methods, reason = "the program under test is run as a person's shell would run it")]
 
@@ -37,6 +37,7 @@ mod podman;
 mod rebasing;
 mod reproduce;
 mod reproducible;
+mod roots;
 mod several;
 mod supply;
 mod tags;

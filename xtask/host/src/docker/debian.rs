@@ -283,7 +283,7 @@ impl Archive {
         let conf = format!(
             "{acquire}\
              Dir::State \"{state}\";\nDir::State::lists \"{lists}\";\nDir::State::status \"{status}\";\n\
-             Dir::Cache \"{cache}\";\nDir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n\
+             Dir::Cache \"{cache}\";\nDir::Cache::pkgcache \"{index}\";\nDir::Cache::srcpkgcache \"\";\n\
              Dir::Etc::parts \"{empty}\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::sourcelist \"/dev/null\";\n\
              Dir::Etc::sourceparts \"{parts}\";\nDir::Etc::preferences \"/dev/null\";\n\
              Dir::Etc::preferencesparts \"{empty}\";\nAcquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n{settings}",
@@ -292,6 +292,8 @@ impl Archive {
             lists = at("lists"),
             status = at("status"),
             cache = at("cache"),
+            // Without it every call of apt parses the lists again, for longer than it does all else.
+            index = at("packages.bin"),
             empty = at("empty"),
             parts = parts.display(),
         );

@@ -27,16 +27,6 @@ pub enum Target {
     Enhanced,
 }
 
-impl Target {
-    /// The image that is built on the root.
-    pub fn kind_on_root(self) -> ImageKind {
-        match self {
-            Self::Base | Self::App | Self::Fast => ImageKind::Base,
-            Self::Enhanced => ImageKind::Enhanced,
-        }
-    }
-}
-
 /// The part of a request that decides.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -63,7 +53,7 @@ pub struct Facts {
     pub commit: Result<Commit, &'static str>,
     /// Name of the root that the keys are computed on.
     pub root: String,
-    /// A dry run does not build the root, and without it the fingerprints are unknown.
+    /// The root has to be built, and without it the fingerprints are unknown.
     pub unbuilt_root: bool,
     /// `images.lock` pins the base.
     pub pinned: bool,
@@ -240,7 +230,7 @@ pub enum Decision {
     },
 }
 
-/// Tag of an image in a dry run whose root is built first: its fingerprint depends on that root.
+/// Tag of an image whose root is built first: its fingerprint depends on that root.
 pub fn unknown_tag() -> Tag {
     Tag::from_name("unknown").expect("a word is a tag")
 }

@@ -106,7 +106,7 @@ fn fallback(tree: &Tree) -> Result<(Platform, Image), Fault> {
     let layout = Layout::open_or_create(&tree.images().join("root"))?;
     let found = match root::find(&recipe, &layout, &platform)? {
         Some(found) => found,
-        None => root::build(&recipe, &tree.root.join("target/root"), &layout, &platform)?,
+        None => root::build(&recipe, &tree.root.join("target"), &layout, &platform)?,
     };
     let image = Image::open(&tree.client(), Place::Layout(layout), found.digest, &platform)?;
     Ok((platform, image))
