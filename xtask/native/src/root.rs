@@ -266,7 +266,7 @@ fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, RootContent
         let gzip = flate2::GzBuilder::new().mtime(0).operating_system(255);
         let mut gzip = gzip.write(BufWriter::new(&mut blob), flate2::Compression::new(GZIP_LEVEL));
         let links = [("usr/local/bin/python", "/usr/bin/python3")];
-        let both = BufWriter::with_capacity(1 << 17, Both { one: &mut diff, two: &mut gzip });
+        let both = Blocks { hash: &mut diff, gzip: &mut gzip, block: Vec::with_capacity(BLOCK) };
         let contents = contents::copy(BufReader::with_capacity(1 << 17, from), both, EPOCH, &links);
         contents.and_then(|contents| gzip.finish()?.flush().map(|()| contents))
     };
@@ -276,20 +276,40 @@ fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, RootContent
     Ok((Descriptor::new(media_type::LAYER_GZIP, digest, size), Digest::from_bytes(diff.finalize().into()), contents))
 }
 
-struct Both<'a, W> {
-    one: &'a mut sha2::Sha256,
-    two: W,
+/// Bytes that are compressed at once.
+const BLOCK: usize = 1 << 17;
+
+/// Hashes and compresses in blocks of one size. Compressed bytes depend on how the input is cut, and entries that are left out, such as
+/// the host's `resolv.conf`, move the others in the tar file.
+struct Blocks<'a, W> {
+    hash: &'a mut sha2::Sha256,
+    gzip: W,
+    block: Vec<u8>,
 }
 
-impl<W: Write> Write for Both<'_, W> {
+impl<W: Write> Blocks<'_, W> {
+    fn end_block(&mut self) -> io::Result<()> {
+        self.hash.update(&self.block);
+        self.gzip.write_all(&self.block)?;
+        self.block.clear();
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Blocks<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.two.write_all(bytes)?;
-        self.one.update(bytes);
-        Ok(bytes.len())
+        let taken = bytes.len().min(BLOCK - self.block.len());
+        self.block.extend_from_slice(&bytes[..taken]);
+        if self.block.len() == BLOCK {
+            self.end_block()?;
+        }
+        Ok(taken)
     }
 
+    /// Called once, at the end.
     fn flush(&mut self) -> io::Result<()> {
-        self.two.flush()
+        self.end_block()?;
+        self.gzip.flush()
     }
 }
 
@@ -364,6 +384,37 @@ mod tests {
         python(&[("python3.13-minimal", "3.13.5-2+deb13u1"), ("python3-minimal", "3.13.5-1")], Some("3.13.5"));
         python(&[("python3.9-minimal", "3.9.2-1"), ("python3.11-minimal", "3.11.2-6+deb12u6")], Some("3.11.2"));
         python(&[("perl-base", "5")], None);
+    }
+
+    /// The layer of a root with a file that is left out.
+    fn layer(left_out: usize) -> (Descriptor, Digest) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.tar");
+        let mut builder = tar::Builder::new(File::create(&path).unwrap());
+        let program: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n.wrapping_mul(n) / 7 % 1_000).to_le_bytes()).collect();
+        let files: [(&str, &[u8]); 3] =
+            [("etc/hosts", b"127.0.0.1"), ("etc/resolv.conf", &vec![b'x'; left_out]), ("usr/bin/program", &program)];
+        for (path, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            builder.append_data(&mut header, path, bytes).unwrap();
+        }
+        builder.into_inner().unwrap();
+        let layout = Layout::open_or_create(&folder.path().join("images")).unwrap();
+        let (descriptor, diff_id, _) = store(&path, &layout).unwrap();
+        (descriptor, diff_id)
+    }
+
+    #[test]
+    fn files_of_the_host_that_are_left_out_change_no_byte() {
+        let expected = layer(0);
+        for left_out in [1, 600, 5_000, 100_000, 131_072] {
+            assert_eq!(layer(left_out), expected, "{left_out}");
+        }
     }
 
     #[test]
