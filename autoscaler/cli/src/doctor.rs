@@ -7,7 +7,7 @@ use clap::Args;
 use super::args::{OperatorArgs, PlaceArgs};
 use super::{Output, json, write_out};
 use autoscaler_cluster::doctor::{Asked, Is, examine};
-use autoscaler_cluster::prometheus;
+use autoscaler_cluster::prometheus::{self, Address};
 use autoscaler_forecast::failure::{Failure, Kind};
 
 pub(super) const HELP: &str = "\
@@ -24,7 +24,7 @@ Examples:
 pub(super) struct DoctorArgs {
     /// The Prometheus that knows the demand, with the path before /api/v1 where there is one
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
-    prometheus: Option<reqwest::Url>,
+    prometheus: Option<Address>,
 
     #[command(flatten)]
     operator: OperatorArgs,

@@ -13,7 +13,7 @@ use super::args::{self, OperatorArgs, PlaceArgs, ServerArgs, duration};
 use autoscaler_cluster::demand::{Deadlines, Demands};
 use autoscaler_cluster::lease::Times;
 use autoscaler_cluster::operator::{Operator, Settings};
-use autoscaler_cluster::prometheus::{self, Prometheus};
+use autoscaler_cluster::prometheus::{self, Address, Prometheus};
 use autoscaler_cluster::tls;
 use autoscaler_forecast::failure::{Failure, Kind};
 use autoscaler_forecast::span::Span;
@@ -34,7 +34,7 @@ KUBECONFIG, or the one that this runs in.";
 pub(super) struct RunArgs {
     /// The Prometheus that knows the demand, with the path before /api/v1 where there is one
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
-    prometheus: reqwest::Url,
+    prometheus: Address,
 
     /// How many requests to Prometheus at a time
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=256))]

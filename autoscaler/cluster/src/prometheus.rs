@@ -3,32 +3,40 @@
 //! Bounded in everything: requests at a time, seconds, bytes, samples. Whatever comes back that is not an even series of
 //! demand is a `Trouble` in words; nothing is guessed, and what is missing is a gap and never a zero. Keeps nothing.
 
+mod address;
 mod answer;
+mod client;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::header::HeaderValue;
+use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use autoscaler_floor::decide::Missing;
 use autoscaler_forecast::span::Span;
 
+pub use address::Address;
 pub use answer::Samples;
+use client::{Client, RequestLimits};
 
 /// Prometheus refuses more samples than 11,000 in one answer.
 const LARGEST_QUERY: usize = 10_000;
 /// `[1767225600.123,"12345.678901234567"],` and room for spaces.
 const BYTES_A_SAMPLE: usize = 96;
 const BYTES_AROUND: usize = 64 << 10;
+/// A host that never answers costs this much of a request's time.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(5);
 
 /// Where Prometheus is, and how hard it may be asked.
 #[derive(Clone, Debug)]
 pub struct PrometheusSettings {
     /// Its address, with the path before `/api/v1` where there is one.
-    pub url: reqwest::Url,
-    /// A file with a token that goes along as a bearer; read at every request, for tokens are renewed.
+    pub url: Address,
+    /// A file with a token that goes along as a bearer, instead of credentials in the address; read at every request, for tokens are renewed.
     pub token_file: Option<PathBuf>,
     /// How many requests at a time.
     pub at_a_time: usize,
@@ -40,7 +48,7 @@ pub struct PrometheusSettings {
 #[derive(Debug)]
 pub struct Prometheus {
     settings: PrometheusSettings,
-    client: reqwest::Client,
+    client: Client,
     permits: Semaphore,
 }
 
@@ -115,15 +123,8 @@ impl Trouble {
 impl Prometheus {
     /// A client that has asked nothing yet.
     pub fn new(settings: PrometheusSettings) -> Result<Prometheus, String> {
-        crate::tls::provide();
-        let client = reqwest::Client::builder()
-            .timeout(settings.within)
-            .connect_timeout(settings.within.min(Duration::from_secs(5)))
-            .user_agent(concat!("autoscaler/", env!("CARGO_PKG_VERSION")))
-            // A redirect would take the token somewhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|cause| describe(&cause))?;
+        let limits = RequestLimits { connection: settings.within.min(LONGEST_CONNECTION), request: settings.within };
+        let client = Client::new(&settings.url.range_query(&[])?, &Matcher::from_env(), limits)?;
         let permits = Semaphore::new(settings.at_a_time.max(1));
         Ok(Prometheus { settings, client, permits })
     }
@@ -153,32 +154,17 @@ impl Prometheus {
     async fn ask(&self, query: &str, part: Grid) -> Result<Vec<u8>, Trouble> {
         // Never closed: an error here cannot be.
         let _permit = self.permits.acquire().await;
-        let mut url = self.settings.url.clone();
-        url.set_path(&format!("{}/api/v1/query_range", url.path().trim_end_matches('/')));
-        let mut request = self.client.get(url).query(&[
+        let parameters = [
             ("query", query),
             ("start", &part.from.to_string()),
             ("end", &part.to.to_string()),
             ("step", &part.step.seconds().to_string()),
             ("timeout", &format!("{}s", self.settings.within.as_secs().max(1))),
-        ]);
-        if let Some(path) = &self.settings.token_file {
-            let token = std::fs::read_to_string(path).map_err(|cause| {
-                Trouble::Unreachable(format!("cannot read the token file `{}`: {cause}", path.display()))
-            })?;
-            request = request.bearer_auth(token.trim());
-        }
-        let mut response = request.send().await.map_err(|cause| Trouble::Unreachable(describe(&cause)))?;
-        let status = response.status();
+        ];
+        let uri = self.settings.url.range_query(&parameters).map_err(Trouble::Refused)?;
         let most = BYTES_AROUND + part.len() * BYTES_A_SAMPLE;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|cause| Trouble::Unreachable(describe(&cause)))? {
-            if body.len() + chunk.len() > most {
-                // Dropping the response closes the connection: the rest is never read.
-                return Err(Trouble::TooLarge { bytes: most });
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let answer = self.client.get(uri, self.authorization()?, most).await.map_err(Trouble::Unreachable)?;
+        let (status, body) = (answer.status, answer.body.ok_or(Trouble::TooLarge { bytes: most })?);
         if status.is_success() {
             return Ok(body);
         }
@@ -187,25 +173,21 @@ impl Prometheus {
         let about_us = matches!(status.as_u16(), 400 | 401 | 403 | 404 | 405 | 413 | 414 | 422);
         Err(if about_us { Trouble::Refused(cause) } else { Trouble::Unreachable(cause) })
     }
-}
 
-/// The error with its causes, and without the address: a query can be long.
-fn describe(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() {
-        "it does not answer in time".to_owned()
-    } else if error.is_connect() {
-        "cannot connect".to_owned()
-    } else {
-        "the connection broke".to_owned()
-    };
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if inner.source().is_none() {
-            text.push_str(&format!(": {inner}"));
-        }
-        cause = inner.source();
+    /// The token, else the credentials in the address.
+    fn authorization(&self) -> Result<Option<HeaderValue>, Trouble> {
+        let Some(path) = &self.settings.token_file else {
+            return Ok(self.settings.url.credentials().cloned());
+        };
+        let failed = |verb: &str, cause: &dyn fmt::Display| {
+            Trouble::Unreachable(format!("cannot {verb} the token file `{}`: {cause}", path.display()))
+        };
+        let token = std::fs::read_to_string(path).map_err(|cause| failed("read", &cause))?;
+        let mut value =
+            HeaderValue::try_from(format!("Bearer {}", token.trim())).map_err(|cause| failed("send", &cause))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
     }
-    text
 }
 
 /// The times of a query, both ends with it.
@@ -219,5 +201,31 @@ struct Grid {
 impl Grid {
     fn len(self) -> usize {
         usize::try_from((self.to - self.from) / i64::from(self.step.seconds()) + 1).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authorization(token_file: Option<PathBuf>) -> Result<Option<HeaderValue>, Trouble> {
+        let url = "http://user:pass@127.0.0.1:9".parse().unwrap();
+        let settings = PrometheusSettings { url, token_file, at_a_time: 1, within: Duration::from_secs(1) };
+        Prometheus::new(settings).unwrap().authorization()
+    }
+
+    #[test]
+    fn a_token_is_sent_instead_of_credentials_in_the_address() {
+        assert_eq!(authorization(None).unwrap().unwrap(), "Basic dXNlcjpwYXNz");
+        let file = std::env::temp_dir().join(format!("autoscaler-token-{}", std::process::id()));
+        std::fs::write(&file, " t0ken\n").unwrap();
+        let token = authorization(Some(file.clone())).unwrap().unwrap();
+        assert!(token == "Bearer t0ken" && token.is_sensitive(), "{token:?}");
+        std::fs::write(&file, "two\nlines").unwrap();
+        let error = authorization(Some(file.clone())).unwrap_err().to_string();
+        assert!(error.contains("cannot send the token file") && !error.contains("two"), "{error}");
+        std::fs::remove_file(&file).unwrap();
+        let error = authorization(Some(file)).unwrap_err().to_string();
+        assert!(error.contains("cannot read the token file"), "{error}");
     }
 }

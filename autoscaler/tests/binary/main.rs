@@ -6,6 +6,7 @@ mod doctor;
 mod forecast;
 mod manifests;
 mod pages;
+mod prometheus;
 mod published;
 mod serve;
 mod simulate;

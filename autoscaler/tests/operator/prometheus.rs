@@ -119,8 +119,8 @@ impl Mock {
 
 impl Range {
     fn read(uri: &Uri) -> Range {
-        let url = reqwest::Url::parse(&format!("http://prometheus{uri}")).unwrap();
-        let value = |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).unwrap().1.into_owned();
+        let pairs = || form_urlencoded::parse(uri.query().unwrap().as_bytes());
+        let value = |wanted: &str| pairs().find(|(name, _)| name == wanted).unwrap().1.into_owned();
         let number = |wanted: &str| value(wanted).parse().unwrap();
         Range { query: value("query"), start: number("start"), end: number("end"), step: number("step") }
     }

@@ -346,6 +346,10 @@ fn cargo_reads_the_workspace_of_the_enhanced_image() {
     let text = std::fs::read_to_string(root.join("dockerfiles/Dockerfile.enhanced")).unwrap();
     let (_, stage) = text.split_once(" AS rust\n").unwrap();
     let (stage, _) = stage.split_once("\nFROM ").unwrap();
+    assert!(
+        stage.contains("\nCOPY .cargo/config.toml .cargo/config.toml\n"),
+        "it leaves out the unused parts of SQLite"
+    );
     let folder = tempfile::tempdir().unwrap();
     for copied in stage.lines().filter_map(|line| line.strip_prefix("COPY ")) {
         let words: Vec<&str> = copied.split_whitespace().collect();

@@ -398,3 +398,15 @@ fn on_a_full_disk(folder: &Path) {
     assert_eq!(again.health(), Health::Kept);
     assert!(again.known(&name("web"), step(), 9).unwrap().decisions.len() >= 2);
 }
+
+#[test]
+fn sqlite_is_compiled_without_what_nobody_uses() {
+    let connection = Connection::open_in_memory().unwrap();
+    let mut query = connection.prepare("PRAGMA compile_options").unwrap();
+    let options: Vec<String> = query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert!(options.contains(&"THREADSAFE=1".to_owned()), "{options:?}");
+    // By `.cargo/config.toml`, which a build without it misses.
+    for unused in ["FTS", "RTREE", "STAT4", "DBSTAT", "API_ARMOR", "COLUMN_METADATA"] {
+        assert!(!options.iter().any(|option| option.contains(unused)), "{unused}: {options:?}");
+    }
+}
