@@ -266,7 +266,7 @@ fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, RootContent
         let gzip = flate2::GzBuilder::new().mtime(0).operating_system(255);
         let mut gzip = gzip.write(BufWriter::new(&mut blob), flate2::Compression::new(GZIP_LEVEL));
         let links = [("usr/local/bin/python", "/usr/bin/python3")];
-        let both = Blocks { hash: &mut diff, gzip: &mut gzip, block: Vec::with_capacity(BLOCK) };
+        let both = EqualBlocks { hash: &mut diff, gzip: &mut gzip, block: Vec::with_capacity(BLOCK) };
         let contents = contents::copy(BufReader::with_capacity(1 << 17, from), both, EPOCH, &links);
         contents.and_then(|contents| gzip.finish()?.flush().map(|()| contents))
     };
@@ -281,13 +281,13 @@ const BLOCK: usize = 1 << 17;
 
 /// Hashes and compresses in blocks of one size. Compressed bytes depend on how the input is cut, and entries that are left out, such as
 /// the host's `resolv.conf`, move the others in the tar file.
-struct Blocks<'a, W> {
+struct EqualBlocks<'a, W> {
     hash: &'a mut sha2::Sha256,
     gzip: W,
     block: Vec<u8>,
 }
 
-impl<W: Write> Blocks<'_, W> {
+impl<W: Write> EqualBlocks<'_, W> {
     fn end_block(&mut self) -> io::Result<()> {
         self.hash.update(&self.block);
         self.gzip.write_all(&self.block)?;
@@ -296,7 +296,7 @@ impl<W: Write> Blocks<'_, W> {
     }
 }
 
-impl<W: Write> Write for Blocks<'_, W> {
+impl<W: Write> Write for EqualBlocks<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(BLOCK - self.block.len());
         self.block.extend_from_slice(&bytes[..taken]);
