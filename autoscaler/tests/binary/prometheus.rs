@@ -2,14 +2,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::support::{autoscaler, crate_folder, run};
+use crate::support::{autoscaler, run};
 
 /// A server on loopback that keeps the heads of requests: a Prometheus, and a proxy.
 struct Server {
@@ -22,12 +23,12 @@ trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
 impl Server {
-    /// By TLS or without. A tunnel through it leads to `behind`.
-    fn start(by_tls: bool, behind: &str) -> Server {
+    /// By TLS, with the certificate of a folder, or without. A tunnel through it leads to `behind`.
+    fn start(certificates: Option<&Path>, behind: &str) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let heads: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (kept, behind, tls) = (Arc::clone(&heads), behind.to_owned(), by_tls.then(certified));
+        let (kept, behind, tls) = (Arc::clone(&heads), behind.to_owned(), certificates.map(certified));
         // Ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -55,17 +56,41 @@ impl Server {
     }
 }
 
-/// The certificate of `prometheus.test` and 127.0.0.1. Its authority is `tls/ca.pem`, whose key nobody has.
-fn certified() -> Arc<ServerConfig> {
-    let chain = vec![CertificateDer::from_pem_file(tls("server.pem")).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(tls("server.key")).unwrap();
+/// A folder with an authority, another one, and a certificate of the first for `prometheus.test` and 127.0.0.1. Without `openssl` the test
+/// is skipped, loudly, unless skipping is forbidden.
+fn certificates(test: &str) -> Option<tempfile::TempDir> {
+    if Command::new("openssl").arg("version").output().is_err() {
+        let why = "no `openssl` on the PATH";
+        assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "{test}: {why}");
+        let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {why}");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = |args: &[&str]| {
+        let output = Command::new("openssl").args(args).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    for name in ["ca", "other"] {
+        let (subject, key, file) = (format!("/CN={name}"), format!("{name}.key"), format!("{name}.pem"));
+        let request = ["req", "-x509", "-days", "2", "-subj", &subject, "-keyout", &key, "-out", &file];
+        openssl(&[&request[..], &curve].concat());
+    }
+    let request = ["req", "-subj", "/CN=prometheus.test", "-keyout", "server.key", "-out", "server.csr"];
+    openssl(&[&request[..], &curve].concat());
+    let names = "subjectAltName=DNS:prometheus.test,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+    std::fs::write(folder.path().join("names"), names).unwrap();
+    let sign = ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
+    openssl(&[&sign[..], &["-days", "2", "-extfile", "names", "-out", "server.pem"]].concat());
+    Some(folder)
+}
+
+fn certified(folder: &Path) -> Arc<ServerConfig> {
+    let chain = vec![CertificateDer::from_pem_file(folder.join("server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
     let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     Arc::new(builder.with_single_cert(chain, key).unwrap())
-}
-
-fn tls(name: &str) -> PathBuf {
-    crate_folder().join("tests/binary/tls").join(name)
 }
 
 /// The head of a request; none where there is none, as where a certificate was not trusted.
@@ -122,18 +147,19 @@ fn answers(line: &str) {
 
 #[test]
 fn tls_trusts_what_the_host_trusts() {
-    let server = Server::start(true, "");
+    let Some(folder) = certificates("tls_trusts_what_the_host_trusts") else { return };
+    let server = Server::start(Some(folder.path()), "");
     let address = format!("https://{}", server.address);
-    answers(&doctor(&address, &[("SSL_CERT_FILE", tls("ca.pem").to_str().unwrap())]));
+    answers(&doctor(&address, &[("SSL_CERT_FILE", folder.path().join("ca.pem").to_str().unwrap())]));
     assert_eq!(server.heads().len(), 1);
-    let line = doctor(&address, &[("SSL_CERT_FILE", tls("other.pem").to_str().unwrap())]);
+    let line = doctor(&address, &[("SSL_CERT_FILE", folder.path().join("other.pem").to_str().unwrap())]);
     assert!(line.starts_with("missing ") && line.contains("UnknownIssuer"), "{line}");
     assert_eq!(server.heads().len(), 0, "nothing is asked of one that is not trusted");
 }
 
 #[test]
 fn proxies_are_those_of_the_environment() {
-    let proxy = Server::start(false, "");
+    let proxy = Server::start(None, "");
     let url = format!("http://{}", proxy.address);
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
         answers(&doctor("http://prometheus.test:9090/a", &[(name, &url)]));
@@ -143,7 +169,7 @@ fn proxies_are_those_of_the_environment() {
             "{name}: {heads:?}"
         );
     }
-    let direct = Server::start(false, "");
+    let direct = Server::start(None, "");
     for no in ["127.0.0.1", "127.0.0.0/8", "other.test, 127.0.0.1"] {
         answers(&doctor(&format!("http://{}", direct.address), &[("HTTP_PROXY", &url), ("NO_PROXY", no)]));
     }
@@ -152,10 +178,11 @@ fn proxies_are_those_of_the_environment() {
 
 #[test]
 fn tls_goes_through_a_proxy_in_a_tunnel() {
-    let trusted = tls("ca.pem");
+    let Some(folder) = certificates("tls_goes_through_a_proxy_in_a_tunnel") else { return };
+    let trusted = folder.path().join("ca.pem");
     let trusted = ("SSL_CERT_FILE", trusted.to_str().unwrap());
-    let server = Server::start(true, "");
-    let proxy = Server::start(false, &server.address);
+    let server = Server::start(Some(folder.path()), "");
+    let proxy = Server::start(None, &server.address);
     let url = format!("http://user:pass@{}", proxy.address);
     answers(&doctor("https://name:word@prometheus.test", &[trusted, ("ALL_PROXY", &url)]));
     let (outer, inner) = (proxy.heads(), server.heads());
@@ -164,7 +191,7 @@ fn tls_goes_through_a_proxy_in_a_tunnel() {
     assert!(inner[0].starts_with("GET /api/v1/query_range?"), "{inner:?}");
     assert!(inner[0].contains("Basic bmFtZTp3b3Jk") && !inner[0].contains("dXNlcjpwYXNz"), "{inner:?}");
     // And a proxy that itself speaks TLS.
-    let proxy = Server::start(true, "");
+    let proxy = Server::start(Some(folder.path()), "");
     answers(&doctor("http://prometheus.test", &[trusted, ("ALL_PROXY", &format!("https://{}", proxy.address))]));
     assert!(proxy.heads()[0].starts_with("GET http://prometheus.test/api/v1/query_range?"));
 }
