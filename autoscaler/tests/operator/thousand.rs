@@ -1,5 +1,5 @@
 //! A thousand scalers: time until all are fitted and replayed, time of a round, and the processor time of both. Measured where it is asked for, with a
-//! release binary and a Python that has the packages; its numbers mean nothing in an unoptimised build.
+//! binary and a Python that has the packages.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -113,7 +113,7 @@ async fn a_thousand_scalers_are_a_round_of_less_than_half_a_minute() {
     const TEST: &str = "a_thousand_scalers_are_a_round_of_less_than_half_a_minute";
     let Some(binary) = std::env::var_os("AUTOSCALER_MEASURE") else {
         // Not `eprintln!`, which the test harness swallows when a test passes.
-        let _ = writeln!(std::io::stderr(), "\nskipped: {TEST}: set AUTOSCALER_MEASURE to a release binary");
+        let _ = writeln!(std::io::stderr(), "\nskipped: {TEST}: set AUTOSCALER_MEASURE to a binary");
         return;
     };
     // As it is said in the workspace's folder; a test runs in the crate's.
