@@ -278,7 +278,7 @@ fn all_errors_of_an_invalid_policy_are_reported_together() {
             error: `images.toml` is invalid: 2 problems
             images.toml:21:1: unknown key `siute` in `[root.debian]`
               hint: did you mean `suite`?
-            images.toml:49:8: `smoke.user` is not a whole number from 0 to 4294967294
+            images.toml:51:8: `smoke.user` is not a whole number from 0 to 4294967294
 
             hint: edit `images.toml`; `docs/reference.md` lists every key
         "#]],
