@@ -411,8 +411,7 @@ const GUARD: &str = ": \"${XTASK_DECISION:?the job of the plan left no report}\"
 const STAMP: &str = "target/debug/xtask.sources";
 
 /// The id of the sources of xtask.
-const SOURCES: &str =
-    "git ls-files -s -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | git hash-object --stdin";
+const SOURCES: &str = "git ls-files -s -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask 'dockerfiles/*.py' | git hash-object --stdin";
 
 /// Docker, where a runner has none: it needs root rights and a privileged container.
 const DOCKER: &str = "if ! docker info > /dev/null 2>&1; then

@@ -127,7 +127,8 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// What cargo needs to find `xtask` compiled; with an exact hit, its sources are those of the cached binary.
+    /// What cargo needs to find `xtask` compiled; with an exact hit, its sources are those of the cached binary. The scripts of Dockerfiles
+    /// are among them, because `init` writes them.
     pub(super) fn xtask(id: &'static str, place: &PolicyLocation) -> Self {
         let at = slashed(&place.workspace);
         let named = |names: &[&str]| names.iter().map(|name| format!("{at}{name}")).collect();
@@ -137,7 +138,7 @@ impl Cache {
             id,
             what: "xtask",
             locked: named(&["Cargo.lock", "rust-toolchain.toml"]),
-            sources: named(&["Cargo.toml", ".cargo/config.toml", "xtask/**"]),
+            sources: named(&["Cargo.toml", ".cargo/config.toml", "xtask/**", "dockerfiles/*.py"]),
             version: None,
             older: true,
             paths,

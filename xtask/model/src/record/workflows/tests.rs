@@ -442,7 +442,8 @@ fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
         }
         let at = slashed(workspace);
         assert!(files[0].text.contains(&format!("            {at}target/debug\n")));
-        let sources = format!("hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**')");
+        let sources =
+            format!("hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**', '{at}dockerfiles/*.py')");
         assert!(files[0].text.contains(&sources));
     }
     for wrong in ["a b", "a'b", "-a", "a\nb", "ä"] {
@@ -625,4 +626,41 @@ fn several_apps_have_the_jobs_of_one_and_a_cache_of_all_programs() {
     assert!(both[0].contains("            target/release\n") && both[0].contains("            target/small\n"));
     other.app.binary.as_mut().unwrap().dependencies = Dependencies::Registry;
     assert!(!texts(&[&one, &other])[0].contains("target/small"), "those are in the registry");
+}
+
+/// Files that a source outside its tests is compiled with, relative to the workspace.
+fn included(folder: &std::path::Path, root: &std::path::Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !["tests", "fuzz", "bench", "target"].contains(&name.as_str()) {
+                included(&path, root, found);
+            }
+        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for part in text.split("include_").skip(1).filter_map(|part| part.split_once("!(\"")) {
+                let file = part.1.split('"').next().unwrap();
+                let file = folder.join(file).canonicalize().unwrap();
+                found.push(file.strip_prefix(root).unwrap().to_string_lossy().into_owned());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cache_of_xtask_knows_every_file_that_is_compiled_into_it() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let mut found = Vec::new();
+    included(&root.join("xtask"), &root, &mut found);
+    found.retain(|file| !file.starts_with("xtask/"));
+    found.sort();
+    let scripts = ["check-imports.py", "compile.py", "install.py"].map(|name| format!("dockerfiles/{name}"));
+    assert_eq!(found, [&scripts[..], &["rust-toolchain.toml".to_owned()]].concat());
+    let text = &generate(&[&policy(|text| text)], &PolicyLocation::default()).unwrap()[0].text;
+    assert!(
+        text.contains("'xtask/**', 'dockerfiles/*.py'")
+            && text.contains("rust-toolchain.toml .cargo xtask 'dockerfiles/*.py'")
+    );
 }
