@@ -198,7 +198,7 @@ fn install(
     // Its mounts and processes end with it, and it ends with xtask.
     let call = rights.isolated(call)?;
     let mut progress =
-        terminal::Progress::begin("root", &format!("installing Debian {}; takes about 20 s", recipe.suite));
+        terminal::Progress::begin("root", &format!("installing Debian {}; takes up to half a minute", recipe.suite));
     let mut said = Vec::new();
     let status = call.stream(|line| {
         progress.line(line.trim_start_matches("I: "));
