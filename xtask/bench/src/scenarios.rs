@@ -79,7 +79,7 @@ pub const SCENARIOS: [Scenario; 9] = [
         about: "xtask compiled from nothing, crates downloaded before",
         needs: Needs::Xtask,
         runs: Runs::Once,
-        ours: |workspace| compile_xtask(workspace),
+        ours: compile_xtask,
         ..SCENARIO
     },
     Scenario {

@@ -188,8 +188,13 @@ fn own_repository(policy: &Policy) -> Option<&str> {
     (source.contains("://") && source.chars().all(plain)).then_some(source)
 }
 
-/// Gives all sources of xtask one old time, in the folder of the workspace.
-const TRUST_TIMES: &str = "git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask 'dockerfiles/*.py' | xargs -0 --no-run-if-empty touch --no-create --date=@0";
+/// What xtask is compiled from, in the folder of the workspace, as git's arguments.
+const SOURCES: &str = "Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask 'dockerfiles/*.py'";
+
+/// Gives all sources of xtask one old time.
+fn trust_times() -> String {
+    format!("git ls-files -z -- {SOURCES} | xargs -0 --no-run-if-empty touch --no-create --date=@0")
+}
 
 /// A text as YAML quotes it, which is how JSON does.
 fn quoted(text: &str) -> String {

@@ -388,7 +388,7 @@ jobs:
         let folder = if place.workspace.is_empty() { "." } else { &place.workspace };
         let elsewhere = place.workspace != place.folder;
         let folder = if elsewhere { format!("        working-directory: {folder}\n") } else { String::new() };
-        format!("        if: steps.{id}.outputs.cache-hit == 'true'\n{folder}        run: {}\n", super::TRUST_TIMES)
+        format!("        if: steps.{id}.outputs.cache-hit == 'true'\n{folder}        run: {}\n", super::trust_times())
     }
 
     /// GitHub's registry takes the job's own token; any other one has secrets of the repository.

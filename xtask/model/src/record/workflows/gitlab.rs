@@ -243,10 +243,10 @@ impl GitlabWriter<'_> {
             // GitLab's runner does it: the sources are there, and so is the cache; it is saved after the job.
             Does::CheckOut | Does::Restore(_) => return String::new(),
             Does::Save(cache) if cache.sources.is_empty() => return String::new(),
-            Does::Save(_) => (&[], self.in_workspace(&format!("mkdir -p target/debug\n{SOURCES} > {STAMP}"))),
+            Does::Save(_) => (&[], self.in_workspace(&format!("mkdir -p target/debug\n{} > {STAMP}", id_of_sources()))),
             Does::TrustTimes(_) => {
-                let touch = super::TRUST_TIMES;
-                let same = format!("[ -e {STAMP} ] && [ \"$(cat {STAMP})\" = \"$({SOURCES})\" ]");
+                let (touch, id) = (super::trust_times(), id_of_sources());
+                let same = format!("[ -e {STAMP} ] && [ \"$(cat {STAMP})\" = \"$({id})\" ]");
                 (&[], self.in_workspace(&format!("if {same}; then\n  {touch}\nfi")))
             }
             Does::AskMay => (&[], self.ask_may(job)),
@@ -410,8 +410,10 @@ const GUARD: &str = ": \"${XTASK_DECISION:?the job of the plan left no report}\"
 /// What a cached xtask was compiled from.
 const STAMP: &str = "target/debug/xtask.sources";
 
-/// The id of the sources of xtask.
-const SOURCES: &str = "git ls-files -s -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask 'dockerfiles/*.py' | git hash-object --stdin";
+/// The command for the id of the sources of xtask.
+fn id_of_sources() -> String {
+    format!("git ls-files -s -- {} | git hash-object --stdin", super::SOURCES)
+}
 
 /// Docker, where a runner has none: it needs root rights and a privileged container.
 const DOCKER: &str = "if ! docker info > /dev/null 2>&1; then
