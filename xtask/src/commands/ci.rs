@@ -12,6 +12,7 @@ use super::test::needs::{TestEngine, Tools};
 use crate::flags::{BuildFlags, Global, Part};
 use crate::pipeline;
 use background::Check;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
@@ -191,7 +192,7 @@ const WRAPPER: &str = ".ci/rustc";
 fn app_binary(global: &Global) -> Result<Option<Check>, Fault> {
     let tree = global.tree()?;
     let Some(app) = &tree.policy.app.binary else { return Ok(None) };
-    let call = compiled_alike(binary::building(&tree.root, app, &Platform::host(), false)?, &tree.root);
+    let call = compiled_alike(binary::building(&tree.root, app, &Platform::host(), &BTreeSet::new())?, &tree.root);
     let hint = format!("`cargo build --package {} --profile {}` says the same", app.package, app.profile);
     Ok(Some(Check { name: "binary", call, exit: Exit::Build, hint }))
 }

@@ -8,10 +8,11 @@ use super::{Checks, Context, Request, claims, order};
 use crate::flags::Global;
 use crate::steps;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use xtask_host::registry::{Answer, Client, attach, publish};
 use xtask_host::terminal;
+use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
@@ -294,7 +295,7 @@ impl<'a> Lookup<'a> {
         }
         let (fingerprint, ..) = facts::tagged(self.tree(), &key);
         if let Some(program) = &mut key.binary {
-            program.incremental = self.compiles_incrementally(&fingerprint)?;
+            program.incremental = self.incremental(&fingerprint)?;
         }
         let mut app = self.image(ImageKind::App, &key, &|old: &AppKey, names| {
             (app_changes(old, &key, names), EditKind::between(old, &key))
@@ -311,13 +312,22 @@ impl<'a> Lookup<'a> {
         Ok(app)
     }
 
-    /// Whether the program is compiled incrementally: for an image that stays on this machine, from sources that no commit has.
+    /// Crates of the program that are compiled incrementally: for an image that stays on this machine, from sources that no commit has.
     /// `--push` compiles such sources like those of a commit.
-    fn compiles_incrementally(&self, app: &Fingerprint) -> Result<bool, Fault> {
-        if self.request().wanted.push || self.tree().commit.is_none() {
-            return Ok(false);
+    fn incremental(&self, app: &Fingerprint) -> Result<BTreeSet<String>, Fault> {
+        let tree = self.tree();
+        let Some(binary) =
+            tree.policy.app.binary.as_ref().filter(|_| !self.request().wanted.push && tree.commit.is_some())
+        else {
+            return Ok(BTreeSet::new());
+        };
+        let differences = self.differences(ImageKind::App, app)?;
+        let changed: Vec<&Path> =
+            differences.iter().filter(|found| found.program).map(|found| Path::new(&found.path)).collect();
+        if changed.is_empty() {
+            return Ok(BTreeSet::new());
         }
-        Ok(self.differences(ImageKind::App, app)?.iter().any(|difference| difference.program))
+        binary::compiled_again(&*tree.files, binary, changed.into_iter())
     }
 
     fn enhanced(&self, base: BaseKey, root: &RootImage) -> Result<ImageFacts, Fault> {

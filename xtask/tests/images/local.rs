@@ -184,7 +184,7 @@ fn a_cargo_package_is_compiled_on_the_host_and_copied() {
     assert_eq!(incremental(), 0);
     repo.xtask(&["build"]).run().ok().says("incrementally");
     assert!(incremental() > 0);
-    assert!(repo.read("target/images/app.key.json").contains("\"incremental\":true"));
+    assert!(repo.read("target/images/app.key.json").contains("\"incremental\":[\"tool\"]"));
     repo.xtask(&["build"]).run().ok().says("nothing to build");
     repo.write("templates/page.html", "<p>four</p>\n");
     let pushed = repo.push();

@@ -47,7 +47,7 @@ pub fn key<F: Files + ?Sized>(
         toolchain: toolchain::version(repository)?,
         crates: Digest::of(locked.crates.as_bytes()),
         sources: digest(&own),
-        incremental: false,
+        incremental: BTreeSet::new(),
     })
 }
 
@@ -62,6 +62,40 @@ pub fn sources<F: Files + ?Sized>(
 
 /// Files of the repository that can reach a binary, with the ids that git gives their contents.
 pub type Sources = BTreeMap<PathBuf, ObjectId>;
+
+/// The packages of the repository that a change of these files compiles again for a binary: those that have the files, and those that
+/// depend on them. All that the binary has, for a file of none.
+pub fn compiled_again<'p, F: Files + ?Sized>(
+    repository: &F,
+    binary: &Binary,
+    changed: impl Iterator<Item = &'p Path>,
+) -> Result<BTreeSet<String>, Fault> {
+    let lock = parse_lock(&lock_text(repository)?)?;
+    let reached = reach(&lock, &binary.package).unwrap_or_default();
+    let own: Vec<&Locked> = reached.into_iter().filter(|package| package.source.is_none()).collect();
+    let members = members(repository)?;
+    let mut found = BTreeSet::new();
+    for path in changed {
+        // A package may be in the folder of another one.
+        let around = members.iter().filter(|(_, folder)| path.starts_with(folder));
+        let package = around.max_by_key(|(_, folder)| folder.as_os_str().len()).map(|(name, _)| name);
+        match package.filter(|name| own.iter().any(|one| one.name == **name)) {
+            Some(package) => found.insert(package.clone()),
+            None => return Ok(own.iter().map(|package| package.name.clone()).collect()),
+        };
+    }
+    // `name`, or `name version` where there are several.
+    let name = |dependency: &str| dependency.split(' ').next().unwrap_or_default().to_owned();
+    loop {
+        let above = own.iter().filter(|package| !found.contains(&package.name));
+        let above = above.filter(|package| package.dependencies.iter().any(|one| found.contains(&name(one))));
+        let above: Vec<String> = above.map(|package| package.name.clone()).collect();
+        if above.is_empty() {
+            return Ok(found);
+        }
+        found.extend(above);
+    }
+}
 
 /// The digest of all of them, as a key holds it.
 pub fn digest(sources: &Sources) -> Digest {
@@ -493,6 +527,42 @@ mod tests {
         edit("app/README.md", "", "x", false);
         edit("tool/Cargo.toml", "tool", "tools", false);
         edit("Cargo.lock", "b1", "b3", false);
+    }
+
+    #[test]
+    fn a_change_compiles_the_packages_above_it_again() {
+        let package = |name: &str, needs: &str| format!("[[package]]\nname = \"{name}\"\nversion = \"0.1.0\"\n{needs}");
+        let lock = [
+            package("app", "dependencies = [\"part\", \"side 0.1.0\", \"other\"]\n"),
+            package("part", "dependencies = [\"low\"]\n"),
+            package("low", ""),
+            package("side", ""),
+            package("other", "source = \"registry+x\"\nchecksum = \"b1\"\n"),
+            package("tool", "dependencies = [\"low\"]\n"),
+        ];
+        let manifest = |name: &str| format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\n");
+        let root = workspace(&[
+            ("Cargo.toml", "[workspace]\nmembers = [\"app\", \"app/part\", \"low\", \"side\", \"tool\"]\n"),
+            ("Cargo.lock", &format!("version = 4\n{}", lock.concat())),
+            ("app/Cargo.toml", &manifest("app")),
+            ("app/part/Cargo.toml", &manifest("part")),
+            ("low/Cargo.toml", &manifest("low")),
+            ("side/Cargo.toml", &manifest("side")),
+            ("tool/Cargo.toml", &manifest("tool")),
+        ]);
+        let again = |changed: &[&str]| {
+            let found = compiled_again(root.path(), &binary(), changed.iter().map(Path::new)).unwrap();
+            found.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(again(&["app/src/main.rs"]), "app");
+        assert_eq!(again(&["app/part/src/lib.rs"]), "app part");
+        assert_eq!(again(&["low/src/gone.rs"]), "app low part");
+        assert_eq!(again(&["side/new"]), "app side");
+        assert_eq!(again(&["side/src/lib.rs", "app/part/Cargo.toml"]), "app part side");
+        for everything in ["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "rust-toolchain.toml", "tool/src/lib.rs"] {
+            assert_eq!(again(&[everything]), "app low part side", "{everything}");
+        }
+        assert_eq!(again(&["side/src/lib.rs", "Cargo.toml"]), "app low part side");
     }
 
     #[test]

@@ -97,9 +97,10 @@ pub struct BinaryKey {
     pub crates: Digest,
     /// Digest over the package's files and the workspace's manifests.
     pub sources: Digest,
-    /// Compiled incrementally, from sources that are not the commit's. Never true of a published image.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub incremental: bool,
+    /// The crates that are compiled incrementally: those whose sources are not the commit's, and those above them. None for a
+    /// published image.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub incremental: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,8 +271,11 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<Str
         if before.crates != after.crates {
             changes.push(format!("locked crates of {} (Cargo.lock)", after.name));
         }
-        if before.incremental != after.incremental {
-            let compiled = |binary: &BinaryKey| if binary.incremental { "incremental" } else { "full" };
+        if before.incremental.is_empty() != after.incremental.is_empty() {
+            let compiled = |binary: &BinaryKey| match binary.incremental.is_empty() {
+                true => "full",
+                false => "incremental",
+            };
             changes.push(format!("compilation of {} {} -> {}", after.name, compiled(before), compiled(after)));
         }
         if before.sources != after.sources {
@@ -439,7 +443,7 @@ pub(crate) mod tests {
                 toolchain: "1.95".to_owned(),
                 crates: Digest::of(b"crates"),
                 sources: Digest::of(b"sources"),
-                incremental: false,
+                incremental: BTreeSet::new(),
             }),
             compiler: Some("rust@sha256:1".to_owned()),
             compression: "gzip".to_owned(),
@@ -495,7 +499,7 @@ pub(crate) mod tests {
     #[test]
     fn an_incremental_program_has_a_key_of_its_own() {
         let (full, mut edited) = (app_key(), app_key());
-        edited.binary.as_mut().unwrap().incremental = true;
+        edited.binary.as_mut().unwrap().incremental.insert("app".to_owned());
         assert!(!full.json().contains("incremental"), "{}", full.json());
         assert_ne!(full.fingerprint(), edited.fingerprint());
         assert_eq!(app_changes(&full, &edited, &NAMES), ["compilation of app/app full -> incremental"]);

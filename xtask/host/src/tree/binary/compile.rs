@@ -41,10 +41,13 @@ pub fn compile(place: &Place<'_>, recipe: &BinaryKey, copied: &BTreeSet<PathBuf>
     let Place { root, compiled, binary, platform } = *place;
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
     let triple = toolchain::triple(platform)?;
-    let call = building(root, binary, platform, recipe.incremental)?;
+    let call = building(root, binary, platform, &recipe.incremental)?;
     let call = compiled.into_iter().fold(call, |call, folder| call.env("CARGO_TARGET_DIR", folder));
     let mut call = call.args(["--message-format", "json-render-diagnostics"]);
-    let how = if recipe.incremental { ", incrementally: its sources differ from the commit's" } else { "" };
+    let how = match recipe.incremental.is_empty() {
+        true => "",
+        false => ", incrementally: its sources differ from the commit's",
+    };
     let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));
     // Cargo counts its crates for terminals alone, unless it is asked to.
     call = call.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "160");
@@ -92,8 +95,13 @@ pub fn compile(place: &Place<'_>, recipe: &BinaryKey, copied: &BTreeSet<PathBuf>
     Ok(Compiled { took, units })
 }
 
-/// The call of cargo that compiles the binary for a platform.
-pub fn building(root: &Path, binary: &Binary, platform: &Platform, incremental: bool) -> Result<Command, Fault> {
+/// The call of cargo that compiles the binary for a platform, these of the repository's crates incrementally.
+pub fn building(
+    root: &Path,
+    binary: &Binary,
+    platform: &Platform,
+    incremental: &BTreeSet<String>,
+) -> Result<Command, Fault> {
     let foreign = is_foreign(platform);
     // Choices made for xtask's own compilation are not the binary's.
     let call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
@@ -101,13 +109,21 @@ pub fn building(root: &Path, binary: &Binary, platform: &Platform, incremental: 
     let profiles =
         std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"CARGO_PROFILE_"));
     let call = profiles.fold(call, Command::env_remove);
-    // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
-    // kind of build invalidates the other.
-    let call = call.env("CARGO_INCREMENTAL", if incremental { "1" } else { "0" });
     let call =
         if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
     let call =
         call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
+    let call = if incremental.is_empty() {
+        call.env("CARGO_INCREMENTAL", "0")
+    } else {
+        // Cargo gives a crate that is compiled incrementally another file name, and shares the rest: neither kind of build invalidates
+        // the other, and the first incremental one compiles no crate but these. The variable would decide for all of them.
+        let profile = format!("profile.{}", binary.profile);
+        let call = call.env_remove("CARGO_INCREMENTAL").arg("--config").arg(format!("{profile}.incremental=false"));
+        incremental.iter().fold(call, |call, package| {
+            call.arg("--config").arg(format!("{profile}.package.{package}.incremental=true"))
+        })
+    };
     Ok(if foreign { call.args(["--target", toolchain::triple(platform)?]) } else { call })
 }
 
@@ -350,7 +366,7 @@ mod tests {
             toolchain: "1".to_owned(),
             crates: xtask_model::spec::reference::Digest::of(b""),
             sources: xtask_model::spec::reference::Digest::of(b""),
-            incremental: false,
+            incremental: BTreeSet::new(),
         };
         let staged = StagedBinary::of(&recipe, &file).unwrap();
         assert!(staged.is_still(&file));
