@@ -110,8 +110,7 @@ fn put(below: &Files, own: &mut Files, entry: &Entry, reader: &mut Reader<'_>) -
 /// Hashes the contents of an entry, of a script also what follows its first line, and keeps the text that is wanted.
 fn file(reader: &mut Reader<'_>, wanted: bool) -> Result<(NodeKind, Option<String>), Fault> {
     let keeps = wanted && reader.unread() <= LONGEST;
-    let (mut whole, mut rest) = (Sha256::new(), None::<Sha256>);
-    let (mut begin, mut text) = (Vec::new(), Vec::new());
+    let (mut whole, mut script, mut text) = (Sha256::new(), ScriptHash::default(), Vec::new());
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = reader.contents().read(&mut buffer);
@@ -121,28 +120,59 @@ fn file(reader: &mut Reader<'_>, wanted: bool) -> Result<(NodeKind, Option<Strin
         }
         let bytes = &buffer[..read];
         whole.update(bytes);
+        script.update(bytes);
         if keeps {
             text.extend_from_slice(bytes);
         }
-        match &mut rest {
-            Some(rest) => rest.update(bytes),
-            // A first line that is longer than this names no interpreter.
-            None if begin.len() < 4096
-                && (begin.len() + read < 2
-                    || begin.is_empty() && bytes.starts_with(b"#!")
-                    || begin.starts_with(b"#!")) =>
-            {
-                begin.extend_from_slice(bytes);
-                if let Some(end) = begin.iter().position(|byte| *byte == b'\n') {
-                    rest = Some(Sha256::new_with_prefix(&begin[end..]));
+    }
+    let kind = NodeKind::File { digest: Digest::from_bytes(whole.finalize().into()), script: script.end() };
+    Ok((kind, keeps.then(|| String::from_utf8_lossy(&text).into_owned())))
+}
+
+/// Hash of what follows the first line of a script, whose bytes come in parts of any length.
+enum ScriptHash {
+    /// The begin of a first line that names an interpreter, or may name one.
+    FirstLine(Vec<u8>),
+    Rest(Sha256),
+    NoScript,
+}
+
+impl Default for ScriptHash {
+    fn default() -> Self {
+        Self::FirstLine(Vec::new())
+    }
+}
+
+impl ScriptHash {
+    /// Bytes of a first line beyond which it names no interpreter.
+    const LONGEST: usize = 4096;
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::NoScript => {}
+            Self::Rest(rest) => rest.update(bytes),
+            Self::FirstLine(line) => {
+                let (line_end, rest) = match bytes.iter().position(|byte| *byte == b'\n') {
+                    Some(at) => (&bytes[..at], Some(&bytes[at..])),
+                    None => (bytes, None),
+                };
+                line.extend_from_slice(line_end);
+                let may_be_script = line.starts_with(&b"#!"[..line.len().min(2)]) && line.len() < Self::LONGEST;
+                match rest {
+                    Some(rest) if may_be_script && line.len() >= 2 => *self = Self::Rest(Sha256::new_with_prefix(rest)),
+                    None if may_be_script => {}
+                    _ => *self = Self::NoScript,
                 }
             }
-            None => {}
         }
     }
-    let digest = |state: Sha256| Digest::from_bytes(state.finalize().into());
-    let kind = NodeKind::File { digest: digest(whole), script: rest.map(digest) };
-    Ok((kind, keeps.then(|| String::from_utf8_lossy(&text).into_owned())))
+
+    fn end(self) -> Option<Digest> {
+        match self {
+            Self::Rest(rest) => Some(Digest::from_bytes(rest.finalize().into())),
+            Self::FirstLine(_) | Self::NoScript => None,
+        }
+    }
 }
 
 /// Removes what is below a path, and the path itself too if wanted.
@@ -202,6 +232,41 @@ mod tests {
         let files = laid(&[&["d etc", "f etc/passwd one", "f etc/other one"], &["f etc/passwd two"]]);
         assert_eq!(files.texts, [("etc/passwd".to_owned(), "two".to_owned())].into());
         assert_eq!(laid(&[&["f etc/passwd one"], &["f etc/.wh.passwd "]]).texts, BTreeMap::new());
+    }
+
+    #[test]
+    fn a_script_is_hashed_the_same_in_parts_of_any_length() {
+        let hash = |parts: &[&[u8]]| {
+            let mut script = ScriptHash::default();
+            parts.iter().for_each(|part| script.update(part));
+            script.end()
+        };
+        let long = |length: usize| format!("#!{}\nx", "y".repeat(length - 2));
+        let texts = [
+            ("", false),
+            ("\n", false),
+            ("#", false),
+            ("#\n!", false),
+            ("#!", false),
+            ("#!\n", true),
+            ("#!/a", false),
+            ("#!/a\n", true),
+            ("#!/a\nimport b\n\n", true),
+            ("#include <a>\n\n#!\n", false),
+            ("import a\n#!/b\n", false),
+            (&long(ScriptHash::LONGEST - 1), true),
+            (&long(ScriptHash::LONGEST), false),
+        ];
+        for (text, is_script) in texts {
+            let bytes = text.as_bytes();
+            let whole = hash(&[bytes]);
+            assert_eq!(whole.is_some(), is_script, "{text:?}");
+            for one in 0..=bytes.len() {
+                assert_eq!(hash(&[&bytes[..one], &bytes[one..]]), whole, "{text:?} {one}");
+            }
+            let each: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(hash(&each), whole, "{text:?}");
+        }
     }
 
     #[test]
