@@ -90,6 +90,12 @@ impl Server {
         eventually("the worker is ready", || self.get("/readyz").0 == 200);
     }
 
+    /// The process of the last worker. Its line in the log may be read later than the server is ready.
+    fn worker(&self) -> u32 {
+        eventually("the log names the worker", || self.logged("worker ready").is_some());
+        u32::try_from(self.logged("worker ready").unwrap()["process"].as_u64().unwrap()).unwrap()
+    }
+
     pub(crate) fn end(mut self) -> Option<i32> {
         signal("TERM", self.child.id());
         self.child.wait().expect("the server ends").code()
@@ -182,7 +188,7 @@ fn the_page_shows_the_forecast_of_the_sample() {
         assert!(metrics.contains(line), "`{line}` is not in {metrics}");
     }
 
-    let worker = u32::try_from(server.logged("worker ready").unwrap()["process"].as_u64().unwrap()).unwrap();
+    let worker = server.worker();
     assert!(alive(worker));
     assert_eq!(server.end(), Some(0));
     assert!(!alive(worker));
@@ -218,9 +224,9 @@ fn a_killed_worker_comes_back() {
     };
     let server = Server::start(&python, &[]);
     server.ready();
-    let worker = server.logged("worker ready").unwrap()["process"].as_u64().unwrap();
-    signal("KILL", u32::try_from(worker).unwrap());
-    eventually("another worker", || server.logged("worker ready").unwrap()["process"].as_u64() != Some(worker));
+    let worker = server.worker();
+    signal("KILL", worker);
+    eventually("another worker", || server.worker() != worker);
     assert_eq!(server.get("/").0, 200);
 }
 
