@@ -29,13 +29,12 @@ pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
     format!("target/image/{}/{}", platform.dashed(), binary.name).parse().expect("a platform and a checked name")
 }
 
-/// The key of the binary's recipe, from the repository's files. `copied` says which of them are in the image as they are:
-/// these count for the image already, and editing one does not change the program.
-pub fn key<F: Files + ?Sized>(
-    repository: &F,
-    binary: &Binary,
-    copied: &dyn Fn(&Path) -> bool,
-) -> Result<BinaryKey, Fault> {
+/// Whether the image has a file as it is, or a folder with all that is below it (`Tree`): that counts for the image already, and editing
+/// it does not change the program.
+pub type Copied<'c> = &'c dyn Fn(&Path, FileKind) -> bool;
+
+/// The key of the binary's recipe, from the repository's files.
+pub fn key<F: Files + ?Sized>(repository: &F, binary: &Binary, copied: Copied<'_>) -> Result<BinaryKey, Fault> {
     let locked = locked(repository, &binary.package)?;
     if locked.crates.is_empty() {
         return Err(Fault::usage(format!("`Cargo.lock` has no package `{}`", binary.package)).hint(LOCK_HINT));
@@ -52,11 +51,7 @@ pub fn key<F: Files + ?Sized>(
 }
 
 /// The files over which a key's `sources` is the digest, each with its own: for telling which of them changed.
-pub fn sources<F: Files + ?Sized>(
-    repository: &F,
-    binary: &Binary,
-    copied: &dyn Fn(&Path) -> bool,
-) -> Result<Sources, Fault> {
+pub fn sources<F: Files + ?Sized>(repository: &F, binary: &Binary, copied: Copied<'_>) -> Result<Sources, Fault> {
     own_files(repository, &locked(repository, &binary.package)?.own, copied)
 }
 
@@ -122,15 +117,11 @@ pub fn changed(old: &Sources, new: &Sources) -> String {
     files.join(", ") + &rest
 }
 
-fn own_files<F: Files + ?Sized>(
-    repository: &F,
-    own: &BTreeSet<String>,
-    copied: &dyn Fn(&Path) -> bool,
-) -> Result<Sources, Fault> {
+fn own_files<F: Files + ?Sized>(repository: &F, own: &BTreeSet<String>, copied: Copied<'_>) -> Result<Sources, Fault> {
     let (mut files, mut folders) = (BTreeSet::new(), BTreeSet::new());
     for (name, folder) in members(repository)? {
         if own.contains(&name) {
-            collect(repository, &folder, &mut files, &mut folders)?;
+            collect(repository, &folder, copied, (&mut files, &mut folders))?;
         }
     }
     for name in ["Cargo.toml", ".cargo/config.toml"] {
@@ -138,7 +129,7 @@ fn own_files<F: Files + ?Sized>(
             files.insert(PathBuf::from(name));
         }
     }
-    files.retain(|file| !copied(file));
+    files.retain(|file| !copied(file, FileKind::File));
     let paths: Vec<ContextPath> = files.iter().map(|file| ContextPath::new(file.as_os_str().as_bytes())).collect();
     let (mut plain, mut sources) = (Vec::new(), Sources::new());
     for (file, path) in files.iter().zip(&paths) {
@@ -337,17 +328,17 @@ pub fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf
     Ok(found)
 }
 
-/// The files of a package that can reach its binary: all but tests, documents and what other languages leave behind. A package may be in
-/// the folder of another one: `seen` has the folders that were read.
+/// The files of a package that can reach its binary: all but tests, documents, what other languages leave behind, and folders that the image
+/// has as a whole. A package may be in the folder of another one: `seen` has the folders that were read.
 fn collect<F: Files + ?Sized>(
     repository: &F,
     folder: &Path,
-    files: &mut BTreeSet<PathBuf>,
-    seen: &mut BTreeSet<PathBuf>,
+    copied: Copied<'_>,
+    (files, seen): (&mut BTreeSet<PathBuf>, &mut BTreeSet<PathBuf>),
 ) -> Result<(), Fault> {
     const NOT_COMPILED: [&str; 7] =
         ["tests", "benches", "examples", "target", "__pycache__", ".pytest_cache", "node_modules"];
-    if !seen.insert(folder.to_owned()) {
+    if !seen.insert(folder.to_owned()) || copied(folder, FileKind::Tree) {
         return Ok(());
     }
     for entry in repository.list(&ContextPath::new(folder.as_os_str().as_bytes()))? {
@@ -355,9 +346,9 @@ fn collect<F: Files + ?Sized>(
         let path = folder.join(OsStr::from_bytes(&entry.name));
         if entry.is_dir {
             if !NOT_COMPILED.contains(&text.as_ref()) && !text.starts_with('.') {
-                collect(repository, &path, files, seen)?;
+                collect(repository, &path, copied, (files, seen))?;
             }
-        } else if repository.has_file(&path) && !text.ends_with(".md") && !text.ends_with(".pyc") {
+        } else if !text.ends_with(".md") && !text.ends_with(".pyc") && (entry.is_file || repository.has_file(&path)) {
             files.insert(path);
         }
     }
@@ -430,7 +421,7 @@ mod tests {
         ]);
         let files = Counting(root.path().to_owned(), AtomicUsize::new(0));
         let own = BTreeSet::from(["app", "part"].map(str::to_owned));
-        let sources = own_files(&files, &own, &|_| false).unwrap();
+        let sources = own_files(&files, &own, &|_, _| false).unwrap();
         let names: Vec<&str> = sources.keys().filter_map(|path| path.to_str()).collect();
         let all = ["Cargo.toml", "app/Cargo.toml", "app/part/Cargo.toml", "app/part/src/lib.rs", "app/src/main.rs"];
         assert_eq!(names, all);
@@ -501,13 +492,13 @@ mod tests {
     #[track_caller]
     fn edit(path: &str, from: &str, to: &str, counts: bool) {
         let root = workspace(&FILES);
-        let before = key(root.path(), &binary(), &|path| path == Path::new("app/copied.html")).unwrap();
+        let before = key(root.path(), &binary(), &|path, _| path == Path::new("app/copied.html")).unwrap();
         let file = root.path().join(path);
         let text = fs::read_to_string(&file).unwrap_or_default();
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, if from.is_empty() { to.to_owned() } else { text.replace(from, to) }).unwrap();
         assert_eq!(
-            key(root.path(), &binary(), &|path| path == Path::new("app/copied.html")).unwrap() != before,
+            key(root.path(), &binary(), &|path, _| path == Path::new("app/copied.html")).unwrap() != before,
             counts,
             "{path}"
         );
@@ -583,7 +574,7 @@ mod tests {
     #[test]
     fn a_package_that_is_not_locked_is_named() {
         let root = workspace(&FILES);
-        let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }, &|_| false).unwrap_err();
+        let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }, &|_, _| false).unwrap_err();
         assert_eq!(fault.what, "`Cargo.lock` has no package `x`");
     }
 }

@@ -7,7 +7,7 @@ pub mod wheels;
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
-use crate::tree::context::{self, Below, Files, Open};
+use crate::tree::context::{self, Below, Files, Open, Whole};
 use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -553,15 +553,30 @@ pub fn labels(tree: &Tree, kind: ImageKind) -> BTreeMap<String, String> {
     labels.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// True if a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
-fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool + 'p {
+/// Whether a file, or a folder with all that is below it (`Tree`), is in the image as it is, and so does not count for the program, unless
+/// that is said to be compiled from it.
+fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path, FileKind) -> bool + 'p {
     let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
-    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
-    let whole = parsed.files.iter().filter(|entry| entry.kind == FileKind::Tree).map(|entry| entry.path.to_path());
-    let whole: Vec<&Path> = whole.collect();
-    let is_below = move |path: &Path| whole.iter().any(|folder| path.starts_with(folder));
-    move |path| {
-        !embeds && (copied.contains(path) || (is_below(path) && !parsed.ignore.ignores(path.as_os_str().as_bytes())))
+    let paths = |of: fn(FileKind) -> bool| {
+        let these = parsed.files.iter().filter(move |entry| of(entry.kind));
+        these.map(|entry| entry.path.to_path()).collect::<BTreeSet<&Path>>()
+    };
+    let (files, folders) = (paths(|kind| kind != FileKind::Tree), paths(|kind| kind == FileKind::Tree));
+    // An app with a program has the repository as its context, which the ignore file's patterns are relative to.
+    let is_whole = move |folder: &Path| {
+        let folder = ContextPath::new(folder.as_os_str().as_bytes());
+        let Some(rules) = parsed.ignore.names_below(folder.as_bytes()) else { return false };
+        // The question that was asked for the entry of this folder, with the same answer.
+        matches!(tree.files.whole(&folder, &rules, 0), Ok(Whole::Is(..)))
+    };
+    move |path, kind| match kind {
+        _ if embeds => false,
+        FileKind::Tree => folders.contains(path) && is_whole(path),
+        _ => {
+            files.contains(path)
+                || path.ancestors().any(|folder| folders.contains(folder))
+                    && !parsed.ignore.ignores(path.as_os_str().as_bytes())
+        }
     }
 }
 

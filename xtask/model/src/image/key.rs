@@ -3,7 +3,7 @@
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
 
-use crate::image::context::{ContextEntry, FileKind};
+use crate::image::context::{ContextEntry, ContextPath, FileKind};
 use crate::spec::lock;
 use crate::spec::lock::sources::SourceKey;
 use crate::spec::reference::{Digest, Malformed, Platform, Tag};
@@ -356,9 +356,18 @@ fn is_folder(before: FileKind, after: FileKind) -> bool {
 fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<String>) {
     let index =
         |files: &[ContextEntry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
+    // A large folder is one entry, whose files are not in the key: nothing is known of each.
+    let folders = |files: &[ContextEntry]| {
+        let whole = files.iter().filter(|file| file.kind == FileKind::Tree);
+        whole.map(|file| file.path.clone()).collect::<Vec<_>>()
+    };
+    let (old_folders, new_folders) = (folders(old), folders(new));
+    let is_below =
+        |path: &ContextPath, folders: &[ContextPath]| folders.iter().any(|folder| path.below(folder).is_some());
     let (old, new) = (index(old), index(new));
     for (path, after) in &new {
         match old.get(path) {
+            None if is_below(path, &old_folders) => {}
             None => changes.push(format!("{path} is new")),
             Some(before) if before.kind != after.kind && !is_folder(before.kind, after.kind) => {
                 changes.push(format!("{path} became another kind of file"))
@@ -370,7 +379,8 @@ fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<St
             Some(_) => {}
         }
     }
-    changes.extend(old.keys().filter(|path| !new.contains_key(*path)).map(|path| format!("{path} is gone")));
+    let gone = old.keys().filter(|path| !new.contains_key(*path) && !is_below(path, &new_folders));
+    changes.extend(gone.map(|path| format!("{path} is gone")));
 }
 
 #[cfg(test)]
@@ -494,6 +504,24 @@ pub(crate) mod tests {
         expect![[r#"{"schema":3,"base":"abababababababababababababababababababababababababababababababab","dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.source":"https://example.com/a"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"id":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"binary":{"name":"app/app","profile":"release","toolchain":"1.95","crates":"sha256:7282bed9a11a4f95f953e27010c75140f638f55893b6532d73533f4321ddec0b","sources":"sha256:878a52fc5ff6a57d50b7b870aa51637a3dfd38fc22352a39f95a3c292eb976d5"},"compiler":"rust@sha256:1","compression":"gzip"}"#]].assert_eq(&app_key().json());
         expect!["fd24937c30f0dc2632e3075cfe0a678c2bd7b44a5728dbbdaa635a32580bd042"]
             .assert_eq(&app_key().fingerprint().to_string());
+    }
+
+    #[test]
+    fn a_folder_that_becomes_one_entry_was_edited() {
+        let entry = |path: &str, kind: FileKind, id: &str| {
+            let id = ObjectId::new(ObjectFormat::Sha256, Digest::of(id.as_bytes()).as_bytes());
+            ContextEntry { path: ContextPath::new(path), kind, mode: 0o644, id: (kind != FileKind::Dir).then_some(id) }
+        };
+        let listed =
+            [entry("a", FileKind::Dir, ""), entry("a/b", FileKind::File, "1"), entry("ab", FileKind::File, "1")];
+        let whole = [entry("a", FileKind::Tree, "2")];
+        let changes = |old: &[ContextEntry], new: &[ContextEntry]| {
+            let mut changes = Vec::new();
+            file_changes(old, new, &mut changes);
+            changes
+        };
+        assert_eq!(changes(&listed, &whole), ["a was edited", "ab is gone"]);
+        assert_eq!(changes(&whole, &listed), ["a was edited", "ab is new"]);
     }
 
     #[test]

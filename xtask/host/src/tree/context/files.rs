@@ -18,6 +18,8 @@ pub struct Named {
     pub name: Vec<u8>,
     /// True if it is a folder itself; a link to one is none.
     pub is_dir: bool,
+    /// True if it is a regular file itself; a link to one is none.
+    pub is_file: bool,
 }
 
 /// Answer of [`Files::whole`].
@@ -127,8 +129,9 @@ impl<P: AsRef<Path> + Send + Sync + ?Sized> Files for P {
         let mut listed = Vec::new();
         for entry in std::fs::read_dir(&location).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
-            let is_dir = entry.file_type().map_err(cannot)?.is_dir();
-            listed.push(Named { name: entry.file_name().as_bytes().to_vec(), is_dir });
+            let kind = entry.file_type().map_err(cannot)?;
+            let name = entry.file_name().as_bytes().to_vec();
+            listed.push(Named { name, is_dir: kind.is_dir(), is_file: kind.is_file() });
         }
         Ok(listed)
     }

@@ -136,8 +136,12 @@ impl Files for Revision {
                 _ => return Err(Fault::usage(format!("cannot read folder `{folder}`")).cause("no such folder")),
             }
         };
-        let is_dir = |node: &Node| matches!(node.kind, NodeKind::Folder | NodeKind::Submodule);
-        Ok(names.iter().map(|(name, node)| Named { name: name.clone(), is_dir: is_dir(node) }).collect())
+        let named = |(name, node): (&Vec<u8>, &Node)| Named {
+            name: name.clone(),
+            is_dir: matches!(node.kind, NodeKind::Folder | NodeKind::Submodule),
+            is_file: matches!(node.kind, NodeKind::File { .. }),
+        };
+        Ok(names.iter().map(named).collect())
     }
 
     fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
