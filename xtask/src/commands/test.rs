@@ -172,9 +172,9 @@ const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass"
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>, packages: &Packages, options: &[&str]) -> Vec<Command> {
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args).args(options));
     let mut runners = if process::found("cargo-nextest").is_some() {
-        // Tests wait for programs more than half of the time: with two for each core, a tenth of the processors is idle.
+        // Tests wait for programs half of the time.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        vec![cargo(NEXTEST).args(&packages.selection).arg(format!("--test-threads={}", 3 * cores))]
+        vec![cargo(NEXTEST).args(&packages.selection).arg(format!("--test-threads={}", 2 * cores))]
     } else {
         vec![cargo(&["test", "--no-fail-fast"]).args(&packages.selection)]
     };
