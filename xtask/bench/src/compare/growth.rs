@@ -82,6 +82,8 @@ pub(super) fn among_files(harness: &mut Harness, count: usize, among: Among) -> 
         terminal::step("readying", &format!("{count} files"));
         harness.workspace.rewind()?;
         write_files(&harness.workspace.tree.root.join(COPIED).join("many"), count)?;
+        // Committed, so that the template alone differs from the commit.
+        without_steps(harness)?;
         harness.workspace.commit()?;
         harness.files = count;
         // From a clean tree, so that `latest` names the app with these files.
