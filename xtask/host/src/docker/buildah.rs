@@ -22,17 +22,43 @@ const SHOWN: usize = 20;
 pub struct Buildah {
     program: PathBuf,
     folder: PathBuf,
+    driver: StorageDriver,
+}
+
+/// How a store keeps the layers of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StorageDriver {
+    /// Mounts them over each other, in a mount namespace of the call, so that no mount is left when it is killed.
+    Overlay,
+    /// Copies all files for each stage and layer: three times slower, and possible everywhere.
+    Vfs,
 }
 
 impl Buildah {
     /// The program of this machine, if there is one, with its store in a folder.
     pub fn find(folder: &Path) -> Option<Self> {
-        Some(Self { program: process::found("buildah")?, folder: folder.to_owned() })
+        let program = process::found("buildah")?;
+        // The kernel, the file system of the folder and the rights of the user decide: buildah says whether it works.
+        let trial = Self { program, folder: folder.join("trial"), driver: StorageDriver::Overlay };
+        let works = trial.call().arg("info").output().is_ok_and(|output| output.status.success());
+        let driver = if works { StorageDriver::Overlay } else { StorageDriver::Vfs };
+        Some(Self { folder: folder.to_owned(), driver, ..trial })
     }
 
     fn call(&self) -> Command {
+        let driver = match self.driver {
+            StorageDriver::Overlay => "overlay",
+            StorageDriver::Vfs => "vfs",
+        };
         let call = Command::new(&self.program).arg("--root").arg(self.folder.join("store"));
-        let call = call.arg("--runroot").arg(self.folder.join("run")).args(["--storage-driver", "vfs"]);
+        let call = call.arg("--runroot").arg(self.folder.join("run")).args(["--storage-driver", driver]);
+        // An ordinary user's buildah makes namespaces by itself.
+        let call = match self.driver {
+            StorageDriver::Overlay if rustix::process::geteuid().is_root() => {
+                call.wrapped_by("unshare", ["--mount", "--"])
+            }
+            _ => call,
+        };
         // Docker takes a folder without credentials for one with none, and buildah refuses to write an image into a folder.
         match std::env::var_os("DOCKER_CONFIG").map(|folder| Path::new(&folder).join("config.json").is_file()) {
             Some(false) => call.env_remove("DOCKER_CONFIG"),
@@ -66,7 +92,8 @@ impl Buildah {
         }
         let digest = self.folder.join("digest");
         let target = format!("oci:{}:{NAME}", layout.display());
-        let push = self.call().args(["push", "--quiet", "--digestfile"]).arg(&digest);
+        // The layers are read here and go no further.
+        let push = self.call().args(["push", "--quiet", "--disable-compression", "--digestfile"]).arg(&digest);
         push.args([NAME, &target]).read(Exit::Build)?;
         let read = fs::read_to_string(&digest).map_err(|error| error.to_string());
         let read = read.and_then(|text| text.trim().parse::<Digest>().map_err(|error| error.to_string()));
