@@ -208,7 +208,7 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     let args = ["ROOT_IMAGE", "BASE_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned()));
     let entries = {
         let sources = dockerfile.sources(&args.into(), &"linux/amd64".parse().unwrap()).ok()?;
-        context::read_sources(root, &sources, &ignore, &context::every_folder).ok()?
+        context::read_sources(root, &sources, &ignore, context::every_folder()).ok()?
     };
     let mut copied = Vec::new();
     for entry in entries {

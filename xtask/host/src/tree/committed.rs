@@ -8,6 +8,7 @@
 mod known;
 
 use crate::tree::binary;
+use crate::tree::context::Open;
 use crate::tree::facts::{self, Parsed, Tree};
 use crate::tree::git::{Git, Objects, Revision, pointer, revision};
 use known::KnownInputs;
@@ -112,7 +113,13 @@ impl Committed {
                 if committed.path != parsed.path || committed.meaning != parsed.meaning {
                     found.push(InputDifference::new(&parsed.path, EDITED));
                 }
-                let (before, now) = match self.opened((theirs, &committed), (tree, parsed), kind) {
+                let has_folders = committed.files.iter().chain(&parsed.files).any(|one| one.kind == FileKind::Tree);
+                let lists_all = has_folders && self.git.may_have_pointers(&self.id);
+                let listed = match lists_all {
+                    true => listed((theirs, &committed), (tree, parsed), kind),
+                    false => opened((theirs, &committed), (tree, parsed), kind),
+                };
+                let (before, now) = match listed {
                     Ok(files) => files,
                     Err(fault) => {
                         found.push(InputDifference::new(
@@ -122,15 +129,18 @@ impl Committed {
                         return Ok((Compared::new(found, pointers), None));
                     }
                 };
-                for entry in before.iter().filter(|entry| entry.kind == FileKind::File) {
+                // A large folder has pointers only where the commit's attributes speak of them.
+                let (theirs_may, ours_may) =
+                    if lists_all { (&before, &now) } else { (&committed.files, &parsed.files) };
+                for entry in theirs_may.iter().filter(|entry| entry.kind == FileKind::File) {
                     entry.id.map(|id| self.objects.pointer(&id)).transpose()?;
                 }
                 self.files(tree, theirs, &before, &now, &mut found)?;
                 let is_pointer = |entry: &&ContextEntry| self.is_pointer(entry);
-                pointers = now.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
+                pointers = ours_may.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
                 known = KnownInputs::of(&self.id, theirs, kind, &committed).ok();
                 if let Some(known) = &mut known {
-                    known.pointers = before.iter().filter(is_pointer).filter_map(|entry| entry.id).collect();
+                    known.pointers = theirs_may.iter().filter(is_pointer).filter_map(|entry| entry.id).collect();
                     known.contents.clone_from(&self.contents.borrow());
                 }
                 if kind != ImageKind::Base {
@@ -148,33 +158,6 @@ impl Committed {
             }
         }
         Ok((Compared::new(found, pointers), known))
-    }
-
-    /// The files of both, listed in each folder that is not equal, and in every folder where pointer files of Git LFS may be.
-    fn opened(
-        &self,
-        (theirs, committed): (&Tree, &Parsed),
-        (tree, parsed): (&Tree, &Parsed),
-        kind: ImageKind,
-    ) -> Result<(Vec<ContextEntry>, Vec<ContextEntry>), Fault> {
-        let has_folders = committed.files.iter().chain(&parsed.files).any(|entry| entry.kind == FileKind::Tree);
-        if has_folders && self.git.may_have_pointers(&self.id) {
-            return Ok((facts::list(theirs, kind, &committed.files)?, facts::list(tree, kind, &parsed.files)?));
-        }
-        let (mut before, mut now) = (committed.files.clone(), parsed.files.clone());
-        let mut open = BTreeSet::new();
-        loop {
-            let unequal = unequal_folders(&before, &now);
-            if unequal.is_empty() {
-                return Ok((before, now));
-            }
-            open.extend(unequal);
-            let reread = |tree: &Tree| {
-                let args = facts::args(tree, kind);
-                facts::parse_open(tree, kind, args, &|folder| open.contains(folder)).map(|parsed| parsed.files)
-            };
-            (before, now) = (reread(theirs)?, reread(tree)?);
-        }
     }
 
     fn is_pointer(&self, entry: &ContextEntry) -> bool {
@@ -356,6 +339,38 @@ pub fn ignored_without_commit(tree: &Tree, kind: ImageKind, parsed: &Parsed) -> 
         return Ok(Vec::new());
     }
     Ok(ignored(&git, &facts::list(tree, kind, &parsed.files)?)?.into_values().collect())
+}
+
+/// The files of both, with those in large folders.
+fn listed(
+    (theirs, committed): (&Tree, &Parsed),
+    (tree, parsed): (&Tree, &Parsed),
+    kind: ImageKind,
+) -> Result<(Vec<ContextEntry>, Vec<ContextEntry>), Fault> {
+    Ok((facts::list(theirs, kind, &committed.files)?, facts::list(tree, kind, &parsed.files)?))
+}
+
+/// The files of both, listed in each folder that is not equal. A folder below an unequal one is one entry again, however small: what is
+/// equal costs nothing.
+fn opened(
+    (theirs, committed): (&Tree, &Parsed),
+    (tree, parsed): (&Tree, &Parsed),
+    kind: ImageKind,
+) -> Result<(Vec<ContextEntry>, Vec<ContextEntry>), Fault> {
+    let (mut before, mut now) = (committed.files.clone(), parsed.files.clone());
+    let mut open = BTreeSet::new();
+    loop {
+        let unequal = unequal_folders(&before, &now);
+        if unequal.is_empty() {
+            return Ok((before, now));
+        }
+        open.extend(unequal);
+        let reread = |tree: &Tree| {
+            let open = Open { folders: &|folder| open.contains(folder), larger_than: 0 };
+            facts::parse_open(tree, kind, facts::args(tree, kind), open).map(|parsed| parsed.files)
+        };
+        (before, now) = (reread(theirs)?, reread(tree)?);
+    }
 }
 
 /// Folders that are one entry on one side and not the same on the other.

@@ -62,17 +62,17 @@ pub fn read_sources<F: Files + ?Sized>(
     without_repository(&paths, ignore)?;
     without_state(&paths)?;
     let whole = tree.iter().filter_map(|(path, found)| Some((path.clone(), found.whole?.1))).collect();
-    fold::fold(entries(files, &tree, paths)?, &covered, &whole, files.format())
+    fold::fold(entries(files, &tree, paths)?, &covered, &whole, open.larger_than, files.format())
 }
 
 /// Every folder is open: all files are listed.
-pub fn every_folder(_: &ContextPath) -> bool {
-    true
+pub fn every_folder() -> Open<'static> {
+    Open { folders: &|_| true, larger_than: walk::LARGE }
 }
 
-/// No folder is open.
-pub fn no_folder(_: &ContextPath) -> bool {
-    false
+/// No folder is open: large ones are one entry, as in keys.
+pub fn no_folder() -> Open<'static> {
+    Open { folders: &|_| false, larger_than: walk::LARGE }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

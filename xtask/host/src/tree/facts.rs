@@ -224,10 +224,10 @@ pub struct Parsed {
 /// Reads a Dockerfile and the files that it copies, for every platform of the policy. A large folder that is copied as a whole is one
 /// entry.
 pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> Result<Parsed, Fault> {
-    parse_open(tree, kind, args, &context::no_folder)
+    parse_open(tree, kind, args, context::no_folder())
 }
 
-/// The same, but the files in the folders that are `open` are listed.
+/// The same, with other folders as one entry.
 pub fn parse_open(
     tree: &Tree,
     kind: ImageKind,
@@ -245,10 +245,11 @@ pub fn parse_open(
     let mut secrets = BTreeSet::new();
     // The lock counts by its meaning: its comments and order change no image.
     let lock = ContextPath::new(tree.policy.base.lock.as_str());
-    let open = |folder: &ContextPath| {
+    let is_open = |folder: &ContextPath| {
         let folder = context::from_top(&context, folder);
-        lock.below(&folder).is_some() || open(&folder)
+        lock.below(&folder).is_some() || (open.folders)(&folder)
     };
+    let open = Open { folders: &is_open, ..open };
     for platform in &tree.policy.project.platforms {
         // Base images count by their digests; their names do not affect which files are read.
         let mut args = args.clone();
@@ -266,7 +267,7 @@ pub fn parse_open(
             sources.retain(|source| source.reads != Reads::Glob(policy::TRANSLATED.to_owned()));
         }
         secrets.extend(dockerfile.secrets(&args, platform)?);
-        let read = context::read_sources(&*context_files, &sources, &ignore, &open);
+        let read = context::read_sources(&*context_files, &sources, &ignore, open);
         let read = read.map_err(|fault| match fault.needed_by {
             Some(_) => fault,
             None => fault.needed_by(format!("`{path}`")),
@@ -303,7 +304,7 @@ pub fn list(tree: &Tree, kind: ImageKind, files: &[ContextEntry]) -> Result<Vec<
     if whole.is_empty() {
         return Ok(files.to_vec());
     }
-    let mut listed = parse_open(tree, kind, args(tree, kind), &context::every_folder)?.files;
+    let mut listed = parse_open(tree, kind, args(tree, kind), context::every_folder())?.files;
     let mut all: Vec<ContextEntry> = files.iter().filter(|entry| entry.kind != FileKind::Tree).cloned().collect();
     for ContextEntry { path: folder, id, .. } in whole {
         let below = |entry: &ContextEntry| {

@@ -27,12 +27,12 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// What sources name. A large folder that is taken with everything in it is one node.
     pub(super) fn select(&self, sources: &[Source]) -> Result<Vec<Vec<Selected>>, Fault> {
-        self.select_open(sources, &context::no_folder)
+        self.select_open(sources, context::no_folder())
     }
 
     /// The same with all files, which have to be those of the nodes of `whole` folders that were selected before.
     pub(super) fn list(&self, sources: &[Source], whole: &[Vec<Selected>]) -> Result<Vec<Selected>, Fault> {
-        let listed = self.select_open(sources, &context::every_folder)?;
+        let listed = self.select_open(sources, context::every_folder())?;
         for (before, now) in whole.iter().flatten().zip(listed.iter().flatten()) {
             for node in &before.nodes {
                 let Some(Sum::Whole(id)) = node.sum else { continue };

@@ -279,6 +279,77 @@ fn a_pointer_file_of_git_lfs_in_the_inputs_is_found() {
 }
 
 #[test]
+fn a_large_folder_of_small_ones_is_compared_file_by_file_and_opened_only_where_it_differs() {
+    let repo = Repo::new();
+    for (folder, file) in (0..20).flat_map(|folder| (0..15).map(move |file| (folder, file))) {
+        repo.write(&format!("templates/many/d{folder}/f{file}"), &format!("{folder} {file}\n"));
+    }
+    repo.write("templates/many/d3/deep/er/g", "g\n");
+    std::os::unix::fs::symlink("f1", repo.path("templates/many/d3/link")).unwrap();
+    repo.commit();
+    assert_eq!(repo.differences(), Vec::<String>::new());
+    let after = |act: &dyn Fn(), expected: &[&str]| {
+        act();
+        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned()), &[]).unwrap();
+        let committed = Committed::open(&tree, "HEAD", true).unwrap();
+        let theirs = committed.tree.as_ref().unwrap();
+        let parsed = |tree: &Tree| facts::parse(tree, ImageKind::App, &BTreeMap::new()).unwrap();
+        let (before, now) = super::opened((theirs, &parsed(theirs)), (&tree, &parsed(&tree)), ImageKind::App).unwrap();
+        assert!(before.len() < 90 && now.len() < 90, "{} {}", before.len(), now.len());
+        assert_eq!(repo.differences(), expected);
+        repo.git(&["clean", "-q", "-d", "-f", "-x"]);
+        repo.git(&["checkout", "-q", "--", "."]);
+    };
+    let path = |path: &str| repo.path(&format!("templates/many/{path}"));
+    let write = |name: &str| fs::write(path(name), "other\n").unwrap();
+    let there = "differs from the commit";
+    after(&|| write("d7/f7"), &[&format!("templates/many/d7/f7: {there}")]);
+    after(
+        &|| ["d0/f0", "d19/f14", "d3/deep/er/g"].into_iter().for_each(write),
+        &["d0/f0", "d19/f14", "d3/deep/er/g"]
+            .map(|name| format!("templates/many/{name}: {there}"))
+            .each_ref()
+            .map(|s| &**s),
+    );
+    after(&|| write("d7/new"), &["templates/many/d7/new: not in the commit"]);
+    after(&|| write("d7/prod.env"), &["templates/many/d7/prod.env: ignored by git, .gitignore:2 `*.env` !"]);
+    after(
+        &|| fs::create_dir(path("d3/deep/empty")).unwrap(),
+        &["templates/many/d3/deep/empty: an empty folder, which git does not record"],
+    );
+    after(
+        &|| fs::set_permissions(path("d7/f7"), fs::Permissions::from_mode(0o755)).unwrap(),
+        &["templates/many/d7/f7: executable here, not in the commit"],
+    );
+    after(
+        &|| fs::remove_file(path("d7/f7")).unwrap(),
+        &["templates/many/d7/f7: in the commit, missing here (deleted, or not checked out)"],
+    );
+    after(
+        &|| {
+            fs::remove_file(path("d3/link")).unwrap();
+            std::os::unix::fs::symlink("f2", path("d3/link")).unwrap();
+        },
+        &[&format!("templates/many/d3/link: {there}")],
+    );
+    after(
+        &|| {
+            fs::remove_dir_all(path("d3/deep")).unwrap();
+            write("d3/deep");
+        },
+        &[
+            "templates/many/d3/deep: another kind of file than in the commit",
+            "templates/many/d3/deep/er/g: in the commit, missing here (deleted, or not checked out)",
+        ],
+    );
+    after(
+        &|| fs::write(path("d7/f7"), "7 7\r\n").unwrap(),
+        &["templates/many/d7/f7: line ends differ from the commit's (`core.autocrlf`, `core.eol` or an edit)"],
+    );
+    assert_eq!(repo.differences(), Vec::<String>::new());
+}
+
+#[test]
 fn what_no_image_reads_withholds_no_tag() {
     let repo = Repo::new();
     repo.write("untracked.txt", "x");

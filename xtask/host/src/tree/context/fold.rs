@@ -4,18 +4,18 @@
 //! depend on how the files were read.
 
 use super::files::scan_format;
-use super::walk::LARGE;
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, ObjectFormat, ObjectId};
 use xtask_scan::tree::{self, TreeObject};
 
-/// Folds each covered folder with many entries, outermost first. `entries` are sorted by path, and `known` has the numbers of entries of
+/// Folds each covered folder with more entries than this, outermost first. `entries` are sorted by path, and `known` has the numbers of entries of
 /// whole folders.
 pub(super) fn fold(
     mut entries: Vec<ContextEntry>,
     covered: &BTreeSet<ContextPath>,
     known: &BTreeMap<ContextPath, u64>,
+    larger_than: u64,
     format: ObjectFormat,
 ) -> Result<Vec<ContextEntry>, Fault> {
     let mut folded: Option<ContextPath> = None;
@@ -27,7 +27,7 @@ pub(super) fn fold(
         let count = entries[first..].iter().take_while(|entry| entry.path.below(folder).is_some()).count();
         let below = &entries[first..first + count];
         let total: u64 = below.iter().map(|entry| 1 + known.get(&entry.path).copied().unwrap_or(0)).sum();
-        if total <= LARGE {
+        if total <= larger_than {
             continue;
         }
         let id = id(below, folder, format)?;

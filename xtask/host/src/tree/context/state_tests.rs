@@ -18,7 +18,7 @@ fn tree(files: &[&str]) -> tempfile::TempDir {
 fn read_with(root: &Path, instruction: &str, ignore: &str) -> Result<Vec<String>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instruction}\n"))?;
     let ignore = Ignore::parse("app.dockerignore", ignore.as_bytes())?;
-    let entries = read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore, &no_folder)?;
+    let entries = read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore, no_folder())?;
     Ok(entries.iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.path.to_string()).collect())
 }
 
@@ -47,7 +47,7 @@ fn our_own_state_is_part_of_no_context_unless_it_is_named() {
     let sources =
         Dockerfile::parse("Dockerfile", "FROM scratch\nCOPY . /app/\nCOPY target/release/app /bin/\n").unwrap();
     let sources = sources.sources(&BTreeMap::new(), &Platform::host()).unwrap();
-    let picked = pick(root.path(), &sources, &Ignore::none(), &BTreeSet::new(), &no_folder).unwrap();
+    let picked = pick(root.path(), &sources, &Ignore::none(), &BTreeSet::new(), no_folder()).unwrap();
     let whole = picked.matches.iter().find(|found| found.source == 0).unwrap();
     assert!(whole.below.iter().all(|path| !path.to_string().starts_with("target/")), "{whole:?}");
 }

@@ -39,7 +39,7 @@ fn plant(root: &Path, line: &str) {
 fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<ContextEntry>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}\n"))?;
     let ignore = Ignore::parse(".dockerignore", ignore.as_bytes())?;
-    read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore, &no_folder)
+    read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore, no_folder())
 }
 
 fn paths(entries: &[ContextEntry]) -> Vec<String> {
@@ -168,7 +168,7 @@ fn a_folder_is_a_context_of_its_own() {
     assert_eq!(path.as_deref(), Some("a/b/.dockerignore"));
     let dockerfile = Dockerfile::parse("Dockerfile", "FROM scratch\nCOPY . /\n").unwrap();
     let sources = dockerfile.sources(&BTreeMap::new(), &Platform::host()).unwrap();
-    let entries = entries_from_top(&folder, read_sources(&below, &sources, &ignore, &no_folder).unwrap());
+    let entries = entries_from_top(&folder, read_sources(&below, &sources, &ignore, no_folder()).unwrap());
     let paths: Vec<String> = entries.iter().map(|entry| entry.path.to_string()).collect();
     assert_eq!(paths, ["a/b/.dockerignore", "a/b/y"]);
     assert_eq!(entries[1].id, Some(files.ids(&[&ContextPath::new("a/b/y")]).unwrap()[0]));
@@ -183,7 +183,7 @@ fn the_walk_stays_where_a_source_could_lead() {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
         let ignore = Ignore::parse("x", ignore.as_bytes()).unwrap();
-        let tree = walk(root.path(), &sources, &BTreeSet::new(), &ignore, &every_folder).unwrap().tree;
+        let tree = walk(root.path(), &sources, &BTreeSet::new(), &ignore, every_folder()).unwrap().tree;
         tree.keys().map(ContextPath::to_string).collect::<Vec<_>>()
     };
     assert_eq!(seen("COPY f.txt /", ""), ["f.txt"]);
@@ -319,9 +319,9 @@ proptest! {
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
         let rules = Ignore::parse("x", ignore.as_bytes()).unwrap();
         let all = BTreeSet::from([ContextPath::default()]);
-        let everything = walk(root.path(), &[], &all, &Ignore::none(), &every_folder).unwrap().tree;
+        let everything = walk(root.path(), &[], &all, &Ignore::none(), every_folder()).unwrap().tree;
         let whole = select(&everything, &sources, &rules).unwrap().complete(&sources, &rules);
-        let pruned = read_sources(root.path(), &sources, &rules, &no_folder);
+        let pruned = read_sources(root.path(), &sources, &rules, no_folder());
         match (whole, pruned) {
             (Ok(whole), Ok(pruned)) => prop_assert_eq!(whole.into_iter().collect::<Vec<_>>(), pruned.into_iter().map(|e| e.path).collect::<Vec<_>>()),
             (Err(whole), Err(pruned)) => prop_assert_eq!(whole, pruned),
@@ -378,7 +378,7 @@ fn the_order_of_the_walk_does_not_matter() {
     for copy in COPIES {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
-        let pick = |files: &dyn Files| pick(files, &sources, &Ignore::none(), &BTreeSet::new(), &no_folder);
+        let pick = |files: &dyn Files| pick(files, &sources, &Ignore::none(), &BTreeSet::new(), no_folder());
         assert_eq!(pick(&root.path().to_path_buf()), pick(&Backwards(root.path())), "{copy}");
     }
 }
@@ -391,7 +391,7 @@ fn what_is_yet_to_be_made_is_picked() {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
         let rules = Ignore::parse("x", ignore.as_bytes()).unwrap();
-        let picked = pick(root.path(), &sources, &rules, &absent, &no_folder)?;
+        let picked = pick(root.path(), &sources, &rules, &absent, no_folder())?;
         assert!(!picked.ids.contains_key(&ContextPath::new("target/new/program")));
         let below = |found: &Match| found.below.iter().map(ToString::to_string).collect::<Vec<_>>();
         Ok::<_, Fault>(picked.matches.iter().map(|found| (found.at.to_string(), below(found))).collect::<Vec<_>>())
@@ -430,7 +430,7 @@ fn places(work: &Path, number: usize, (instructions, ignore): Build<'_>) -> (Pat
 /// Files of a folder that a build made.
 fn made(out: &Path) -> Vec<ContextEntry> {
     let all = Source { place: "x".into(), line: 1, reads: Reads::Path(String::new()), excludes: vec![] };
-    read_sources(out, &[all], &Ignore::none(), &no_folder).unwrap()
+    read_sources(out, &[all], &Ignore::none(), no_folder()).unwrap()
 }
 
 /// Files that a build puts into a folder; `None` if it fails.

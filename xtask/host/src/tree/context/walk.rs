@@ -12,7 +12,7 @@ use xtask_model::spec::ignore::{Ignore, MatchState, glob};
 /// Folders within each other that are read. Each level makes every path below it longer and slower to compare.
 const DEEPEST: usize = 256;
 
-/// Entries of a folder beyond which it counts as one entry.
+/// Entries of a folder beyond which it counts as one entry in a key.
 pub(super) const LARGE: u64 = 256;
 
 /// What a walk finds.
@@ -47,8 +47,14 @@ pub(super) fn walk<F: Files + ?Sized>(
     Ok(walk.walked)
 }
 
-/// Says which folders never count as one entry.
-pub type Open<'a> = &'a dyn Fn(&ContextPath) -> bool;
+/// Which folders count as one entry, of those that sources take with everything in them.
+#[derive(Clone, Copy)]
+pub struct Open<'a> {
+    /// Folders that never do.
+    pub folders: &'a dyn Fn(&ContextPath) -> bool,
+    /// Entries of a folder beyond which it does.
+    pub larger_than: u64,
+}
 
 struct SourceReach {
     leads: Target,
@@ -168,10 +174,12 @@ impl<F: Files + ?Sized> Walk<'_, F> {
                 continue;
             }
             let mut within = small;
-            if covered && !(self.open)(&path) {
+            if covered && !(self.open.folders)(&path) {
                 self.walked.covered.insert(path.clone());
                 let rules = if small { None } else { self.ignore.names_below(path.as_bytes()) };
-                match rules.map_or(Ok(Whole::Unknown), |rules| self.files.whole(&path, &rules, LARGE))? {
+                match rules
+                    .map_or(Ok(Whole::Unknown), |rules| self.files.whole(&path, &rules, self.open.larger_than))?
+                {
                     Whole::Is(id, entries) => {
                         self.walked.tree.insert(path, FileInfo::whole(id, entries));
                         continue;

@@ -6,7 +6,7 @@
 
 use super::files::{self, Files, Named, Whole};
 use crate::tree::git::Git;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -40,8 +40,8 @@ struct Session {
     memory: Option<Memory>,
     /// The index, once it was asked for; `None` in it where there is none to believe.
     index: Option<Option<GitIndex>>,
-    /// Large folders that were asked for, with what they hold: what plans an image and what makes it ask for the same ones.
-    whole: Vec<(Question, Known)>,
+    /// Folders that were asked for, with what they hold: what plans an image and what makes it ask for the same ones.
+    whole: BTreeMap<Question, Known>,
 }
 
 /// A folder, and the names that must not be below it.
@@ -205,7 +205,7 @@ impl Files for WorkTree {
 
     fn whole(&self, folder: &ContextPath, rules: &[NameRule], most: u64) -> Result<Whole, Fault> {
         let question = (folder.clone(), rules.to_vec());
-        let known = |session: &Session| session.whole.iter().find(|(asked, _)| *asked == question).map(|found| found.1);
+        let known = |session: &Session| session.whole.get(&question).copied();
         if let Some((id, count)) = known(&self.session.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(if count <= most { Whole::Small } else { Whole::Is(id, count) });
         }
@@ -223,7 +223,7 @@ impl Files for WorkTree {
         self.complete(&mut session, &mut listing, folder)?;
         let id = listing.id().map_err(|error| Fault::usage(format!("cannot hash folder `{folder}`")).cause(error))?;
         let id = ObjectId::new(self.format(), &id);
-        session.whole.push((question, (id, count)));
+        session.whole.insert(question, (id, count));
         Ok(Whole::Is(id, count))
     }
 

@@ -85,7 +85,7 @@ impl Pattern {
 }
 
 /// A condition on one part of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NameRule {
     Equals(Vec<u8>),
     EndsWith(Vec<u8>),

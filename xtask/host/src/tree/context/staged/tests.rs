@@ -106,7 +106,7 @@ fn entries(root: &Path) -> Vec<ContextEntry> {
 }
 
 fn entries_of(root: &Path, sources: &[Source]) -> Vec<ContextEntry> {
-    as_in_git(&read_sources(root, sources, &Ignore::none(), &no_folder).unwrap())
+    as_in_git(&read_sources(root, sources, &Ignore::none(), no_folder()).unwrap())
 }
 
 /// Stages what sources of the repository's folder name.

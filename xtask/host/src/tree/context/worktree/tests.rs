@@ -92,7 +92,7 @@ fn read<F: Files + ?Sized>(files: &F) -> Vec<ContextEntry> {
     let file = Dockerfile::parse("Dockerfile", "FROM scratch\nCOPY . /x\n").unwrap();
     let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
     let ignore = Ignore::parse("x", b".git\n**/*.pyc\n**/left\n.gitattributes\n").unwrap();
-    as_in_git(&read_sources(files, &sources, &ignore, &no_folder).unwrap())
+    as_in_git(&read_sources(files, &sources, &ignore, no_folder()).unwrap())
 }
 
 #[test]
