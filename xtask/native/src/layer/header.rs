@@ -95,18 +95,28 @@ fn record(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     out.push(b'\n');
 }
 
+/// Runs for each file of a layer, in code that is not optimised: numbers are not formatted, and only bytes that are set are summed.
 fn ustar(header: &Header<'_>, (prefix, name): (&[u8], &[u8]), out: &mut Vec<u8>) {
-    let mut block = [0; RECORD];
-    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    let begin = out.len();
+    out.resize(begin + RECORD, 0);
+    let block = &mut out[begin..];
+    let mut sum = 0;
+    let mut put = |at: usize, bytes: &[u8]| {
+        block[at..at + bytes.len()].copy_from_slice(bytes);
+        for byte in bytes {
+            sum += u64::from(*byte);
+        }
+    };
     // A value that does not fit is in the extended header.
-    let owner = |id: u32| if id > OWNER_LIMIT { 0 } else { id };
+    let owner = |id: u32| if id > OWNER_LIMIT { 0 } else { u64::from(id) };
     let size = if header.size > SIZE_LIMIT { 0 } else { header.size };
     put(0, name);
-    put(100, format!("{:07o}", header.mode & 0o7777).as_bytes());
-    put(108, format!("{:07o}", owner(header.uid)).as_bytes());
-    put(116, format!("{:07o}", owner(header.gid)).as_bytes());
-    put(124, format!("{size:011o}").as_bytes());
-    put(136, format!("{TIME:011o}").as_bytes());
+    put(100, &octal::<7>(u64::from(header.mode & 0o7777)));
+    put(108, &octal::<7>(owner(header.uid)));
+    put(116, &octal::<7>(owner(header.gid)));
+    put(124, &octal::<11>(size));
+    put(136, &octal::<11>(TIME));
+    // The checksum's own place counts as spaces.
     put(148, b"        ");
     put(156, &[header.flag]);
     put(157, &header.link[..header.link.len().min(100)]);
@@ -114,9 +124,18 @@ fn ustar(header: &Header<'_>, (prefix, name): (&[u8], &[u8]), out: &mut Vec<u8>)
     put(329, b"0000000");
     put(337, b"0000000");
     put(345, prefix);
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-    out.extend_from_slice(&block);
+    block[148..154].copy_from_slice(&octal::<6>(sum));
+    block[154] = 0;
+}
+
+/// The last octal digits of a number.
+fn octal<const DIGITS: usize>(mut number: u64) -> [u8; DIGITS] {
+    let mut digits = [b'0'; DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit += (number & 7) as u8;
+        number >>= 3;
+    }
+    digits
 }
 
 #[cfg(test)]
@@ -158,6 +177,30 @@ mod tests {
         records("path", 90, 99);
         records("path", 91, 100 + 1);
         records("path", 5000, 5011);
+    }
+
+    #[test]
+    fn other_readers_accept_every_header() {
+        let long = "x/".repeat(80);
+        let numbers = [(0, 0, 0), (0o7777, OWNER_LIMIT, SIZE_LIMIT), (0o644, 65532, 1), (0o4755, 8, 0o1234567)];
+        for (mode, owner, size) in numbers {
+            for (path, link) in [("a", ""), ("a/b", "to"), (&long, ""), ("\u{fc}/\u{20ac}", "\u{e9}")] {
+                let (path, link) = (path.as_bytes(), link.as_bytes());
+                let flag = if link.is_empty() { flag::FILE } else { flag::SYMLINK };
+                let mut out = Vec::new();
+                encode(&Header { path, flag, mode, uid: owner, gid: owner / 2, size, link }, &mut out);
+                assert_eq!(out.len(), RECORD);
+                out.extend([0; 2 * RECORD]);
+                let mut archive = tar::Archive::new(&*out);
+                let entry = archive.entries().unwrap().next().unwrap().unwrap();
+                let read = entry.header();
+                assert_eq!(&*entry.path_bytes(), path);
+                assert_eq!(entry.link_name_bytes().unwrap_or_default(), link);
+                assert_eq!((read.mode().unwrap(), read.size().unwrap()), (mode, size));
+                assert_eq!((read.uid().unwrap(), read.gid().unwrap()), (owner.into(), (owner / 2).into()));
+                assert_eq!((read.mtime().unwrap(), read.entry_type().as_byte()), (TIME, flag));
+            }
+        }
     }
 
     #[test]
