@@ -134,8 +134,14 @@ fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t
     }
     // An ignored folder comes along for what was taken back in it.
     let leaves: Vec<&ContextPath> = kept.keys().copied().collect();
+    let mut known = None;
     for leaf in leaves {
         let mut folder = leaf.parent();
+        // What is in one folder comes together, and that folder is there after the first.
+        if folder == known {
+            continue;
+        }
+        known.clone_from(&folder);
         while let Some(path) = folder.filter(|path| !path.as_bytes().is_empty()) {
             match tree.get_key_value(&path) {
                 Some((key, found)) if kept.insert(key, found).is_none() => folder = path.parent(),
