@@ -160,7 +160,6 @@ fn without_docker_buildah_proves_the_flask_example() {
         let mut call = example.xtask(&init(&root, &["--prove", "--format", "json"]));
         // A folder of docker's configuration without any.
         call.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").env("DOCKER_CONFIG", example.folder.path());
-        call.env("PATH", example::with_uv(&std::env::var_os("PATH").unwrap()));
         let Output { status, stdout, stderr } = call.output().unwrap();
         let said = String::from_utf8_lossy(&stderr).into_owned();
         assert_eq!(status.code(), Some(code), "{said}");

@@ -30,7 +30,7 @@ pub struct Buildah {
 enum StorageDriver {
     /// Mounts them over each other, in a mount namespace of the call, so that no mount is left when it is killed.
     Overlay,
-    /// Copies all files for each stage and layer: three times slower, and possible everywhere.
+    /// Copies all files for each stage and layer, which is possible everywhere.
     Vfs,
 }
 
