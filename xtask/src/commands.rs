@@ -31,7 +31,8 @@ pub mod verify;
 pub mod watch;
 pub mod workflows;
 
-use std::io::Write as _;
+pub use crate::documents::print;
+
 use std::path::Path;
 use xtask_model::fault::Fault;
 
@@ -47,12 +48,4 @@ fn needs_xtask_sources(root: &Path, command: &str, instead: &str) -> Result<(), 
     }
     Err(Fault::usage(format!("`cargo xtask {command}` is for the repository that xtask's sources are in"))
         .hint(instead))
-}
-
-/// Writes data to stdout. A reader that closed the pipe is not an error.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
 }

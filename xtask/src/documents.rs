@@ -3,9 +3,9 @@
 //! A version goes up when a field is renamed, removed or gets another meaning; a new field does not raise it. Tests compare what commands print with
 //! these lists.
 
-use crate::commands;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
+use std::io::Write as _;
 
 #[derive(Debug)]
 pub struct Document {
@@ -444,6 +444,14 @@ pub const ALL: [&Document; 20] = [
     &ENGINE,
 ];
 
+/// Writes data to stdout. A reader that closed the pipe is not an error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// A document's value behind its version.
 #[derive(serde::Serialize)]
 struct Versioned<'a, T> {
@@ -467,7 +475,7 @@ impl Document {
     /// Prints a value as this document.
     pub fn print(&self, value: &impl Serialize) -> anyhow::Result<()> {
         let versioned = Versioned { version: self.version, value };
-        commands::print(&format!("{}\n", serde_json::to_string_pretty(&versioned)?))
+        print(&format!("{}\n", serde_json::to_string_pretty(&versioned)?))
     }
 
     /// Prints a list as this document, as its field `name`.

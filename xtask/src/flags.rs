@@ -4,11 +4,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use xtask_host::tree::context::{Files, WorkTree};
+use xtask_host::tree::context::WorkTree;
 use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::files::Files;
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::plugin::FAIL_ON;
+use xtask_model::image::policy::plugin::FAIL_ON;
 use xtask_model::image::policy::{Engine, ImageKind, Provider, Registry};
 use xtask_model::spec::reference::{Platform, Reference};
 

@@ -11,6 +11,7 @@ pub mod plugins;
 pub mod reference;
 pub mod smoke;
 pub mod steps;
+mod store;
 pub mod tidy;
 
 pub use cli::{main, main_with};

@@ -12,7 +12,7 @@ mod simple;
 
 pub use sbom::{LICENCES, crates, document, inventory_of};
 pub use xtask_host::registry::attach::{Artifact, Blob};
-pub use xtask_model::image::plugin::{Description, SettingProblem, Settings, Waits};
+pub use xtask_model::image::policy::plugin::{Description, SettingProblem, Settings, Waits};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use std::sync::OnceLock;
 use xtask_host::registry::Client;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::{ImageKind, Step};
+use xtask_model::image::policy::{Action, ImageKind, Policy, Step};
+use xtask_model::image::rebase::Origin;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
-use xtask_model::supply::rebase::Origin;
 use xtask_native::container::Runner;
 use xtask_native::image::Place;
 
@@ -173,4 +173,12 @@ pub enum Severity {
     Note,
     Warning,
     Error,
+}
+
+/// Settings of the first step that uses a plugin.
+pub fn settings_of<'a>(policy: &'a Policy, plugin: &str) -> Option<&'a Settings> {
+    policy.steps.iter().find_map(|step| match &step.action {
+        Action::Uses(description, settings) if description.name == plugin => Some(settings),
+        _ => None,
+    })
 }

@@ -11,16 +11,20 @@ use xtask_host::process;
 use xtask_host::registry::{Client, attach};
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::{SIGN, Settings};
+use xtask_model::image::policy::plugin::{SIGN, Settings};
 use xtask_model::image::policy::{Action, After, ImageKind, Policy, Step};
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Repository;
 use xtask_native::container::Runner;
 
+/// True in a job of CI.
+pub fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
+
 /// The steps that are due for an image, in file order.
 pub fn due(policy: &Policy, when: After, kind: ImageKind) -> Vec<&Step> {
-    let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let due = |step: &&Step| step.after == when && step.images.contains(&kind) && (in_ci || !step.only_in_ci);
+    let due = |step: &&Step| step.after == when && step.images.contains(&kind) && (in_ci() || !step.only_in_ci);
     policy.steps.iter().filter(due).collect()
 }
 
@@ -204,14 +208,6 @@ pub fn attach_to_index(
 /// True if a build of this image signs it.
 pub fn signs(policy: &Policy, kind: ImageKind) -> bool {
     due(policy, After::Build, kind).iter().any(|step| step.uses(SIGN.name))
-}
-
-/// Settings of the first step that uses a plugin.
-pub fn settings_of<'a>(policy: &'a Policy, plugin: &str) -> Option<&'a Settings> {
-    policy.steps.iter().find_map(|step| match &step.action {
-        Action::Uses(description, settings) if description.name == plugin => Some(settings),
-        _ => None,
-    })
 }
 
 /// The program that a step needs from the system, for `doctor`.

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use xtask_host::registry::layout::Layout;
 use xtask_host::tree::uv::{self, Upgrade, Uv};
-use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::oci::{Config, Manifest, media_type};
+use xtask_model::spec::project::Selection;
 use xtask_model::spec::reference::{Digest, Platform};
 
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");

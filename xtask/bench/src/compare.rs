@@ -10,24 +10,24 @@ mod growth;
 mod harness;
 mod large;
 mod native;
-mod one_file;
 mod peers;
 mod pull;
 mod rewrite;
 mod rows;
+mod subject;
 pub mod table;
 mod watch;
 
 pub use goal::Goal;
 
 use super::machine::{self, Machine};
-use super::scenarios::Sample;
+use super::sample::Sample;
 use super::statistics::{Summary, by_phase, ratio};
 use harness::Harness;
 use native::Caller;
-use peers::Start;
 use rows::{ROWS, Row, Side, Work};
 use serde::Serialize;
+use subject::Start;
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;

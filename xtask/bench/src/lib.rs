@@ -6,7 +6,8 @@
 pub mod compare;
 pub mod machine;
 mod plain;
-pub mod scenarios;
+pub mod sample;
+mod scenarios;
 pub mod statistics;
 pub mod table;
 mod workspace;
@@ -14,7 +15,8 @@ mod workspace;
 pub use workspace::Workspace;
 
 use machine::Machine;
-use scenarios::{Needs, Runs, SCENARIOS, Sample, Scenario};
+use sample::Sample;
+use scenarios::{Needs, Runs, SCENARIOS, Scenario};
 use serde::Serialize;
 use statistics::{Summary, by_phase};
 use xtask_host::tree::facts::Tree;

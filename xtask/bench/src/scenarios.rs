@@ -4,9 +4,9 @@
 //! count against it.
 
 use super::plain;
+use super::sample::{Sample, call, timed};
 use super::workspace::Workspace;
 use serde::Deserialize;
-use std::time::Instant;
 use xtask_host::process::Command;
 use xtask_host::tree::uv::{Request, Upgrade};
 use xtask_host::{clock, file, linux, terminal};
@@ -42,24 +42,6 @@ pub enum Runs {
     /// Once, because a cold start takes minutes.
     Once,
     Many,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sample {
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// In order. Phases may overlap.
-    pub phases: Vec<(String, f64)>,
-    /// xtask's own seconds, without docker, the compiler and steps.
-    pub overhead: Option<f64>,
-    /// Peak memory of xtask, in bytes.
-    pub memory: Option<u64>,
-    /// Processor time of xtask and of what it runs, in seconds.
-    pub cpu: Option<f64>,
-    /// Bytes that xtask wrote to a disk.
-    pub written: Option<u64>,
-    /// Number of images that xtask built, without reused ones.
-    pub built: usize,
 }
 
 const SCENARIO: Scenario = Scenario {
@@ -245,13 +227,6 @@ fn build_cold(workspace: &Workspace) -> Result<Sample, Fault> {
     sample
 }
 
-pub fn call(command: &Command) -> Result<Sample, Fault> {
-    let before = linux::children_seconds();
-    let (seconds, _) = timed(command)?;
-    let cpu = linux::children_seconds().zip(before).map(|(after, before)| after - before);
-    Ok(Sample { seconds, cpu, ..Sample::default() })
-}
-
 fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample, Fault> {
     push(cargo.args(["xtask", command]), &workspace.registry()?)
 }
@@ -272,21 +247,6 @@ pub(super) fn reported(call: &Command) -> Result<Sample, Fault> {
     let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
         .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
     Ok(Sample { cpu, ..sample(seconds, &done) })
-}
-
-fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
-    let mut lines = Vec::new();
-    let began = Instant::now();
-    let status = command.stream(|line| {
-        terminal::detail(line);
-        lines.push(line.to_owned());
-    })?;
-    let seconds = began.elapsed().as_secs_f64();
-    if status.success() {
-        return Ok((seconds, lines));
-    }
-    let tail = lines[lines.len().saturating_sub(20)..].join("\n");
-    Err(Fault::build(format!("cannot measure `{command}`")).cause(format!("it failed ({status})")).cause(tail))
 }
 
 #[derive(Debug, Deserialize)]

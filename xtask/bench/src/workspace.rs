@@ -139,7 +139,7 @@ impl Workspace {
     pub fn compile(&mut self) -> Result<(), Fault> {
         if !self.compiled {
             terminal::step("compiling", "xtask in the copy");
-            super::scenarios::call(&self.cargo("warm")?.args(["build", "--locked", "--package", "xtask"]))?;
+            super::sample::call(&self.cargo("warm")?.args(["build", "--locked", "--package", "xtask"]))?;
             self.compiled = true;
         }
         Ok(())

@@ -7,6 +7,7 @@ pub(crate) mod deadline;
 pub(crate) mod download;
 pub(crate) mod proxy;
 pub(crate) mod retry;
+mod retry_after;
 pub(crate) mod transport;
 pub(crate) mod url;
 

@@ -25,10 +25,10 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use xtask_model::fault::Fault;
+use xtask_model::spec::lock::choice::{self, NoWheel, Python};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::{Environment, Version};
-use xtask_model::spec::wheel::choice::{self, NoWheel, Python};
 use xtask_model::spec::wheel::{Tags, WheelName};
 
 /// Packages that are asked for at the same time.

@@ -15,6 +15,7 @@ pub mod layout;
 mod listing;
 mod loopback;
 mod manifests;
+pub mod parallel;
 pub mod publish;
 pub mod survey;
 mod upload;

@@ -5,6 +5,7 @@ pub mod binary;
 pub mod committed;
 pub mod context;
 pub mod facts;
+pub mod files;
 pub mod git;
 pub mod inputs;
 pub mod ledger;

@@ -7,6 +7,8 @@
 mod accounts;
 pub mod compose;
 pub mod diff;
+mod effect;
+mod paths;
 pub mod proof;
 mod roots;
 mod run;

@@ -9,4 +9,5 @@ pub mod project;
 pub mod reference;
 pub mod requirements;
 pub mod sdist;
+pub mod versions;
 pub mod wheel;

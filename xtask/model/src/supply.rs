@@ -6,12 +6,10 @@ pub mod inventory;
 pub mod licence;
 pub mod osv;
 pub mod provenance;
-pub mod rebase;
 pub mod scan;
 pub mod severity;
 pub mod signature;
 pub mod spdx;
-pub mod versions;
 pub mod vex;
 
 use crate::spec::reference::Digest;

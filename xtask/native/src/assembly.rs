@@ -19,11 +19,12 @@ pub use config::CREATED;
 use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Inherited, Stage, StageBase};
 
 use crate::layer::item::Item;
-use crate::recipes::stage::{Earlier, Realise};
+use crate::stage::{Earlier, Realise};
 use layers::Layers;
-use stages::{Stages, with_alternatives};
+use stages::Stages;
 use std::collections::{BTreeMap, BTreeSet};
-use xtask_host::tree::context::Files;
+use unsupported::with_alternatives;
+use xtask_host::tree::files::Files;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::ignore::Ignore;

@@ -9,7 +9,7 @@ use crate::layer::item::Item;
 use crate::layer::{self, Codec, Written};
 use crate::push::deliver::{self, Delivery, ImageLayer, LayerPlace};
 use crate::push::published::{self, PublishedLayers};
-use crate::recipes::stage::{Earlier, TakeLayer};
+use crate::stage::{Earlier, TakeLayer};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, sync_channel};

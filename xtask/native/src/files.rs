@@ -12,7 +12,7 @@ use crate::layer::part::PartWriter;
 use crate::layer::toc::{self, ImageToc, LayerToc};
 use crate::layer::unpack::Unpacker;
 use crate::layer::{EntryKind, Limits, Reader};
-use crate::recipes::stage::{RootFiles, Selection};
+use crate::stage::{RootFiles, Selection};
 use crate::store::Store;
 pub use shared::{Parts, part_id};
 use std::cell::OnceCell;

@@ -18,6 +18,7 @@ use std::path::Path;
 use xtask_host::registry::Client;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::spec::debian;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::supply::inventory::{self, LayerContents, SCHEMA};
@@ -182,7 +183,7 @@ impl<'a> Collector<'a> {
                 let found = inventory::distribution(&path, &text, self.platform);
                 self.contents.python.extend(found.map(|found| (path, found)));
             }
-            Kind::Debian => drop(self.contents.debian.insert(path, inventory::debian(&text))),
+            Kind::Debian => drop(self.contents.debian.insert(path, debian::status::installed(&text))),
             Kind::Copyright => {
                 let name = path.split('/').nth(3).unwrap_or_default().to_owned();
                 self.contents.copyright.extend(licence::of_copyright(&text).map(|licence| (name, licence)));

@@ -17,8 +17,9 @@ pub mod toc;
 pub mod unpack;
 mod write;
 
+pub use compress::Written;
 pub use read::{Contents, Entry, EntryKind, Limits, Reader, Whiteout};
-pub use write::{Written, write, write_with_note};
+pub use write::{write, write_with_note};
 
 use xtask_model::image::policy::Compression;
 use xtask_model::spec::oci::media_type;

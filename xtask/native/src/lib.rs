@@ -13,5 +13,6 @@ pub mod preflight;
 pub mod push;
 pub mod recipes;
 pub mod root;
+pub mod stage;
 pub mod store;
 pub mod wheel;

@@ -3,16 +3,15 @@
 pub mod python;
 mod reference;
 pub mod source;
-pub mod stage;
 pub mod system;
 pub mod user;
 
 use crate::files::ImageFiles;
 use crate::recipes::python::{PythonPackages, Request};
 use crate::recipes::source::Sources;
-use crate::recipes::stage::{Realise, RootFiles};
 use crate::recipes::system::SystemPackages;
 use crate::recipes::user::UserStage;
+use crate::stage::{Realise, RootFiles};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::debian;

@@ -15,8 +15,9 @@ pub mod tree;
 
 pub use id::{Format, Id};
 pub use index::Index;
-pub use listing::{Listing, NameRule};
+pub use listing::Listing;
 pub use memory::Memory;
+pub use tree::NameRule;
 
 use std::fmt;
 use std::io;

@@ -4,7 +4,7 @@ use crate::Failure;
 use crate::id::{Format, Id};
 use crate::index::Index;
 use crate::memory::{Memory, PARALLEL_FROM, Stamp};
-use crate::tree::{self, TreeObject};
+use crate::tree::{self, NameRule, TreeObject};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -12,22 +12,6 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
-
-/// A condition on a file's or folder's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NameRule {
-    Equals(Vec<u8>),
-    EndsWith(Vec<u8>),
-}
-
-impl NameRule {
-    pub(crate) fn is_met(&self, name: &[u8]) -> bool {
-        match self {
-            Self::Equals(text) => name == text.as_slice(),
-            Self::EndsWith(text) => name.ends_with(text),
-        }
-    }
-}
 
 /// Folders within each other that are read.
 const DEEPEST: usize = 128;

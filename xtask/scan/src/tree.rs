@@ -1,8 +1,23 @@
 //! Git's tree objects: `MODE NAME\0ID`, over and over.
 
 use crate::id::{self, Format, Id};
-use crate::listing::NameRule;
 use std::io;
+
+/// A condition on a file's or folder's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    Equals(Vec<u8>),
+    EndsWith(Vec<u8>),
+}
+
+impl NameRule {
+    pub(crate) fn is_met(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Equals(text) => name == text.as_slice(),
+            Self::EndsWith(text) => name.ends_with(text),
+        }
+    }
+}
 
 /// A tree object that is being written. Entries arrive in git's order.
 #[derive(Default)]

@@ -97,8 +97,8 @@ fn prune(global: &Global, all: &[BaseRepository], limits: (usize, Duration), yes
         super::prune::print_document(all.iter().zip(&plans).map(of).collect(), None)?;
     } else {
         for PlannedPruning { plan, layouts, .. } in &plans {
-            show(&plan.verdicts);
-            show(&layouts.verdicts);
+            super::prune::show(&plan.verdicts);
+            super::prune::show(&layouts.verdicts);
         }
     }
     if plans.iter().all(|planned| planned.plan.is_empty() && planned.layouts.gone.is_empty()) {
@@ -313,14 +313,6 @@ fn unpin(tree: &Tree) -> Result<(), Fault> {
     }
     terminal::step("unpinned", &format!("{digest}: builds follow the requirements again"));
     Ok(())
-}
-
-pub(super) fn show(verdicts: &[Verdict]) {
-    for verdict in verdicts {
-        let size = if verdict.size > 0 { format!(", {}", quantity::bytes(verdict.size)) } else { String::new() };
-        let verb = if verdict.keep { "keep" } else { "delete" };
-        terminal::step(verb, &format!("`{}`{size}: {}", verdict.name, verdict.reasons.join("; ")));
-    }
 }
 
 fn table(rows: &[Row<'_>]) -> String {

@@ -20,7 +20,8 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::verification::{self, Needed, Selected};
+use xtask_model::image::change::verification::Needed;
+use xtask_model::image::policy::{DOCUMENTS, Selected};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Platform;
 
@@ -124,10 +125,10 @@ fn tests(root: &Path, program: &str, args: &[String]) -> anyhow::Result<()> {
 fn selected<'a>(tests: &'a [Selected], only: &str) -> Result<Option<&'a Selected>, Fault> {
     match tests.iter().find(|tests| tests.name == only) {
         Some(tests) => Ok(Some(tests)),
-        None if only == verification::DOCUMENTS => Ok(None),
+        None if only == DOCUMENTS => Ok(None),
         None => {
             let names: Vec<String> = tests.iter().map(|tests| format!("`{}`", tests.name)).collect();
-            let known = [vec![format!("`{}`", verification::DOCUMENTS)], names].concat().join(", ");
+            let known = [vec![format!("`{}`", DOCUMENTS)], names].concat().join(", ");
             Err(Fault::usage(format!("no `[[ci.tests]]` in `images.toml` is named `{only}`"))
                 .hint(format!("choose one of {known}, or run every test: `cargo xtask ci`")))
         }

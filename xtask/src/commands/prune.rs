@@ -2,7 +2,6 @@
 
 mod parts;
 
-use super::base::show;
 use crate::documents;
 use crate::flags::{Format, Global, PruneFlags};
 use crate::pipeline;
@@ -16,10 +15,10 @@ use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::Git;
 use xtask_host::{clock, process, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::bases::{AppRules, AppSurvey, Pruning, Rules, Verdict, prune_apps};
-use xtask_model::image::dependencies::{self, Stored};
+use xtask_model::image::bases::{self, AppRules, AppSurvey, Pruning, Rules, Stored, Verdict, prune_apps};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::tags::{BranchTag, branch_tag};
+use xtask_model::quantity;
 use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
 
 /// Runs the command.
@@ -58,6 +57,14 @@ pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
     }
     apps.iter().filter(|app| !app.is_empty()).try_for_each(AppPruning::execute)?;
     Ok(parts.execute()?)
+}
+
+pub(super) fn show(verdicts: &[Verdict]) {
+    for verdict in verdicts {
+        let size = if verdict.size > 0 { format!(", {}", quantity::bytes(verdict.size)) } else { String::new() };
+        let verb = if verdict.keep { "keep" } else { "delete" };
+        terminal::step(verb, &format!("`{}`{size}: {}", verdict.name, verdict.reasons.join("; ")));
+    }
 }
 
 /// Prints what is deleted as one document: that of one image, or of several by their names, and what all of them share.
@@ -128,7 +135,7 @@ impl<'t> AppPruning<'t> {
         let repositories = [apps, pipeline::dependencies_repository(tree)];
         let surveyed = survey_of(&client, tree, &repositories)?;
         let plan = prune_apps(&surveyed.0, &rules);
-        let dependencies = dependencies::prune(surveyed.1.clone(), flags.keep, flags.older_than, now);
+        let dependencies = bases::prune_dependencies(surveyed.1.clone(), flags.keep, flags.older_than, now);
         Ok(Self { tree, client, repositories, surveyed, plan, dependencies })
     }
 

@@ -22,11 +22,11 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
+use xtask_model::image::rebase::root::Fix;
 use xtask_model::quantity;
 use xtask_model::spec::lock::ImagesLock;
 use xtask_model::spec::lock::images::{PATH, RootPin};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
-use xtask_model::supply::rebase::root::Fix;
 
 /// Images that are read, or made, at once.
 const AT_ONCE: usize = 8;

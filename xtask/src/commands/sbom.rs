@@ -1,14 +1,14 @@
 //! `sbom`: what is in an image, and what changed between two.
 
 use crate::flags::{Format, Global, SbomFlags, SbomType};
-use crate::{documents, plugins, steps};
+use crate::{documents, plugins};
 use std::path::Path;
 use xtask_host::registry::{Answer, Client, attach, publish};
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::Tree;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::SBOM;
+use xtask_model::image::policy::plugin::SBOM;
 use xtask_model::spec::reference::{Platform, Reference, Repository, Tag};
 use xtask_model::supply::inventory::{self, Component};
 use xtask_model::supply::licence::CrateLicences;
@@ -55,7 +55,8 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
 
 /// Writes the file with the licences of the program's crates.
 fn write_licences(tree: &Tree) -> Result<(), Fault> {
-    let setting = steps::settings_of(&tree.policy, SBOM.name).and_then(|settings| settings.text(plugins::LICENCES));
+    let setting =
+        crate::plugins::settings_of(&tree.policy, SBOM.name).and_then(|settings| settings.text(plugins::LICENCES));
     let path = setting.ok_or_else(|| {
         Fault::usage("`images.toml` names no file for the licences of crates")
             .hint("add `crate-licences = \"crates.licences\"` to the step with `uses = \"sbom\"`")

@@ -1,12 +1,12 @@
 //! `scan`: known vulnerabilities of an image.
 
 use super::sbom;
+use crate::documents;
 use crate::flags::{Format, Global, ScanFlags, ScanType};
 use crate::plugins::scan::{self, Search};
-use crate::{documents, steps};
 use serde_json::json;
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::SCAN;
+use xtask_model::image::policy::plugin::SCAN;
 use xtask_model::spec::reference::Platform;
 use xtask_model::supply::inventory::image_purl;
 use xtask_model::supply::scan::Subject;
@@ -16,7 +16,7 @@ pub fn run(global: &Global, flags: &ScanFlags) -> anyhow::Result<()> {
     let tree = global.tree_for(flags.image.as_deref())?;
     let client = tree.client();
     let platform = flags.platform.clone().unwrap_or_else(Platform::host);
-    let mut settings = steps::settings_of(&tree.policy, SCAN.name).cloned().unwrap_or_default();
+    let mut settings = crate::plugins::settings_of(&tree.policy, SCAN.name).cloned().unwrap_or_default();
     let mut replace = |name: &str, value: Option<serde_json::Value>| {
         if let Some(value) = value {
             settings.insert(name, value, format!("--{name}"));

@@ -1,10 +1,10 @@
 //! `verify`: signatures, provenance and SBOMs of a published image, and whether it is what its commit gives.
 
 use super::sbom::published;
+use crate::documents;
 use crate::flags::{Format, Global};
 use crate::pipeline::{Sources, Unreadable};
 use crate::plugins::{Settings, sign};
-use crate::{documents, steps};
 use serde::Serialize;
 use std::path::Path;
 use xtask_host::process::{self, Command};
@@ -14,13 +14,13 @@ use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::{AppKey, BaseKey, Key as _};
-use xtask_model::image::plugin::{KEYLESS, SIGN};
 use xtask_model::image::policy::ImageKind;
+use xtask_model::image::policy::plugin::{KEYLESS, SIGN};
 use xtask_model::image::presence::Published;
+use xtask_model::image::rebase;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_model::supply;
 use xtask_model::supply::provenance::{self, ProvenanceStatement};
-use xtask_model::supply::rebase;
 use xtask_model::supply::signature::{self, Envelope, SIGNATURE};
 
 #[derive(Serialize)]
@@ -112,7 +112,7 @@ impl Verifier {
             Fault::usage("no key to verify with: `images.toml` has no step with `uses = \"sign\"`")
                 .hint("name the public key: `cargo xtask verify --key FILE`")
         };
-        let settings: &Settings = steps::settings_of(&tree.policy, SIGN.name).ok_or_else(none)?;
+        let settings: &Settings = crate::plugins::settings_of(&tree.policy, SIGN.name).ok_or_else(none)?;
         if let Some(key) = sign::public_key(&tree.root, settings)? {
             return Ok(Self::Key(key));
         }

@@ -3,9 +3,9 @@
 //! A machine that lacks them pulls them, from the project's own repository alone; CI of the default branch puts them there. Neither is
 //! needed: what is absent, refused or invalid is compiled, and a line says so.
 
-use super::facts::Image;
-use super::record::in_ci;
+use super::order::Image;
 use super::{Context, Request};
+use crate::steps::in_ci;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;

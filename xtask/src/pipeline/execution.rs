@@ -3,7 +3,8 @@
 mod compilation;
 
 use super::engine::BuildEngine;
-use super::facts::{Image, key_file};
+use super::facts::key_file;
+use super::order::Image;
 use super::order::{self, BaseImage, labels, local_tags};
 use super::record::Trace;
 use super::tagging::{Named, Tagger};

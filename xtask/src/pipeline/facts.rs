@@ -2,7 +2,8 @@
 //!
 //! Reads files, git, the registry and this machine's images. Builds nothing: without the root that they are on, images have no keys yet.
 
-use super::root::{is_unbuilt, single_try_client};
+use super::order::Image;
+use super::root_registry::{is_unbuilt, single_try_client};
 use super::sources::{Sources, one_line};
 use super::{Checks, Context, Request, claims, order};
 use crate::flags::Global;
@@ -13,15 +14,15 @@ use std::path::{Path, PathBuf};
 use xtask_host::registry::{Answer, Client, attach, publish};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
-use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
+use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::PlannedImage;
+use xtask_model::image::key::EditKind;
 use xtask_model::image::key::{AppKey, BaseKey, FileNames, Fingerprint, Key, app_changes, base_changes};
 use xtask_model::image::plan::{self, Facts, ImageFacts, ImagePlan, InputDifference, Plan, Target};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::{Presence, Published, UNSIGNED};
-use xtask_model::record::ledger::EditKind;
 use xtask_model::spec::oci::{Descriptor, annotation};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_native::push::published::EarlierImage;
@@ -36,14 +37,6 @@ pub(super) struct Planned {
 
 /// Differences from an earlier key, and the part of the app that was edited.
 type Differs = (Vec<String>, Option<EditKind>);
-
-/// One image of a plan, with its facts and its inputs.
-#[derive(Clone, Copy)]
-pub(super) struct Image<'a> {
-    pub plan: &'a ImagePlan,
-    pub facts: &'a ImageFacts,
-    pub parsed: &'a Parsed,
-}
 
 impl Planned {
     /// The base in the registry: of this key, else the one that `latest` names.

@@ -2,12 +2,13 @@
 
 use super::Context;
 use super::dependencies::Program;
-use super::facts::Image;
+use super::order::Image;
 use super::root;
 use super::tagging::branch_tag;
+use crate::store;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use xtask_host::index::{self, Cache};
+use std::path::PathBuf;
+use xtask_host::index::Cache;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::terminal;
@@ -29,8 +30,7 @@ use xtask_native::image::{self, Place};
 use xtask_native::layer::Codec;
 use xtask_native::push::published::{EarlierImage, PublishedLayers};
 use xtask_native::recipes::source::{Kept, Sources};
-use xtask_native::recipes::stage::Realise;
-use xtask_native::store::Store;
+use xtask_native::stage::Realise;
 use xtask_native::{assembly, recipes};
 
 /// Builds an order and brings the image to the registry or into its layout.
@@ -106,8 +106,8 @@ fn with_inputs<T>(
     let context_files = tree.context(order.kind)?;
     let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str(), &order.context)?;
     let store = match context.request.from_nothing {
-        true => Store::open(&tree.root.join(OWN_STORE), STORE_LIMIT)?,
-        false => store(&tree.root)?,
+        true => store::own(&tree.root)?,
+        false => store::open(&tree.root)?,
     };
     let from = open_from(context, order)?;
     let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
@@ -191,7 +191,7 @@ pub(super) fn built_wheels(
 ) -> Result<BTreeMap<String, (PathBuf, String)>, Fault> {
     let tree = context.tree;
     let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &tree.files.text(order.dockerfile.as_ref())?)?;
-    let (store, from) = (store(&tree.root)?, open_from(context, order)?);
+    let (store, from) = (store::open(&tree.root)?, open_from(context, order)?);
     let files = ImageFiles::new(context.client, &store, &from, &order.from.name().to_string(), &tree.root);
     let work = tree.root.join("target/native/work");
     let system = recipes::system(tree, &order.platform, &files, &work)?;
@@ -310,27 +310,4 @@ fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
     }
     found.extend(image.facts.latest.clone());
     found
-}
-
-/// Limit of the store of layers, in bytes.
-const STORE_LIMIT: u64 = 5_000_000_000;
-
-/// The repository's own store.
-const OWN_STORE: &str = "target/native/store";
-
-/// The store of the layers that were made on this machine: the one that `XTASK_STORE` names, else the user's, which all
-/// repositories share: a layer is known by what it is made of. The repository's own where there is no home.
-pub fn store(root: &Path) -> Result<Store, Fault> {
-    let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let folder = named.or_else(|| index::user_folder().map(|folder| folder.join("layers")));
-    let folder = folder.unwrap_or_else(|| root.join(OWN_STORE));
-    if let Ok(absolute) = std::path::absolute(&folder)
-        && absolute.starts_with(root)
-        && !absolute.starts_with(root.join("target"))
-    {
-        return Err(Fault::usage(format!("the store of layers is `{}`, inside the repository", folder.display()))
-            .cause("a `COPY` could take its layers into an image")
-            .hint("name a folder outside, or one below `target`: `XTASK_STORE`"));
-    }
-    Store::open(&folder, STORE_LIMIT)
 }

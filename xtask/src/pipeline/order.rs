@@ -1,15 +1,14 @@
 //! Turns an image of the plan into an order for either engine: labels, names, outputs, the image that it is built on.
 
 use super::engine::BuildEngine;
-use super::facts::Image;
-use super::root::{is_unbuilt, root_client};
+use super::root_registry::{is_unbuilt, root_client};
 use super::{Context, PublishedBase};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use xtask_host::registry::{Answer, publish};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
-use xtask_host::tree::facts::{self, RootImage, RootPlace};
+use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace};
 use xtask_host::tree::toolchain::Portable;
 use xtask_model::fault::Fault;
 use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
@@ -22,6 +21,14 @@ use xtask_native::push::published::EarlierImage;
 
 /// A key as JSON longer than this goes into the index's annotation only: one argument of a program has a limit.
 const LABEL_LIMIT: usize = 64 << 10;
+
+/// One image of a plan, with its facts and its inputs.
+#[derive(Clone, Copy)]
+pub(super) struct Image<'a> {
+    pub plan: &'a ImagePlan,
+    pub facts: &'a ImageFacts,
+    pub parsed: &'a Parsed,
+}
 
 /// A base to build an app on.
 #[derive(Clone)]

@@ -4,7 +4,8 @@
 
 use super::dependencies::Program;
 use super::engine::BuildEngine;
-use super::facts::{Detail, Image, Lookup};
+use super::facts::{Detail, Lookup};
+use super::order::Image;
 use super::order::{self, BaseImage};
 use super::sources::Sources;
 use super::{Context, Request, buildable, docker, layouts, native};

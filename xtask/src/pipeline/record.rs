@@ -12,10 +12,11 @@ use xtask_host::docker::Docker;
 use xtask_host::registry::{Client, publish};
 use xtask_host::{clock, terminal};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::key::EditKind;
 use xtask_model::image::key::foremost;
 use xtask_model::image::plan::{Decision, ImagePlan, Target};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::record::ledger::{self, BuildKind, Bytes, EditKind, Record};
+use xtask_model::record::ledger::{self, BuildKind, Bytes, Record};
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci;
 use xtask_model::spec::reference::{Digest, Platform, Repository};
@@ -228,7 +229,7 @@ impl Trace {
     /// The annotation with which the record travels where the disk does not last; `unfinished` is the image about to be
     /// published. Only the last image that a command builds carries it, so that it is counted once.
     pub(super) fn note(&self, context: &Context<'_>, unfinished: &ImageReport) -> Option<String> {
-        let in_ci = in_ci();
+        let in_ci = crate::steps::in_ci();
         let last = match self.progress.borrow().decision? {
             BuildKind::BaseFast => ImageKind::App,
             _ => unfinished.kind,
@@ -269,14 +270,10 @@ impl Trace {
             engine: background.engine.clone(),
             platform: Some(Platform::host()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            ci: in_ci(),
+            ci: crate::steps::in_ci(),
             failed: None,
         }
     }
-}
-
-pub(super) fn in_ci() -> bool {
-    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 /// Rounds to milliseconds.

@@ -1,8 +1,8 @@
 //! The flags of a build, checked once against each other and against the policy. Later code sees only valid requests.
 
 use super::engine::{self, BuildEngine};
-use super::record::in_ci;
 use crate::flags::{BuildFlags, Global, Output};
+use crate::steps::in_ci;
 use xtask_host::docker::Docker;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;

@@ -1,14 +1,14 @@
 //! The root under the base: the pinned one, the tag's current one, or one built from Debian packages.
 
 use super::facts::{Detail, Lookup, Planned};
+use super::root_registry::{is_unbuilt, root_client};
 use super::sources::pinned_root;
 use super::{Context, Request};
 use std::collections::BTreeMap;
 use std::sync::Once;
-use std::time::Duration;
+use xtask_host::registry::Answer;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::{self, completeness};
-use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{RootImage, RootPlace, Tree};
 use xtask_model::fault::Fault;
@@ -235,11 +235,6 @@ pub fn local_root(tree: &Tree) -> Option<Root> {
     root::find(&debian_recipe(debian), &Layout::open_or_create(&folder).ok()?, &platform).ok()?
 }
 
-/// Returns true for the placeholder of a root that has to be built.
-pub(super) fn is_unbuilt(root: &RootImage) -> bool {
-    root.digests.values().any(|digest| *digest == unknown_digest())
-}
-
 /// The recipe of the policy's Debian root.
 pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
     let mut recipe =
@@ -248,18 +243,6 @@ pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
     recipe.packages.sort();
     recipe.packages.dedup();
     recipe
-}
-
-/// A client that tries once, with short time limits: for registries that a command can do without.
-pub fn single_try_client(tree: &Tree) -> Client {
-    let (connect_timeout, deadline) = (Duration::from_secs(3), Duration::from_secs(20));
-    Client::new(ClientOptions { tries: 1, connect_timeout, deadline, ..tree.client_options() })
-}
-
-/// A client for the root's registry: it does not wait for an unreachable one, and retries failures that may pass.
-pub(super) fn root_client(tree: &Tree) -> Client {
-    let connect_timeout = Duration::from_secs(3);
-    Client::new(ClientOptions { tries: 3, connect_tries: 1, connect_timeout, ..tree.client_options() })
 }
 
 /// The digests of the root's tag now, for each platform.

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use xtask_host::process::Command;
 use xtask_host::{signing, terminal};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::plugin::Settings;
+use xtask_model::image::policy::plugin::Settings;
 use xtask_model::image::policy::{Action, Step};
 
 /// Version of the protocol.

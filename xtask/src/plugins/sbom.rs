@@ -4,7 +4,6 @@
 //! the base's layers.
 
 use super::{Artifact, Blob, Call, Description, Outcome, Plugin, Settings};
-use crate::{pipeline, steps};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use xtask_host::registry::{Answer, Client, attach, publish};
@@ -12,12 +11,13 @@ use xtask_host::terminal;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::{DEFAULT_SBOM_FORMATS, SBOM};
+use xtask_model::image::policy::plugin::{DEFAULT_SBOM_FORMATS, SBOM};
+use xtask_model::image::rebase;
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
 use xtask_model::supply::inventory::{self, Crate, Inventory, Layer, LayerContents};
 use xtask_model::supply::licence::CrateLicences;
-use xtask_model::supply::{self, cyclonedx, rebase, spdx};
+use xtask_model::supply::{self, cyclonedx, spdx};
 use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Described, Search, layers};
 
@@ -91,14 +91,14 @@ pub fn inventory_of(
     image: &Image,
     (repository, platform): (&Repository, &Platform),
 ) -> Result<Found, Fault> {
-    let store = pipeline::store(&tree.root)?;
+    let store = crate::store::open(&tree.root)?;
     let search =
         Search { client, store: &store, root: &tree.root, platform, described: &|| described(client, image, platform) };
     let contents = layers(image, &search)?;
     // A lock that cannot be read has failed the build, or is of another commit than the image.
     let lock = facts::unchecked_lock(tree).ok();
     let mut crates = crates(tree);
-    if let Some(settings) = steps::settings_of(&tree.policy, SBOM.name)
+    if let Some(settings) = crate::plugins::settings_of(&tree.policy, SBOM.name)
         && let Some(path) = settings.text(LICENCES)
         && !crates.is_empty()
     {

@@ -11,7 +11,7 @@ use xtask_host::signing::identity::{self, Identity};
 use xtask_host::signing::{self, PrivateKey, PublicKey};
 use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::plugin::{KEYLESS, SIGN, is_reference};
+use xtask_model::image::policy::plugin::{KEYLESS, SIGN, is_reference};
 use xtask_model::spec::reference::{Digest, Repository};
 use xtask_model::supply::provenance;
 use xtask_model::supply::signature::{

@@ -4,8 +4,8 @@ use super::{Call, Description, Outcome, Plugin};
 use crate::smoke::{self, Memory};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
-use xtask_model::image::plugin::{SIZE_BUDGET, SMOKE};
 use xtask_model::image::policy;
+use xtask_model::image::policy::plugin::{SIZE_BUDGET, SMOKE};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Platform;
 

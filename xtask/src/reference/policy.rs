@@ -1,7 +1,7 @@
 //! The tables of policy keys in the reference.
 
-use xtask_model::image::plugin::{BUILT_IN, Description};
 use xtask_model::image::policy::keys::{Default, PolicyKey, TABLES, Table, ValueKind};
+use xtask_model::image::policy::plugin::{BUILT_IN, Description};
 
 /// One section for each table of the policy; the plugins follow the steps.
 pub(super) fn tables() -> String {

@@ -1,8 +1,8 @@
 //! The JSON Schema of `images.toml`, for editors: the same keys, types, ranges and defaults as the parser's.
 
 use serde_json::{Map, Value, json};
-use xtask_model::image::plugin;
 use xtask_model::image::policy::keys::{self, Default, PolicyKey, ValueKind};
+use xtask_model::image::policy::plugin;
 
 /// The schema (draft 2020-12).
 pub(super) fn schema() -> Value {

@@ -24,20 +24,20 @@ use xtask_host::tree::uv::{self, BuildRequest, Upgrade, Uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::{self, Compression, Policy};
+use xtask_model::spec::lock::checked;
 use xtask_model::spec::lock::sources::SourcePin;
 use xtask_model::spec::lock::{Lock, LockedPackage};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{self, Digest, Platform};
 use xtask_model::spec::sdist::BuildSystem;
-use xtask_model::spec::wheel::checked;
 use xtask_native::layer::item::{Bytes, Content, Item};
 use xtask_native::layer::packed;
 use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{self, Codec, Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
 use xtask_native::recipes::source::{Kept, Sources};
-use xtask_native::recipes::stage::{Earlier, Part, Realise, RootFiles, Selection, TakeLayer};
 use xtask_native::recipes::user::UserStage;
+use xtask_native::stage::{Earlier, Part, Realise, RootFiles, Selection, TakeLayer};
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
 const REQUIREMENTS: &str = "flask==3.1.3\ngreenlet==3.5.6\ntabulate==0.10.0\nsix==1.17.0\n";
@@ -743,7 +743,8 @@ fn by_uv(uv: &Uv, repository: &Repository) -> BTreeMap<String, Found> {
     let lock = repository.folder.path().join(&repository.policy.base.lock);
     let indexes = uv::indexes(
         repository.folder.path(),
-        &uv::requirements(repository.folder.path(), repository.policy.base.requirements.paths()[0].as_ref()).unwrap(),
+        &inputs::requirements_at(repository.folder.path(), repository.policy.base.requirements.paths()[0].as_ref())
+            .unwrap(),
     )
     .unwrap();
     let python = Command::new("python3")
@@ -1096,7 +1097,7 @@ fn setuptools_builds_a_package_of_the_index() {
     lock.records.add_missing_wheel(&lock.packages[0], &format!("{} 3.13", Platform::host()));
     std::fs::write(&path, lock.records.written(&text, &lock.packages)).unwrap();
     let requires = BuildSystem::of(None).unwrap().requires;
-    let found = uv::requirements(repository.folder.path(), "requirements-enhanced.txt".as_ref()).unwrap();
+    let found = inputs::requirements_at(repository.folder.path(), "requirements-enhanced.txt".as_ref()).unwrap();
     let indexes = uv::indexes(repository.folder.path(), &found).unwrap();
     let request = BuildRequest {
         requires: &requires,

@@ -14,7 +14,7 @@ use xtask_model::spec::oci::{Descriptor, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Tag};
 use xtask_native::files::{ImageFiles, Parts, part_id};
 use xtask_native::image::{Image, Place};
-use xtask_native::recipes::stage::{RootFiles as _, Selection};
+use xtask_native::stage::{RootFiles as _, Selection};
 use xtask_native::store::Store;
 
 /// A layer and what is said of it.

@@ -10,9 +10,9 @@ use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use xtask_host::registry::publish;
+use xtask_model::image::rebase;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::{Digest, Platform};
-use xtask_model::supply::rebase;
 
 const RELEASE: &str = "ID=debian\nVERSION_ID=\"13\"\nVERSION_CODENAME=trixie\n";
 

@@ -385,6 +385,6 @@ fn a_record_lists_what_was_edited() {
     world.repo.push();
     let ledger = xtask_model::record::ledger::parse(&world.repo.read(xtask_model::record::ledger::PATH));
     let changes: Vec<_> = ledger.records.iter().map(xtask_model::record::ledger::Record::change).collect();
-    assert_eq!(changes, [None, Some(xtask_model::record::ledger::EditKind::Files)]);
+    assert_eq!(changes, [None, Some(xtask_model::image::key::EditKind::Files)]);
     assert!(ledger.records.iter().all(xtask_model::record::ledger::Record::is_pushed));
 }

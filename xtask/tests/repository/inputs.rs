@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use xtask_host::tree::context::Files as _;
+use xtask_host::tree::files::Files as _;
 use xtask_host::tree::{inputs, uv};
 use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::lock::closure::{environments, pins_of};

@@ -38,7 +38,7 @@ fn ask(root: &Path, base: &str, head: Option<&str>) -> Result<ChangePlan, Fault>
 }
 
 fn inputs(root: &Path, revision: Option<&str>) -> Inputs {
-    let files: Box<dyn xtask_host::tree::context::Files> = match revision {
+    let files: Box<dyn xtask_host::tree::files::Files> = match revision {
         Some(name) => Box::new(Revision::open(root, name, true).unwrap()),
         None => Box::new(root.to_owned()),
     };

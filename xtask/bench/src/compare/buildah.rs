@@ -1,7 +1,7 @@
 //! buildah's command lines, from the same [`Build`] as docker's. Images, caches and temporary files are in one folder
 //! of the bench; buildah keeps its record of blob locations in its usual place.
 
-use super::peers::Start;
+use super::subject::Start;
 use crate::workspace::Workspace;
 use std::ffi::OsString;
 use std::path::Path;

@@ -1,9 +1,10 @@
 //! Growing bases, contexts and changes, for costs that must not grow with them.
 
-use super::harness::{Harness, mount, read};
+use super::harness::{self, Harness, mount, read};
 use super::native;
-use super::peers::{Start, What};
-use crate::scenarios::{self, Sample, edit_template};
+use super::subject::{Start, What};
+use crate::sample::{self, Sample};
+use crate::scenarios::{self, edit_template};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -99,15 +100,15 @@ pub(super) fn among_files(harness: &mut Harness, count: usize, among: Among) -> 
         Among::Warm => warm(harness, &namespace),
         Among::Plan => {
             harness.workspace.commit()?;
-            let plan = native::call(&harness.workspace).args(["plan", "--base", "HEAD~1", "--head", "HEAD"]);
-            scenarios::call(&plan.args(["--registry", &namespace.to_string()]))
+            let plan = harness::call(&harness.workspace).args(["plan", "--base", "HEAD~1", "--head", "HEAD"]);
+            sample::call(&plan.args(["--registry", &namespace.to_string()]))
         }
     }
 }
 
 fn warm(harness: &Harness, namespace: &Registry) -> Result<Sample, Fault> {
     native::stage(harness)?;
-    scenarios::push(native::call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
+    scenarios::push(harness::call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
 }
 
 /// The app with a new file of this many incompressible bytes.
@@ -216,7 +217,7 @@ impl Read for Bytes {
 fn cold(harness: &Harness, namespace: &Registry) -> Result<Sample, Fault> {
     native::forget(&harness.workspace)?;
     rustix::fs::sync();
-    scenarios::push(native::cold_call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
+    scenarios::push(harness::cold_call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
 }
 
 fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {

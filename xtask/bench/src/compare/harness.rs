@@ -1,15 +1,14 @@
 //! State of a comparison: the copy and its engine, the registry before a change, and a registry namespace for each
 //! build, so that no build finds another's images.
 
-use super::native;
-use super::peers::{self, Start};
-use super::pull::Pulled;
+use super::subject::{self, Pulled, Start};
 use crate::plain::{self, Root};
 use crate::scenarios;
 use crate::workspace::Workspace;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use xtask_host::process::Command;
 use xtask_host::registry::{Answer, Client, Mount, Name, publish};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
@@ -21,6 +20,8 @@ use xtask_model::spec::reference::{Digest, Platform, Repository};
 
 pub(super) type Edit = fn(&mut Harness) -> Result<(), Fault>;
 
+pub(super) const UV: &str = "uv";
+
 /// Registry namespace of the state before the change, for the native engine.
 const BEFORE: &str = "before";
 
@@ -30,7 +31,7 @@ pub struct Harness {
     pub(super) client: Client,
     pub(super) root: Root,
     /// The state before the change for other builders; made on first use.
-    pub(super) before: Option<peers::Before>,
+    pub(super) before: Option<subject::Before>,
     pub(super) new_program: Option<PathBuf>,
     /// True if the registry has what the row of a compiled program starts from: for the native engine, and for docker.
     pub(super) program_published: bool,
@@ -55,6 +56,21 @@ pub(super) struct Seeds {
     pub(super) names: Vec<String>,
 }
 
+/// The command with caches of its own.
+pub(super) fn cached(workspace: &Workspace, call: Command) -> Command {
+    let uv = workspace.private_folder(UV);
+    call.env("XTASK_CACHE_DIR", uv.join("xtask")).env("UV_CACHE_DIR", uv)
+}
+
+pub(super) fn call(workspace: &Workspace) -> Command {
+    cached(workspace, workspace.xtask())
+}
+
+/// With an empty cargo target folder too.
+pub(super) fn cold_call(workspace: &Workspace) -> Command {
+    call(workspace).env("CARGO_TARGET_DIR", workspace.cargo_folder("cold"))
+}
+
 impl Harness {
     /// Copies the repository, starts the engine, and publishes the unchanged tree.
     pub fn open(tree: &Tree) -> Result<Self, Fault> {
@@ -63,7 +79,7 @@ impl Harness {
         workspace.engine_up()?;
         terminal::step("readying", "base and app with the native engine");
         let before = prefix(&workspace, BEFORE)?;
-        scenarios::push(native::call(&workspace).args(["build", "--engine", "native"]), &before)?;
+        scenarios::push(call(&workspace).args(["build", "--engine", "native"]), &before)?;
         let scratch = workspace.empty_private_folder("scratch")?;
         if let Some(binary) = &workspace.tree.policy.app.binary {
             copy_file(&workspace.tree.root.join(binary::staged(&Platform::host(), binary)), &scratch.join("program"))?;

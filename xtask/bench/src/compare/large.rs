@@ -4,8 +4,9 @@
 
 use super::harness::Harness;
 use super::native;
-use super::peers::{Start, What};
-use crate::scenarios::{self, Sample};
+use super::subject::{Start, What};
+use crate::sample::Sample;
+use crate::scenarios;
 use std::time::Instant;
 use xtask_host::index::{self, Fetched, WheelRequest};
 use xtask_host::tree::facts;

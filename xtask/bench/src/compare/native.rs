@@ -1,19 +1,18 @@
 //! The native engine's side: `xtask build --engine native --push`, with the binary or through cargo's alias; and the same with docker.
 
-use super::harness::{Harness, Seeds};
-use super::peers::{Start, What};
-use crate::scenarios::{self, Sample};
+use super::harness::{self, Harness, Seeds, cached, call, cold_call};
+use super::subject::{Start, What};
+use crate::sample::Sample;
+use crate::scenarios;
 use crate::workspace::Workspace;
 use std::ffi::OsStr;
-use xtask_host::process::{self, Command};
+use xtask_host::process;
 use xtask_host::terminal;
 use xtask_host::tree::{binary, facts};
 use xtask_model::fault::Fault;
 use xtask_model::image::dependencies;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::spec::reference::Platform;
-
-const UV: &str = "uv";
 
 /// Registry namespace of the state before the change, with the program's compiled crates.
 const WITH_PROGRAM: &str = "before-program";
@@ -38,21 +37,6 @@ impl Caller {
     fn engine(self) -> &'static str {
         if self == Self::Docker { "docker" } else { "native" }
     }
-}
-
-/// The command with caches of its own.
-fn cached(workspace: &Workspace, call: Command) -> Command {
-    let uv = workspace.private_folder(UV);
-    call.env("XTASK_CACHE_DIR", uv.join("xtask")).env("UV_CACHE_DIR", uv)
-}
-
-pub(super) fn call(workspace: &Workspace) -> Command {
-    cached(workspace, workspace.xtask())
-}
-
-/// With an empty cargo target folder too.
-pub(super) fn cold_call(workspace: &Workspace) -> Command {
-    call(workspace).env("CARGO_TARGET_DIR", workspace.cargo_folder("cold"))
 }
 
 pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: Start) -> Result<Sample, Fault> {
@@ -121,7 +105,7 @@ pub(super) fn build_program(harness: &mut Harness, caller: Caller, start: Start)
 pub(super) fn forget(workspace: &Workspace) -> Result<(), Fault> {
     workspace.forget_native()?;
     workspace.remove_cargo_folder("cold")?;
-    workspace.empty_private_folder(UV).map(drop)
+    workspace.empty_private_folder(harness::UV).map(drop)
 }
 
 fn program_seeds(harness: &Harness) -> Result<Seeds, Fault> {

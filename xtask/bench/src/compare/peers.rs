@@ -2,10 +2,13 @@
 //!
 //! They get the compiled binary for free, and xtask does not run on their side.
 
+mod one_file;
+
 use super::harness::{Harness, Seeds, copy_file};
-use super::{buildah, one_file, rewrite};
+use super::subject::{Before, Peer, Start, What};
+use super::{buildah, rewrite};
 use crate::plain;
-use crate::scenarios::{Sample, call};
+use crate::sample::{Sample, call};
 use crate::workspace::Workspace;
 use std::fs;
 use std::path::Path;
@@ -15,58 +18,9 @@ use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::{binary, facts};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Compression, ImageKind, Registry, RelPath};
-use xtask_model::spec::reference::{Digest, Platform, Reference};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    Docker,
-    /// With its build cache in the registry, as runners that keep nothing use it.
-    DockerCached,
-    DockerByPip,
-    /// With one Dockerfile for packages, program and app.
-    OneFile,
-    /// With one Dockerfile and a build cache in the registry.
-    OneFileCached,
-    Buildah,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    App,
-    /// The app, with a program that has to be compiled.
-    Program,
-    BaseAndApp,
-    Base,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    Warm,
-    /// Nothing local; the previous base and app in the registry.
-    Cold,
-    /// Nothing local, and only the root in the registry.
-    Nothing,
-}
-
-pub(super) struct Before {
-    secrets: Secrets,
-    root: Reference,
-    base: Reference,
-}
+use xtask_model::spec::reference::{Digest, Platform};
 
 const BEFORE: &str = "before-plain";
-
-impl Peer {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::OneFile => "one-file",
-            Self::OneFileCached => "one-file-cached",
-            Self::Docker | Self::DockerByPip => "docker",
-            Self::DockerCached => "docker-cached",
-            Self::Buildah => "buildah",
-        }
-    }
-}
 
 /// Builds and pushes; measures only the command lines.
 pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start) -> Result<Sample, Fault> {

@@ -1,21 +1,16 @@
 //! From a pull to the first answer of the app, by an engine that has nothing.
 
-use super::harness::{Harness, Seeds};
+use super::harness::{self, Harness, Seeds};
+use super::subject::Pulled;
 use super::{native, peers};
-use crate::scenarios::{self, Sample};
+use crate::sample::Sample;
+use crate::scenarios;
 use std::time::Instant;
 use xtask::smoke;
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Compression, FILE, Smoke};
 use xtask_native::container::Runner;
-
-/// An app of the unchanged tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pulled {
-    Native(Compression),
-    Docker(Compression),
-}
 
 /// Publishes the app on first use, empties the engine, and measures until the app answers.
 pub(super) fn first_answer(harness: &mut Harness, app: Pulled) -> Result<Sample, Fault> {
@@ -60,9 +55,9 @@ fn by_native(harness: &mut Harness, compression: Compression) -> Result<String, 
     if let Some(error) = broken {
         return Err(Fault::usage(format!("cannot read `{FILE}`")).cause(error));
     }
-    let Seeds { from, names } = native::seeds(harness, peers::Start::Nothing)?;
+    let Seeds { from, names } = native::seeds(harness, super::subject::Start::Nothing)?;
     let to = harness.filled(format!("pull-{word}"), &Seeds { from, names })?;
-    scenarios::push(native::call(&harness.workspace).args(["build", "--engine", "native"]), &to)?;
+    scenarios::push(harness::call(&harness.workspace).args(["build", "--engine", "native"]), &to)?;
     harness.workspace.reset()?;
     let repository = to.repository(&harness.workspace.tree.policy.app.repository);
     let tags = harness.client.tags(&repository)?.present().unwrap_or_default();

@@ -2,10 +2,9 @@
 //!
 //! The page is asked for without pause, so a measurement includes the start of the app.
 
-use super::harness::Harness;
-use super::native;
+use super::harness::{self, Harness};
 use super::peers;
-use crate::scenarios::{Sample, call};
+use crate::sample::{Sample, call};
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -46,7 +45,7 @@ pub(super) fn build(harness: &mut Harness, follow: Follow) -> Result<Sample, Fau
         Follow::Native | Follow::Docker => {
             let registry = harness.before_native()?.to_string();
             let engine = if follow == Follow::Native { "native" } else { "docker" };
-            let call = native::call(&harness.workspace).args(["watch", "--engine", engine, "--registry", &registry]);
+            let call = harness::call(&harness.workspace).args(["watch", "--engine", engine, "--registry", &registry]);
             let call = match follow {
                 Follow::Native => call.env("DOCKER_HOST", "unix:///nonexistent"),
                 _ => call,

@@ -5,7 +5,7 @@
 use super::Limits;
 use super::deadline::{Deadline, Pace};
 use super::proxy::Proxies;
-use super::retry::retry_after;
+use super::retry_after::retry_after;
 use super::url::Url;
 use crate::clock;
 use std::collections::BTreeSet;

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use xtask_model::fault::Fault;
+use xtask_model::spec::lock::choice::{self, NoWheel, Python};
 use xtask_model::spec::lock::indexes::Strategy;
 use xtask_model::spec::lock::{Indexes, LockedPackage};
 use xtask_model::spec::requirements::secret;
-use xtask_model::spec::wheel::choice::{self, NoWheel, Python};
 use xtask_model::spec::wheel::page::{IndexFile, Page, decoded};
 
 /// A file that was chosen. Its URL is absolute, or a path of this machine, which begins with `/`; it may hold a password.

@@ -581,7 +581,7 @@ fn uv_chooses_the_same_wheels_for_the_lock_of_this_repository() {
     let environment = Environment::new("3.13.5", &"linux/amd64".parse().unwrap());
     let here = xtask_model::spec::lock::closure::pins_of(&lock.packages, &environment).0;
     let packages: Vec<LockedPackage> = here.into_values().cloned().collect();
-    let requirements = uv::requirements(&root, Path::new("requirements-enhanced.txt")).unwrap();
+    let requirements = crate::tree::inputs::requirements_at(&root, Path::new("requirements-enhanced.txt")).unwrap();
     let indexes = uv::indexes(&root, &requirements).unwrap();
     let settings = Settings::from_env(&indexes).unwrap();
     let machine = Machine { cache: tempfile::tempdir().unwrap(), indexes, settings };

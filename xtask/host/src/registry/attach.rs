@@ -3,8 +3,8 @@
 //! An artifact is a manifest that names the image as its subject. A registry without the referrers API finds it by the fallback tag of the
 //! specification, `sha256-…`; what cosign writes has a tag of its own besides. Nothing here moves a tag of the image.
 
+use super::parallel::some_at_once;
 use super::publish;
-use super::survey::some_at_once;
 use super::{Answer, Client, Referrer};
 use crate::{process, terminal};
 use std::collections::BTreeMap;

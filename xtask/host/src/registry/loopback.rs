@@ -6,7 +6,7 @@
 use super::http::auth::AuthContext;
 use super::http::exchange::pull;
 use super::manifests::{ACCEPTED, LONGEST, Name, RawManifest, understood};
-use super::survey::some_at_once;
+use super::parallel::some_at_once;
 use super::{Client, Endpoint};
 use crate::process;
 use std::collections::BTreeMap;

@@ -1,17 +1,15 @@
 //! Reads what a registry has of bases and apps, many questions at a time. Changes nothing.
 
-use crate::process;
+use crate::registry::parallel::some_at_once;
 use crate::registry::publish::{self, records, wheels};
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use xtask_model::fault::Fault;
-use xtask_model::image::bases::{AppSurvey, PublishedApp, PublishedBase, Stray, Survey, staged};
-use xtask_model::image::dependencies::Stored;
+use xtask_model::image::bases::{AppSurvey, PublishedApp, PublishedBase, Stored, Stray, Survey, staged};
 use xtask_model::image::key::BaseKey;
 use xtask_model::image::policy::BUILD_PACKAGES;
 use xtask_model::image::presence::{CREATED, Published};
+use xtask_model::record::ledger;
 use xtask_model::spec::lock::sources::{SourceKey, build_packages};
 use xtask_model::spec::oci::Manifest;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -184,7 +182,7 @@ fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<
         revision: found.revision().map(str::to_owned),
         created: created(&found),
         root: root(&found),
-        built: found.built(),
+        built: ledger::built(&found),
         size: sizes.values().sum(),
         missing: found.missing(ask.platforms),
         platforms: found.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect(),
@@ -233,7 +231,7 @@ fn app(
         text.len() >= 8 && (fingerprint.starts_with(text) || revision.starts_with(text))
     };
     let (marks, names) = tags.iter().cloned().partition(marks);
-    Ok(Some(PublishedApp { digest, names, marks, created: created(&found), built: found.built(), built_on }))
+    Ok(Some(PublishedApp { digest, names, marks, created: created(&found), built: ledger::built(&found), built_on }))
 }
 
 /// True if a tag names a digest that something is attached to.
@@ -290,42 +288,9 @@ fn tagged_digests(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Does a thing for every item, some at a time, and keeps the order. The first fault ends it.
+/// [`some_at_once`] with [`AT_ONCE`] threads.
 fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> + Sync) -> Result<Vec<R>, Fault> {
     some_at_once(AT_ONCE, items, work)
-}
-
-/// The same on a number of threads.
-///
-/// # Errors
-/// The first fault.
-pub fn some_at_once<T: Sync, R: Send>(
-    threads: usize,
-    items: &[T],
-    work: impl Fn(&T) -> Result<R, Fault> + Sync,
-) -> Result<Vec<R>, Fault> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Ok(Vec::with_capacity(items.len())));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(items.len()) {
-            scope.spawn(|| {
-                while let Some((index, item)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, items.get(index)?)))
-                {
-                    let result = process::interrupted().and_then(|()| work(item));
-                    let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    match (result, done.as_mut()) {
-                        (Ok(result), Ok(all)) => all.push((index, result)),
-                        (Err(fault), Ok(_)) => *done = Err(fault),
-                        (_, Err(_)) => break,
-                    }
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())?;
-    done.sort_by_key(|(index, _)| *index);
-    Ok(done.into_iter().map(|(_, result)| result).collect())
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 mod compile;
 pub mod dependencies;
 
-pub use compile::{Compiled, building, cargo, compile, is_staged, keep};
+pub use compile::{Compiled, building, compile, is_staged, keep};
 
 use crate::file::cannot_read;
-use crate::process;
-use crate::tree::context::Files;
-use crate::tree::{context, toolchain};
+use crate::process::{self, Command};
+use crate::tree::files::Files;
+use crate::tree::{files, toolchain};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
@@ -136,7 +136,7 @@ fn own_files<F: Files + ?Sized>(repository: &F, own: &BTreeSet<String>, copied: 
         // The compiler reads what a link leads to.
         if repository.found(path)?.is_some_and(|found| found.kind == FileKind::Symlink) {
             let bytes = repository.read(file)?.ok_or_else(|| cannot_read(file, "no such file"))?;
-            sources.insert(file.clone(), context::blob(repository.format(), &bytes)?);
+            sources.insert(file.clone(), files::blob(repository.format(), &bytes)?);
         } else {
             plain.push(path);
         }
@@ -355,10 +355,20 @@ fn collect<F: Files + ?Sized>(
     Ok(())
 }
 
+/// A call of cargo in the repository.
+pub fn cargo(root: &Path) -> Command {
+    Command::new("cargo").current_dir(root)
+}
+
+/// True if this machine's programs do not run there. On a system other than Linux every program of an image is for another one.
+fn is_foreign(platform: &Platform) -> bool {
+    !cfg!(target_os = "linux") || *platform != Platform::host()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::context::Named;
+    use crate::tree::files::Named;
     use std::fs;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use xtask_model::image::context::{FileInfo, ObjectFormat};
@@ -559,7 +569,7 @@ mod tests {
     #[test]
     fn changed_sources_are_named() {
         let sources = |files: &[(&str, &str)]| -> Sources {
-            let id = |text: &str| context::blob(ObjectFormat::Sha1, text.as_bytes()).unwrap();
+            let id = |text: &str| files::blob(ObjectFormat::Sha1, text.as_bytes()).unwrap();
             files.iter().map(|(path, text)| (PathBuf::from(path), id(text))).collect()
         };
         let before = sources(&[("a.rs", "1"), ("b.rs", "1"), ("z.rs", "1")]);

@@ -5,8 +5,8 @@
 //! to root, and looks at no time.
 
 mod below;
-mod files;
 mod fold;
+mod folder;
 mod staged;
 #[cfg(test)]
 mod state_tests;
@@ -15,9 +15,8 @@ mod tests;
 mod walk;
 mod worktree;
 
+use crate::tree::files::{self, Files};
 pub use below::{Below, entries_from_top, from_top};
-pub use files::{Files, Named, Whole};
-pub(crate) use files::{blob, scan_format, scan_rules};
 pub use fold::folder_id;
 pub use staged::{ContextContents, StagedContext, stage};
 pub use walk::Open;

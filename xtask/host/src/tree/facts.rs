@@ -7,7 +7,8 @@ pub mod wheels;
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
-use crate::tree::context::{self, Below, Files, Open, Whole};
+use crate::tree::context::{self, Below, Open};
+use crate::tree::files::{Files, Whole};
 use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, as_in_git
 use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
-use xtask_model::image::plugin::Description;
+use xtask_model::image::policy::plugin::Description;
 use xtask_model::image::policy::{self, BUILD_PACKAGES, ImageKind, Policy, Registry, RelPath, SYSTEM_PACKAGES};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};

@@ -6,22 +6,36 @@
 
 pub mod projects;
 
-use super::context::Files;
-use super::uv;
+use super::files::Files;
 use crate::file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{self, Base, Policy, RequirementFiles};
-use xtask_model::spec::lock::formats::{self, Format, LockInput, Selection, Targets, TranslatedLock};
+use xtask_model::spec::lock::formats::{self, Format, LockInput, Targets, TranslatedLock};
 use xtask_model::spec::lock::{self, Lock};
-use xtask_model::spec::project::{self, Project};
+use xtask_model::spec::project::{self, Project, Selection};
 use xtask_model::spec::requirements::{self, LocalProject, Requirements};
 
 #[derive(Clone, Debug)]
 pub struct Inputs {
     pub requirements: Requirements,
     pub lock: Lock,
+}
+
+/// The requirements of a repository, read from its files; paths are relative to the root.
+pub fn requirements_at<F: Files + ?Sized>(files: &F, path: &Path) -> Result<Requirements, Fault> {
+    requirements::read(path, &mut |file| text(files, file))
+}
+
+/// The text of a requirement file: a regular file of the repository, in an encoding that pip reads.
+pub(super) fn text<F: Files + ?Sized>(files: &F, path: &Path) -> Result<String, Fault> {
+    let bytes = files.regular(path, requirements::MAX_BYTES)?;
+    requirements::encoding::decoded(&bytes).map_err(|why| {
+        Fault::usage(format!("cannot read `{}`", path.display()))
+            .cause(why)
+            .hint(format!("convert it: `iconv -t UTF-8 -o new.txt {0} && mv new.txt {0}`", path.display()))
+    })
 }
 
 /// Reads both, without comparing them.
@@ -89,7 +103,7 @@ pub fn read_requirements<F: Files + ?Sized>(
     for path in named.paths() {
         let path: &Path = path.as_ref();
         let found = match is_project(path) {
-            false => uv::requirements(files, path)?,
+            false => requirements_at(files, path)?,
             true => Project::parse(path, &files.text(path)?)?.requirements(selection)?,
         };
         all = all.and(found);

@@ -2,7 +2,7 @@
 //! image with cargo can be pulled. It compiles nothing itself.
 
 use crate::process::{self, Command};
-use crate::tree::context::Files;
+use crate::tree::files::Files;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::{fs, io};

@@ -13,16 +13,16 @@ pub use install::install;
 
 use crate::process::{self, Command};
 use crate::scratch::Scratch;
-use crate::tree::context::Files;
+use crate::tree::files::Files;
 use crate::tree::inputs;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::RequirementFiles;
-use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::lock::pip::PipSettings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
 use xtask_model::spec::project::Project;
+use xtask_model::spec::project::Selection;
 use xtask_model::spec::requirements::{self, LocalProject, Options, Requirements, normalised, secret};
 use xtask_model::time::Timestamp;
 
@@ -134,21 +134,6 @@ pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
             .hint("install it: `python3 -m pip install uv`, or let `cargo xtask quickstart` do it")
     })?;
     Uv::at(program)
-}
-
-/// The requirements of a repository, read from its files; paths are relative to the root.
-pub fn requirements<F: Files + ?Sized>(files: &F, path: &Path) -> Result<Requirements, Fault> {
-    requirements::read(path, &mut |file| text(files, file))
-}
-
-/// The text of a requirement file: a regular file of the repository, in an encoding that pip reads.
-fn text<F: Files + ?Sized>(files: &F, path: &Path) -> Result<String, Fault> {
-    let bytes = files.regular(path, requirements::MAX_BYTES)?;
-    requirements::encoding::decoded(&bytes).map_err(|why| {
-        Fault::usage(format!("cannot read `{}`", path.display()))
-            .cause(why)
-            .hint(format!("convert it: `iconv -t UTF-8 -o new.txt {0} && mv new.txt {0}`", path.display()))
-    })
 }
 
 /// Where the packages of these requirements come from, by the settings of the repository at `root` and of this machine.
@@ -387,7 +372,7 @@ fn copies(request: &Request<'_>, found: &Requirements) -> Result<Option<tempfile
     let mut differ = false;
     for file in found.files().iter().filter(|file| !is_uvs_project(file)) {
         let bytes = root.regular(file, requirements::MAX_BYTES)?;
-        let text = text(root, file)?;
+        let text = inputs::text(root, file)?;
         if inputs::is_project(file) {
             // Those that a line names are in the file of that line.
             if !request.requirements.paths().iter().any(|path| AsRef::<Path>::as_ref(path) == file) {

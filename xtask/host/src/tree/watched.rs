@@ -3,7 +3,7 @@
 //! [`Recorder`] notes every path that gathering facts reads, lists or looks for, so that `watch` waits for exactly the files that decide
 //! about an image. [`Stamps`] compares what the system says of them; file contents are not read.
 
-use crate::tree::context::{Files, Named};
+use crate::tree::files::{Files, Named};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};

@@ -2,56 +2,9 @@
 //!
 //! Pure. The rules are those of Debian's `adduser` and of shadow's `useradd`, in an image of Debian where nothing was created before.
 
-use super::run::CommandEffect;
+use super::effect::{CommandEffect, Created, Group, IdRange, NewGroup, NewUser};
 use super::shell::Simple;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// `useradd` or `adduser`, `groupadd` or `addgroup`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Created {
-    User(NewUser),
-    Group(NewGroup),
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct NewUser {
-    pub name: String,
-    pub id: Option<u32>,
-    pub group: Group,
-    pub home: Option<String>,
-    pub range: IdRange,
-}
-
-/// The primary group of a new user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Group {
-    /// What the program does without an option.
-    #[default]
-    Default,
-    /// A group of the user's name, created with it.
-    Own,
-    /// A number or a name.
-    Named(String),
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct NewGroup {
-    pub name: String,
-    pub id: Option<u32>,
-    pub range: IdRange,
-}
-
-/// Where a number is looked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum IdRange {
-    /// From 1000 upwards.
-    #[default]
-    Ordinary,
-    /// From 100 upwards: system accounts of `adduser`.
-    SystemUp,
-    /// From 999 downwards: system accounts of `useradd`.
-    SystemDown,
-}
 
 impl IdRange {
     fn system(adduser: bool) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! Pure. Values with variables are left out.
 
-use super::stages::absolute;
+use super::paths::absolute;
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// A build of a service.

@@ -322,7 +322,7 @@ impl Sides<'_> {
         for name in names {
             let (one, other) = (old.get(name), new.get(name));
             let version =
-                |package: Option<&crate::supply::inventory::DebianPackage>| package.map(|p| p.version.clone());
+                |package: Option<&crate::spec::debian::status::DebianPackage>| package.map(|p| p.version.clone());
             if version(one) == version(other) {
                 proof.same(ImagePart::Package, 1);
                 continue;

@@ -2,40 +2,10 @@
 //!
 //! Pure. Everything that is not recognised is [`CommandEffect::Other`]: it is kept for docker, and never guessed.
 
-use super::accounts::{self, Created};
+use super::accounts;
+use super::effect::CommandEffect;
 use super::shell::Simple;
 use super::{Input, LockFile};
-
-/// The effect of one command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum CommandEffect {
-    /// It changes nothing that the new images need: a clean-up, an upgrade of the installer.
-    Nothing,
-    /// Packages of the operating system.
-    System {
-        manager: &'static str,
-        names: Vec<String>,
-    },
-    /// Python packages.
-    Python(Input),
-    /// An environment is created in this folder.
-    Environment(String),
-    Account(Created),
-    Folders(Vec<String>),
-    Owner {
-        owner: String,
-        recursive: bool,
-        paths: Vec<String>,
-    },
-    Mode {
-        mode: String,
-        recursive: bool,
-        paths: Vec<String>,
-    },
-    /// A package manager that has no counterpart; the reason and the replacement.
-    Unknown(&'static str, &'static str),
-    Other,
-}
 
 /// Home of the user that runs commands by default.
 pub(super) const HOME: &str = "/root";
@@ -139,7 +109,7 @@ fn python(words: &[&str], workdir: &str) -> Option<CommandEffect> {
     let last = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
     let program = last(words.first()?);
     let is_python = program == "python" || program == "python3" || program.starts_with("python3.");
-    let absolute = |path: &str| super::stages::absolute(workdir, path);
+    let absolute = |path: &str| super::paths::absolute(workdir, path);
     Some(match (program.as_str(), words.get(1).copied(), words.get(2).copied()) {
         (_, Some("-m"), Some("pip")) if is_python => pip(words.get(3..)?, workdir),
         (_, Some("-m"), Some("venv" | "virtualenv")) if is_python => {
@@ -191,7 +161,7 @@ fn python(words: &[&str], workdir: &str) -> Option<CommandEffect> {
 
 /// The project's own archives, which a later command installs.
 fn made(workdir: &str) -> CommandEffect {
-    let (names, wheels) = (vec![".".to_owned()], Some(super::stages::absolute(workdir, "dist")));
+    let (names, wheels) = (vec![".".to_owned()], Some(super::paths::absolute(workdir, "dist")));
     CommandEffect::Python(Input { names, wheels, ..Input::default() })
 }
 
@@ -249,7 +219,7 @@ fn locked(file: LockFile, words: &[&str]) -> Input {
 }
 
 fn pip(words: &[&str], workdir: &str) -> CommandEffect {
-    let absolute = |path: &str| super::stages::absolute(workdir, path);
+    let absolute = |path: &str| super::paths::absolute(workdir, path);
     let Some((verb, words)) = words.split_first() else { return CommandEffect::Nothing };
     match *verb {
         "install" | "wheel" | "sync" => {}

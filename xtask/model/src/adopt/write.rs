@@ -2,7 +2,8 @@
 //!
 //! Pure. The stages of the base's Dockerfile are the texts that the native engine's recipes implement, so that they cannot differ.
 
-use super::stages::{AppStep, ENVIRONMENT, Folder, From, Kept, Placed, Translation, below, in_context, is_input};
+use super::paths::below;
+use super::stages::{AppStep, ENVIRONMENT, Folder, From, Kept, Placed, Translation, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
 use crate::image::policy::{self, BUILD_PACKAGES, Policy, Provider, RelPath, SYSTEM_PACKAGES};
 use crate::record::workflows::{self, PolicyLocation};

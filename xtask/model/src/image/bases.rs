@@ -3,10 +3,12 @@
 //! Decides from what `xtask_host::registry::survey` found in a registry.
 
 mod apps;
+mod dependencies;
 mod parts;
 mod pruning;
 
 pub use apps::{AppRules, AppSurvey, prune_apps};
+pub use dependencies::prune_dependencies;
 pub use parts::{PartSurvey, prune_parts};
 pub use pruning::{Pruning, Rules, Verdict, prune};
 
@@ -18,6 +20,15 @@ use crate::spec::reference::{Digest, Platform, Tag};
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// An artifact in the registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub tag: Tag,
+    pub digest: Digest,
+    pub created: Option<Timestamp>,
+    pub size: u64,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Survey {

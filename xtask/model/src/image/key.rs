@@ -127,6 +127,34 @@ pub struct AppKey {
     pub compression: String,
 }
 
+/// Part of the app that was edited. Compiling a program takes longer than copying files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EditKind {
+    Program,
+    Files,
+}
+
+impl EditKind {
+    /// Kind of edit between an earlier app and a new one; `None` if only their bases differ.
+    pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
+        let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
+        match old.binary == new.binary {
+            false => Some(Self::Program),
+            true => (rest(old) != rest(new)).then_some(Self::Files),
+        }
+    }
+}
+
+impl fmt::Display for EditKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Program => "edits of the program",
+            Self::Files => "edits of copied files",
+        })
+    }
+}
+
 pub trait Key: Serialize {
     /// The kind's name, which separates equal encodings of different kinds.
     const KIND: &'static str;

@@ -4,14 +4,14 @@
 
 use crate::fault::Fault;
 use crate::image::commit::Commit;
+use crate::image::key::EditKind;
 use crate::image::key::{BinaryKey, FALLBACK, Fingerprint, foremost};
 use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Presence, Published};
+use crate::image::rebase;
 use crate::image::tags::{self, CommitTags};
-use crate::record::ledger::EditKind;
 use crate::spec::lock;
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
-use crate::supply::rebase;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -3,18 +3,19 @@
 //! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
 
 pub mod keys;
+pub mod plugin;
 mod several;
 mod steps;
 mod toml_reader;
 
 use crate::fault::Fault;
-use crate::image::change::verification::{self, DEFAULT_DOCUMENTS, Selected};
-use crate::image::plugin::{Description, Settings, Waits};
 use crate::spec::ignore::Ignore;
-use crate::spec::lock::formats::{Format, Selection};
+use crate::spec::lock::formats::Format;
+use crate::spec::project::Selection;
 use crate::spec::project::is_manifest;
 use crate::spec::reference::{Platform, Reference, Repository, Tag};
 use crate::spec::requirements::normalised;
+use plugin::{Description, Settings, Waits};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -424,6 +425,32 @@ impl Step {
         let all = due.iter().enumerate().filter(|(index, step)| step.name != self.name && waits(*index, step));
         all.map(|(_, step)| step.name.as_str()).collect()
     }
+}
+
+/// The name of the tests that documents need, in CI's outputs and in `cargo xtask ci --only`.
+pub const DOCUMENTS: &str = "documents";
+
+/// The documents of a repository whose policy has no `[ci] documents`. Docker's ignore patterns.
+pub const DEFAULT_DOCUMENTS: [&str; 8] = [
+    "**/*.md",
+    "**/*.rst",
+    "docs",
+    "LICENSE*",
+    "CODEOWNERS",
+    ".github/CODEOWNERS",
+    ".github/ISSUE_TEMPLATE",
+    ".github/PULL_REQUEST_TEMPLATE",
+];
+
+/// `[[ci.tests]]`: tests that are enough for a change of certain paths.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// Name in CI's outputs and in `cargo xtask ci --only`.
+    pub name: String,
+    pub paths: Ignore,
+    pub run: Vec<String>,
+    /// True if the job of all tests runs them.
+    pub long: bool,
 }
 
 /// `[ci]`: what `cargo xtask workflows` writes beyond what the rest of the policy says.
@@ -1002,7 +1029,7 @@ fn read_selected_tests(mut section: Section<'_>, problems: &mut Problems<'_>) ->
     let run = section.texts("run", problems);
     let long = section.boolean("long", problems).unwrap_or_default();
     section.finish(problems);
-    let reserved = ["all", "none", verification::DOCUMENTS];
+    let reserved = ["all", "none", DOCUMENTS];
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if let Some(name) = name.as_ref().filter(|name| !name.value.chars().all(good) || reserved.contains(&&*name.value)) {
         let hint = "lowercase letters, digits and `-`, and not `all`, `none` or `documents`";

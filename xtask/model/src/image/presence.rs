@@ -1,10 +1,8 @@
 //! Presence of an image in the registry or on this machine, and the facts that it carries.
 
 use crate::image::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
-use crate::record::ledger;
 use crate::spec::oci::{Descriptor, Index};
 use crate::spec::reference::{Digest, Platform};
-use crate::time::Timestamp;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,14 +100,6 @@ impl Published {
     /// The commit that it was built from.
     pub fn revision(&self) -> Option<&str> {
         self.notes.get(REVISION).map(String::as_str)
-    }
-
-    /// When its last platform was built, where that was recorded.
-    pub fn built(&self) -> Option<Timestamp> {
-        let noted = self.notes.iter().filter(|(name, _)| name.starts_with(BUILT)).filter_map(|(_, at)| at.parse().ok());
-        let records = self.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION));
-        // Before the annotation there was CI's record of the build, with the moment at which it began.
-        noted.max().or_else(|| records.filter_map(|(_, line)| Some(ledger::parse_line(line).ok()?.when)).max())
     }
 
     /// Why platforms that are wanted are missing although the index lists them, as a reason of a build.

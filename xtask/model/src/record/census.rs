@@ -3,8 +3,9 @@
 //! Seconds are medians of this machine's ledger; where it has none for a kind, a time is assumed, and the result says so.
 
 use crate::image::change::Work;
+use crate::image::key::EditKind;
 use crate::quantity;
-use crate::record::ledger::{BuildKind, EditKind, Record};
+use crate::record::ledger::{BuildKind, Record};
 use crate::record::stats::chart::seconds;
 use crate::record::stats::{median, page};
 use serde::Serialize;

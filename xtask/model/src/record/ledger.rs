@@ -3,7 +3,8 @@
 //! Pure; `xtask_host::tree::ledger` reads and writes the file. A record never changes;
 //! an invalid line is skipped with a warning, and never makes a build fail.
 
-use crate::image::key::AppKey;
+use crate::image::key::EditKind;
+use crate::image::presence::{BUILT, Published};
 use crate::spec::reference::Platform;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,14 @@ pub const ANNOTATION: &str = "dev.xtask.build.";
 /// The annotation of the build that published this platform: each comes from a machine of its own, and keeps its record.
 pub fn annotation(platform: &Platform) -> String {
     format!("{ANNOTATION}{}", platform.to_string().replace('/', "-"))
+}
+
+/// Moment at which the last platform of an image was built, if that was recorded.
+pub fn built(image: &Published) -> Option<Timestamp> {
+    let noted = image.notes.iter().filter(|(name, _)| name.starts_with(BUILT)).filter_map(|(_, at)| at.parse().ok());
+    let records = image.notes.iter().filter(|(name, _)| name.starts_with(ANNOTATION));
+    // Before the annotation there was CI's record of the build, with the moment at which it began.
+    noted.max().or_else(|| records.filter_map(|(_, line)| Some(parse_line(line).ok()?.when)).max())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,34 +84,6 @@ pub struct Bytes {
     /// Of layers that came from the base, or of an image that existed already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reused: Option<u64>,
-}
-
-/// Part of the app that was edited. Compiling a program takes longer than copying files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EditKind {
-    Program,
-    Files,
-}
-
-impl EditKind {
-    /// Kind of edit between an earlier app and a new one; `None` if only their bases differ.
-    pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
-        let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
-        match old.binary == new.binary {
-            false => Some(Self::Program),
-            true => (rest(old) != rest(new)).then_some(Self::Files),
-        }
-    }
-}
-
-impl fmt::Display for EditKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Program => "edits of the program",
-            Self::Files => "edits of copied files",
-        })
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,8 @@
 pub mod chart;
 pub mod page;
 
-use crate::record::ledger::{BuildKind, EditKind, Machine, Record};
+use crate::image::key::EditKind;
+use crate::record::ledger::{BuildKind, Machine, Record};
 use crate::time::{Date, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};

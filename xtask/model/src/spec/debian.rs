@@ -9,6 +9,7 @@ pub mod filter;
 pub mod md5;
 pub mod script;
 mod shell;
+pub mod status;
 pub mod triggers;
 
 use crate::spec::reference::Platform;

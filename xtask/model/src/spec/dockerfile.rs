@@ -22,7 +22,26 @@ pub use sources::{Reads, Source};
 
 use crate::fault::Fault;
 use instruction::{Parsed, parse};
-use lines::ParseError;
+
+/// A problem at a place in the file: 1-based line, 1-based column in characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ParseError {
+    line: usize,
+    column: usize,
+    what: String,
+    hint: Option<String>,
+}
+
+impl ParseError {
+    fn new(line: usize, column: usize, what: impl Into<String>) -> Self {
+        Self { line, column, what: what.into(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
 
 /// A `FROM` and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 //! The text is what `uv pip compile --universal --generate-hashes` prints, below a header of xtask's, so pip and uv install from it as it is.
 //! `xtask_host::tree::uv` resolves and writes it.
 
+pub mod checked;
+pub mod choice;
 pub mod closure;
 mod diff;
 pub mod formats;

@@ -7,7 +7,6 @@ pub mod installed;
 mod setup;
 
 use crate::fault::Fault;
-use crate::spec::lock::formats::Selection;
 use crate::spec::requirements::{
     self, LocationKind, Requirement, RequirementSource, Requirements, Specifier, normalised,
 };
@@ -66,6 +65,16 @@ const CHOICES: [&str; 20] = [
 
 /// Groups that may include each other.
 const DEPTH: usize = 32;
+
+/// The packages of a project that are wanted besides its own dependencies. Names are normalised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Dependency groups of PEP 735 or poetry, or categories of a `Pipfile`.
+    pub groups: BTreeSet<String>,
+    pub extras: BTreeSet<String>,
+    /// Members of a workspace; the project at its top, or all members, where there are none.
+    pub members: BTreeSet<String>,
+}
 
 #[derive(Clone, Debug)]
 pub struct Project {

@@ -13,6 +13,7 @@ pub(crate) mod lines;
 mod local;
 mod location;
 mod marker;
+mod names;
 mod options;
 mod portable;
 mod requirement;
@@ -23,10 +24,10 @@ pub use environment::Environment;
 pub use local::LocalProject;
 pub use location::{Checkout, LocationKind, PackageLocation};
 pub use marker::{Marker, Operand};
+pub use names::{distribution, normalised};
 pub use options::Options;
 pub use portable::portable;
-pub use requirement::distribution;
-pub use requirement::{NormalRequirement, Requirement, RequirementSource, normalised};
+pub use requirement::{NormalRequirement, Requirement, RequirementSource};
 pub use version::{Specifier, Version};
 
 use crate::fault::Fault;
@@ -339,7 +340,7 @@ impl FileReader<'_> {
                 Err(bad) => Ok(Err(bad.within(blank))),
             };
         }
-        if local::is_path(line.text.split_whitespace().next().unwrap_or_default()) {
+        if location::is_path(line.text.split_whitespace().next().unwrap_or_default()) {
             let split = options_begin(&line.text);
             return Ok(self.local(path, line, &line.text[..split], constraint).map_err(|bad| bad.within(blank)));
         }
@@ -401,7 +402,7 @@ impl FileReader<'_> {
                 }
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
-                    self.found.locations.extend(PackageLocation::of(option));
+                    self.found.locations.extend(option.location());
                     if self.found.locations.iter().filter(|place| place.kind != LocationKind::File).count()
                         > MAX_LOCATIONS
                     {

@@ -3,8 +3,6 @@
 //!
 //! Pure. The order of preference is uv's, so that both choose the same file; a test asks uv.
 
-pub mod checked;
-pub mod choice;
 pub mod page;
 mod tags;
 

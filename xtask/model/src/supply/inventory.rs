@@ -5,11 +5,12 @@
 
 use super::licence;
 use super::osv::WantedPackage;
-use super::versions::Ecosystem;
+use crate::spec::debian::status::DebianPackage;
 use crate::spec::lock::closure::PackageMetadata;
 use crate::spec::lock::{Lock, LockedPackage};
 use crate::spec::reference::{Digest, Platform};
 use crate::spec::requirements::{Environment, normalised};
+use crate::spec::versions::Ecosystem;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,24 +54,6 @@ pub struct Distribution {
     pub requires: BTreeSet<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DebianPackage {
-    pub name: String,
-    pub version: String,
-    pub architecture: String,
-    /// Source package, if its name differs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Version of the source package, if it differs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_version: Option<String>,
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub provides: BTreeSet<String>,
-    /// Names that it depends on, the first of alternatives.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub depends: BTreeSet<String>,
-}
-
 /// Reads a distribution's `METADATA`. `path` says the Python: `…/lib/python3.13/site-packages/…`.
 pub fn distribution(path: &str, text: &str, platform: &Platform) -> Option<Distribution> {
     let field = |name: &str| {
@@ -84,40 +67,6 @@ pub fn distribution(path: &str, text: &str, platform: &Platform) -> Option<Distr
         version: field("Version")?,
         licence: licence::of_metadata(text),
         requires: PackageMetadata::of_metadata(text).required_in(&environment),
-    })
-}
-
-/// Reads dpkg's list: the packages that are installed.
-pub fn debian(status: &str) -> Vec<DebianPackage> {
-    status.split("\n\n").filter_map(stanza).collect()
-}
-
-fn stanza(text: &str) -> Option<DebianPackage> {
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        line.map(str::trim).filter(|value| !value.is_empty())
-    };
-    if field("Status").is_some_and(|status| !status.ends_with(" installed")) {
-        return None;
-    }
-    let names = |list: Option<&str>| -> BTreeSet<String> {
-        let first = |one: &str| {
-            let name = one.split('|').next()?.trim().split([' ', ':', '(']).next()?;
-            (!name.is_empty()).then(|| name.to_owned())
-        };
-        list.into_iter().flat_map(|list| list.split(',')).filter_map(first).collect()
-    };
-    let mut depends = names(field("Depends"));
-    depends.extend(names(field("Pre-Depends")));
-    let source = field("Source").map(|source| source.split_once(" (").unwrap_or((source, "")));
-    Some(DebianPackage {
-        name: field("Package")?.to_owned(),
-        version: field("Version")?.to_owned(),
-        architecture: field("Architecture")?.to_owned(),
-        source: source.map(|(name, _)| name.to_owned()),
-        source_version: source.map(|(_, version)| version.trim_end_matches(')').to_owned()).filter(|v| !v.is_empty()),
-        provides: names(field("Provides")),
-        depends,
     })
 }
 
@@ -455,7 +404,7 @@ pub(super) mod tests {
             (path.clone(), distribution(&path, text, &platform()).unwrap())
         };
         let root = LayerContents {
-            debian: [("var/lib/dpkg/status".to_owned(), debian(STATUS))].into(),
+            debian: [("var/lib/dpkg/status".to_owned(), crate::spec::debian::status::installed(STATUS))].into(),
             copyright: [("glibc".to_owned(), "LGPL-2.1-or-later".to_owned())].into(),
             distro: distro("PRETTY_NAME=\"Debian\"\nID=debian\nVERSION_ID=\"13\"\n"),
             ..LayerContents::default()

@@ -1,8 +1,8 @@
 //! Records of vulnerabilities in the OSV format, schema 1.7, and whether one is about a package.
 
 use super::severity::{self, Severity};
-use super::versions::Ecosystem;
 use crate::spec::oci::null_is_empty;
+use crate::spec::versions::Ecosystem;
 use serde::Deserialize;
 use serde_json::Value;
 use std::cmp::Ordering;

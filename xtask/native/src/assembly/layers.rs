@@ -13,7 +13,7 @@ use super::copy::{self, Flags, Selected};
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::layer::packed;
-use crate::recipes::stage::{Earlier, Realise};
+use crate::stage::{Earlier, Realise};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

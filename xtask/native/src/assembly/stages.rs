@@ -13,7 +13,7 @@ use super::fingerprint::LayerFingerprint;
 use super::layers::{CopyJob, CopySource, LayerChain, Layers, StageLayer, may_contain, run};
 use super::{Inputs, LayerPlan, unsupported};
 use crate::layer::item::{Bytes, Content};
-use crate::recipes::stage::{Part, Realise};
+use crate::stage::{Part, Realise};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -45,13 +45,6 @@ pub(super) struct Stages<'a> {
     pub(super) inherited: usize,
     /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
     pub(super) selected: BTreeMap<(usize, usize), Vec<SourceFiles>>,
-}
-
-/// Adds hints for what this engine cannot do.
-pub(super) fn with_alternatives(fault: Fault) -> Fault {
-    fault
-        .hint("move it to a named stage, and give that stage a recipe in `[base.stages]` of `images.toml`")
-        .hint("or build with `--engine docker`")
 }
 
 impl<'a> Stages<'a> {
@@ -106,7 +99,7 @@ impl<'a> Stages<'a> {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
                     let what = format!("a stage cannot be built on `{}`, which a recipe makes", stage.base);
-                    return Err(with_alternatives(self.wrong(stage.line, what)));
+                    return Err(unsupported::with_alternatives(self.wrong(stage.line, what)));
                 };
                 StageState { description: base.description.next_stage(), chain: base.chain.clone() }
             }
@@ -223,11 +216,9 @@ impl<'a> Stages<'a> {
                 return Ok(());
             }
             let name = self.inputs.dockerfile.stages()[number].name.as_deref().unwrap_or_default();
-            let realise: &'a dyn Realise = *self
-                .inputs
-                .realised
-                .get(name)
-                .ok_or_else(|| with_alternatives(self.wrong(line, format!("the stage `{from}` has no recipe"))))?;
+            let realise: &'a dyn Realise = *self.inputs.realised.get(name).ok_or_else(|| {
+                unsupported::with_alternatives(self.wrong(line, format!("the stage `{from}` has no recipe")))
+            })?;
             for (number_of_part, reads, alone) in self.parts(line, realise, &reads)? {
                 let part: &Part = &realise.parts()[number_of_part];
                 let origin = CopySource::Part { stage: number, realise, number: number_of_part, reads, alone };

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::layer::item::{Bytes, Content};
-use crate::recipes::stage::{Earlier, Part};
+use crate::stage::{Earlier, Part};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::fs;

@@ -5,7 +5,6 @@
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;
 use super::interpreted;
-use super::stages::with_alternatives;
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::spec::dockerfile::{Dockerfile, Instruction, Kind, Transfer, remote};
@@ -112,4 +111,11 @@ fn check_transfer(file: &Dockerfile, line: usize, transfer: &Transfer) -> Result
 pub(super) fn unresolvable_owner(file: &Dockerfile, line: usize, transfer: &Transfer) -> Fault {
     let what = format!("`--chown={}` needs an image to look the name up in", transfer.chown().unwrap_or_default());
     wrong(file, line, what).hint("use the number, or remove `--link`")
+}
+
+/// Adds hints for what this engine cannot do.
+pub(super) fn with_alternatives(fault: Fault) -> Fault {
+    fault
+        .hint("move it to a named stage, and give that stage a recipe in `[base.stages]` of `images.toml`")
+        .hint("or build with `--engine docker`")
 }

@@ -5,7 +5,7 @@
 use super::{ImageFiles, PACKED, PLAIN, TABLE};
 use crate::image::Place;
 use crate::layer::toc::LayerToc;
-use crate::recipes::stage::Selection;
+use crate::stage::Selection;
 use flate2::bufread::GzDecoder;
 use flate2::{Compression, GzBuilder};
 use std::fs::{self, File};

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::FileKind;
+use xtask_model::image::rebase::root::{self, RootFacts, RootPython, SCHEMA};
+use xtask_model::spec::debian;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
-use xtask_model::supply::inventory::{self, LayerContents};
-use xtask_model::supply::rebase::root::{self, RootFacts, RootPython, SCHEMA};
+use xtask_model::supply::inventory::LayerContents;
 
 /// A root, with the contents of its layers for an inventory.
 pub struct Read {
@@ -50,7 +51,7 @@ pub fn read(image: &Image, search: &Search<'_>) -> Result<Read, Fault> {
     let release = ["etc/os-release", "usr/lib/os-release"].iter().find_map(|path| texts.release.get(*path));
     facts.release = release.map(|text| root::release(text)).unwrap_or_default();
     for status in texts.status.values() {
-        facts.packages.extend(inventory::debian(status).iter().map(root::package));
+        facts.packages.extend(debian::status::installed(status).iter().map(root::package));
         facts.conffiles.extend(root::conffiles(status));
     }
     facts.python = python(&facts, &texts, image);

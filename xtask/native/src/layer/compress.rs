@@ -5,7 +5,7 @@
 
 use super::item::Packed;
 use super::packed::Archives;
-use super::{Codec, Written, note};
+use super::{Codec, note};
 use flate2::{Compress, Crc, FlushCompress, Status};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use sha2::{Digest as _, Sha256};
@@ -18,6 +18,17 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::Compression;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    pub diff_id: Digest,
+    /// Media type, digest and size of what was written.
+    pub descriptor: Descriptor,
+    /// Size of the tar file in bytes.
+    pub bytes: u64,
+    /// Bytes of the note at the end of the layer, with their framing.
+    pub note: u64,
+}
 
 /// Size of a block before compression, in bytes.
 pub(super) const BLOCK: usize = 1 << 20;

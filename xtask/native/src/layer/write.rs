@@ -3,6 +3,7 @@
 //! The output depends only on the items. A file that differs from its item is an error.
 
 use super::Codec;
+use super::compress::Written;
 use super::compress::{self, Blocks};
 use super::header::{self, Header, flag};
 use crate::layer::item::{Bytes, Content, Item};
@@ -12,19 +13,6 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
-use xtask_model::spec::oci::Descriptor;
-use xtask_model::spec::reference::Digest;
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Written {
-    pub diff_id: Digest,
-    /// Media type, digest and size of what was written.
-    pub descriptor: Descriptor,
-    /// Size of the tar file in bytes.
-    pub bytes: u64,
-    /// Bytes of the note at the end of the layer, with their framing.
-    pub note: u64,
-}
 
 /// Writes a layer. `items` are sorted by path and include parent folders where needed; `threads` does not affect the
 /// bytes.

@@ -28,8 +28,8 @@ mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::source::{self, Needed, Sources};
-use crate::recipes::stage::{Earlier, Part, Realise, RootFiles};
 use crate::root;
+use crate::stage::{Earlier, Part, Realise, RootFiles};
 use compile::{ChunkName, ImportCheck};
 use distribution::EnvironmentPlace;
 use environment::Environment;
@@ -57,11 +57,11 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::{BUILD_PACKAGES, Policy};
 use xtask_model::quantity;
 use xtask_model::record::report::Imports;
+use xtask_model::spec::lock::checked::{self, Checked};
 use xtask_model::spec::lock::{Lock, LockedPackage, Pin, sources};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
-use xtask_model::spec::wheel::checked::{self, Checked};
 
 /// Path of the environment in the image, as in the Dockerfile.
 pub const HOME: &str = "/opt/venv";

@@ -11,7 +11,7 @@ pub use inspect::{Inspected, inspect};
 use crate::container::bare::Bare;
 use crate::container::{Launch, Manner};
 use crate::layer;
-use crate::recipes::stage::RootFiles;
+use crate::stage::RootFiles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -10,7 +10,7 @@ mod install;
 use crate::files::ImageFiles;
 use crate::layer::item::Item;
 use crate::layer::{self, Codec};
-use crate::recipes::stage::{Part, Realise};
+use crate::stage::{Part, Realise};
 use install::Installation;
 use std::cell::OnceCell;
 use std::fs::File;
@@ -55,7 +55,7 @@ struct MadeItems {
 impl<'a> SystemPackages<'a> {
     /// The recipe with the pins for one platform. Reads nothing yet. `work` is for temporary files, `cache` keeps downloads.
     pub fn new(root: &'a ImageFiles<'a>, (suite, pins): (&str, &Pins), (cache, work): (&Path, &Path)) -> Self {
-        use crate::recipes::stage::RootFiles as _;
+        use crate::stage::RootFiles as _;
         let packages: Vec<String> = pins.packages.iter().map(ToString::to_string).collect();
         let recipe = serde_json::json!({
             "recipe": "system-packages", "schema": SCHEMA, "root": root.config().rootfs.diff_ids, "packages": packages,

@@ -1,7 +1,7 @@
 //! `user`: the user's account entries, home and app folder, as in the Dockerfile's stage `user`.
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Part, Realise, RootFiles};
+use crate::stage::{Part, Realise, RootFiles};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
@@ -106,7 +106,7 @@ impl Realise for UserStage<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipes::stage::Selection;
+    use crate::stage::Selection;
     use std::path::PathBuf;
     use xtask_model::spec::oci::Config;
 

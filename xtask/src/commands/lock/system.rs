@@ -12,16 +12,16 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::FALLBACK;
 use xtask_model::image::policy::Engine;
+use xtask_model::image::rebase::root::release;
 use xtask_model::spec::debian::architecture;
 use xtask_model::spec::lock::ImagesLock;
 use xtask_model::spec::lock::images::{SystemPackages, SystemPin, installed};
 use xtask_model::spec::reference::Platform;
-use xtask_model::supply::rebase::root::release;
 use xtask_native::files::ImageFiles;
 use xtask_native::image::{Image, Place};
 use xtask_native::recipes;
-use xtask_native::recipes::stage::Realise as _;
 use xtask_native::root;
+use xtask_native::stage::Realise as _;
 
 /// Resolves and writes the pins of these bases; takes away those that no base of the policy names. `reached` says whether the root's
 /// registry is reachable: without it the packages are for the root that is built in its place.
@@ -118,7 +118,7 @@ fn resolve(
     image: &Image,
     names: &[String],
 ) -> Result<(String, SystemPackages), Fault> {
-    let (client, store) = (tree.client(), pipeline::store(&tree.root)?);
+    let (client, store) = (tree.client(), crate::store::open(&tree.root)?);
     let files = ImageFiles::new(&client, &store, image, &image.digest.to_string(), &tree.root);
     let wanted = ["var/lib/dpkg/status", "etc/os-release", "usr/lib/os-release"];
     let read = files.files(&|path| {

@@ -3,7 +3,7 @@
 use super::{AT_ONCE, RebaseContext};
 use crate::flags::RebaseFlags;
 use std::collections::BTreeMap;
-use xtask_host::registry::survey::some_at_once;
+use xtask_host::registry::parallel::some_at_once;
 use xtask_host::registry::{Answer, publish, publish::records};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
@@ -11,10 +11,10 @@ use xtask_model::image::bases::staged;
 use xtask_model::image::key::{AppKey, BaseKey, FALLBACK, Fingerprint, Key as _};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
+use xtask_model::image::rebase::{self, Documents};
 use xtask_model::image::tags::{self, BranchTag};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
-use xtask_model::supply::rebase::{self, Documents};
 
 /// An image as somebody named it.
 pub(super) struct NamedImage {

@@ -4,20 +4,19 @@ use super::images::{Images, Rebasable};
 use super::{AT_ONCE, RebaseContext, about, folder};
 use crate::pipeline;
 use crate::plugins::scan::Search as Advisories;
-use crate::steps;
 use std::collections::{BTreeMap, BTreeSet};
-use xtask_host::registry::survey::some_at_once;
+use xtask_host::registry::parallel::some_at_once;
 use xtask_host::registry::{Answer, publish};
 use xtask_host::tree::facts;
 use xtask_host::{file, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::{BaseKey, FALLBACK};
-use xtask_model::image::plugin::SCAN;
 use xtask_model::image::policy::ImageKind;
+use xtask_model::image::policy::plugin::SCAN;
+use xtask_model::image::rebase::root::{self, Fix, RootFacts, Upper};
+use xtask_model::image::rebase::{self, Documents};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_model::supply::inventory::{self, LayerContents};
-use xtask_model::supply::rebase::root::{self, Fix, RootFacts, Upper};
-use xtask_model::supply::rebase::{self, Documents};
 use xtask_model::supply::scan::Subject;
 use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Search, root as reading};
@@ -157,7 +156,7 @@ impl Roots {
 
     /// Layers of an image that do not fit on its new root.
     fn hidden(&self, context: &RebaseContext<'_>, images: &Images, image: &Rebasable) -> Result<Vec<String>, Fault> {
-        let store = pipeline::store(&context.tree.root)?;
+        let store = crate::store::open(&context.tree.root)?;
         let mut found = Vec::new();
         for (platform, own) in &image.documents {
             let Some(swap) = self.swap(images.root_of(image), platform) else { continue };
@@ -272,7 +271,7 @@ fn known(
     platform: &Platform,
 ) -> Result<(RootFacts, LayerInventories), Fault> {
     let path = folder(context.tree).join(format!("{}.json", image.digest.hex()));
-    let store = pipeline::store(&context.tree.root)?;
+    let store = crate::store::open(&context.tree.root)?;
     let search = search(context, &store, platform);
     let before = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<RootFacts>(&text).ok());
     if let Some(facts) = before.filter(|facts| facts.schema == root::SCHEMA) {
@@ -295,7 +294,7 @@ fn advise(
     (name, platform): (&str, &Platform),
     roots: [(&Image, &LayerInventories); 2],
 ) -> Result<(), Fault> {
-    let Some(settings) = steps::settings_of(&context.tree.policy, SCAN.name) else { return Ok(()) };
+    let Some(settings) = crate::plugins::settings_of(&context.tree.policy, SCAN.name) else { return Ok(()) };
     let search = Advisories::new(&context.tree.root, settings)?;
     let mut found = Vec::new();
     for (image, contents) in roots {

@@ -6,18 +6,18 @@ use super::{AT_ONCE, RebaseContext};
 use crate::steps;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use xtask_host::registry::parallel::some_at_once;
 use xtask_host::registry::publish::{self, Publication, completeness, records};
-use xtask_host::registry::survey::some_at_once;
 use xtask_host::registry::{Answer, Client};
 use xtask_host::{clock, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FINGERPRINT_LABEL;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
+use xtask_model::image::rebase;
 use xtask_model::image::tags::TaggedCommit;
 use xtask_model::spec::oci::{Descriptor, annotation};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
-use xtask_model::supply::rebase;
 
 /// Begin of this program's own labels. An image from a rebase has its own.
 const OWN: &str = "dev.xtask.";

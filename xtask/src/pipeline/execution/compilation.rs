@@ -4,7 +4,7 @@ use super::native;
 use crate::pipeline::Context;
 use crate::pipeline::dependencies::{CompiledProgram, Program};
 use crate::pipeline::engine::BuildEngine;
-use crate::pipeline::facts::Image;
+use crate::pipeline::order::Image;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 use xtask_host::process;

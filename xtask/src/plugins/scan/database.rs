@@ -279,7 +279,7 @@ mod tests {
     use std::io::{BufRead as _, BufReader, Read as _, Write as _};
     use std::net::TcpListener;
     use std::sync::Mutex;
-    use xtask_model::supply::versions::Ecosystem;
+    use xtask_model::spec::versions::Ecosystem;
 
     fn record(id: &str, package: &str) -> String {
         json!({"id": id, "affected": [{"package": {"ecosystem": "PyPI", "name": package}, "versions": ["1.0"]}]})

@@ -18,8 +18,8 @@ use xtask_model::spec::lock::images::{SystemPackages as Pins, installed};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::files::ImageFiles;
 use xtask_native::image::{Image, Place};
-use xtask_native::recipes::stage::{Realise as _, RootFiles as _};
 use xtask_native::recipes::system::SystemPackages;
+use xtask_native::stage::{Realise as _, RootFiles as _};
 use xtask_native::store::Store;
 
 const SUITE: &str = "trixie";

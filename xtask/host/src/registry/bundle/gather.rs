@@ -2,7 +2,7 @@
 
 use super::{Document, Part, short, tags_of};
 use crate::process;
-use crate::registry::survey::some_at_once;
+use crate::registry::parallel::some_at_once;
 use crate::registry::{Answer, Client};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,7 @@
 
 use super::{DOCUMENT, Document, Part, REPOSITORY, SINCE, is_attached};
 use crate::http::transport::BlobSource;
-use crate::registry::survey::some_at_once;
+use crate::registry::parallel::some_at_once;
 use crate::registry::{Client, attach, publish};
 use crate::signing::PublicKey;
 use crate::{file, process};

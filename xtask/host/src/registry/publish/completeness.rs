@@ -3,7 +3,7 @@
 //! Clean-ups delete manifests without tags, and storage loses blobs; an index stays where it is in both cases. Asks only.
 
 use super::Published;
-use crate::registry::survey::some_at_once;
+use crate::registry::parallel::some_at_once;
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_model::fault::Fault;

@@ -77,7 +77,7 @@ pub fn compile(place: &Place<'_>, recipe: &BinaryKey, copied: &BTreeSet<PathBuf>
         let missing_target = said
             .iter()
             .any(|line| line.contains("can't find crate for `core`") || line.contains("can't find crate for `std`"));
-        return Err(if missing_target || is_foreign(platform) && process::found("cargo-zigbuild").is_none() {
+        return Err(if missing_target || super::is_foreign(platform) && process::found("cargo-zigbuild").is_none() {
             fault.hint(format!("`rustup target add {triple}`, and `cargo install cargo-zigbuild` for its linker; or build on that platform"))
         } else {
             fault
@@ -102,9 +102,9 @@ pub fn building(
     platform: &Platform,
     incremental: &BTreeSet<String>,
 ) -> Result<Command, Fault> {
-    let foreign = is_foreign(platform);
+    let foreign = super::is_foreign(platform);
     // Choices made for xtask's own compilation are not the binary's.
-    let call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    let call = super::cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
     // The image's key has the profile as the manifest says it.
     let profiles =
         std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"CARGO_PROFILE_"));
@@ -125,11 +125,6 @@ pub fn building(
         })
     };
     Ok(if foreign { call.args(["--target", toolchain::triple(platform)?]) } else { call })
-}
-
-/// True if this machine's programs do not run there. On a system other than Linux every program of an image is for another one.
-pub(super) fn is_foreign(platform: &Platform) -> bool {
-    !cfg!(target_os = "linux") || *platform != Platform::host()
 }
 
 /// Stages a program in the build context as what this recipe gives: a build of the recipe then takes it and starts no compiler.
@@ -218,11 +213,6 @@ fn dependencies(list: &str) -> Vec<PathBuf> {
         found.push(PathBuf::from(name));
     }
     found
-}
-
-/// A call of cargo in the repository.
-pub fn cargo(root: &Path) -> Command {
-    Command::new("cargo").current_dir(root)
 }
 
 fn artifact(line: &str, name: &str) -> Option<PathBuf> {

@@ -4,7 +4,7 @@
 //! Cargo decides by itself whether it uses them: its fingerprints have the compiler, the flags, the features and the paths. What is
 //! missing or does not fit it compiles. Here nothing is downloaded.
 
-use super::compile::is_foreign;
+use super::is_foreign;
 use super::{cargo, locked, members};
 use crate::file::{self, cannot_read};
 use crate::tree::toolchain;

@@ -1,6 +1,6 @@
 //! A folder of a repository as a build context of its own.
 
-use super::{Files, Named, Whole};
+use crate::tree::files::{Files, Named, Whole};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;

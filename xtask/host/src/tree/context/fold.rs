@@ -3,7 +3,7 @@
 //! Pure. A folder that was not read file by file has such an entry already; this gives one to the others, so that the result does not
 //! depend on how the files were read.
 
-use super::files::scan_format;
+use crate::tree::files::scan_format;
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, ObjectFormat, ObjectId};

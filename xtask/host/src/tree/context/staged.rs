@@ -303,7 +303,7 @@ fn copy(source: &Path, to: &Path, (mode, nanos): (u32, i64), format: ObjectForma
     remove(to).map_err(cannot)?;
     let mut output = File::create_new(to).map_err(cannot)?;
     let size = input.metadata().map_err(|error| cannot_read(source, error))?.len();
-    let mut hash = xtask_scan::id::ObjectHash::new(super::scan_format(format), "blob", size);
+    let mut hash = xtask_scan::id::ObjectHash::new(crate::tree::files::scan_format(format), "blob", size);
     let mut buffer = vec![0; 128 << 10];
     loop {
         let count = input.read(&mut buffer).map_err(|error| cannot_read(source, error))?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::process::Command;
+use crate::tree::files::Named;
 use proptest::prelude::*;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;

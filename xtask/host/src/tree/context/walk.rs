@@ -2,7 +2,7 @@
 //!
 //! Reads folders and links' targets, no file's contents. Lists files; selects nothing.
 
-use super::{Files, Whole};
+use crate::tree::files::{Files, Whole};
 use std::collections::BTreeSet;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, FileInfo, Tree};

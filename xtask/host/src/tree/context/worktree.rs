@@ -4,7 +4,7 @@
 //! believed only as far as `xtask_scan::index` says, and not at all where git's attributes name filters: these may change contents without
 //! their length. Everything else is hashed as it is on disk.
 
-use super::files::{self, Files, Named, Whole};
+use crate::tree::files::{self, Files, Named, Whole};
 use crate::tree::git::Git;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

@@ -6,7 +6,7 @@
 
 use super::Git;
 use super::objects::{Folder, Node, NodeKind, Objects};
-use crate::tree::context::{Files, Named, Whole, scan_format, scan_rules};
+use crate::tree::files::{Files, Named, Whole, scan_format, scan_rules};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Files that give an app the metadata and programs of this repository's projects: `lock` writes them, builds compare them.
 
 use crate::file;
-use crate::tree::context::Files;
+use crate::tree::files::Files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;

@@ -71,7 +71,7 @@ fn resolving_twice_gives_the_same_bytes() {
     assert_eq!(first, repository.resolve(&uv, &Upgrade::Keep).unwrap(), "without it");
     assert!(first.contains("    # via\n    #   -c c.txt\n    #   python-dateutil\n"), "{first}");
     assert!(!first.contains("://") && !first.contains("--index"), "no index is named: {first}");
-    let found = requirements(repository.0.path(), Path::new("r.txt")).unwrap();
+    let found = inputs::requirements_at(repository.0.path(), Path::new("r.txt")).unwrap();
     xtask_model::spec::lock::check(&found, "3.12", &repository.lock()).unwrap();
 }
 
@@ -118,7 +118,7 @@ fn a_missing_index_is_a_network_fault() {
     // Bound and let go at once: nothing listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let repository = Repository::new(&format!("--index-url http://me:word@127.0.0.1:{port}/simple\nsix\n"));
-    let found = requirements(repository.0.path(), Path::new("r.txt")).unwrap();
+    let found = inputs::requirements_at(repository.0.path(), Path::new("r.txt")).unwrap();
     let call = uv.compile(found.options(), "3.12").arg("r.txt").current_dir(repository.0.path());
     let fault = run(&call.env("UV_HTTP_RETRIES", "0"), "r.txt").unwrap_err();
     assert_eq!((fault.exit, fault.what.as_str()), (Exit::Network, "cannot reach the package index"));
@@ -226,7 +226,7 @@ fn uvs_words_are_judged() {
 #[test]
 fn the_committed_lock_satisfies_the_committed_requirements() {
     let root = root();
-    let found = requirements(&root, Path::new("requirements-enhanced.txt")).unwrap();
+    let found = inputs::requirements_at(&root, Path::new("requirements-enhanced.txt")).unwrap();
     let text = fs::read_to_string(root.join("requirements-enhanced.lock")).unwrap();
     let lock = Lock::parse(Path::new("requirements-enhanced.lock"), &text).unwrap();
     xtask_model::spec::lock::check(&found, "3.12", &lock).unwrap();
@@ -250,7 +250,7 @@ fn pips_own_options_and_encodings_reach_uv_as_it_reads_them() {
 fn only_regular_files_of_the_repository_are_read() {
     let repository = Repository::new("-r link.txt\n");
     let refused = |why: &str| {
-        let fault = requirements(repository.0.path(), Path::new("r.txt")).unwrap_err();
+        let fault = inputs::requirements_at(repository.0.path(), Path::new("r.txt")).unwrap_err();
         assert_eq!(fault.causes, [why], "{fault}");
     };
     refused("no such file");

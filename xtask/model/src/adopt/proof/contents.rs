@@ -1,9 +1,10 @@
 //! The files of one image, understood: distributions and the files that they own, environments, Debian packages, accounts.
 
 use super::{Files, Node, NodeKind, Stated};
+use crate::spec::debian::status::{self, DebianPackage};
 use crate::spec::reference::{Digest, Platform};
 use crate::spec::requirements::normalised;
-use crate::supply::inventory::{self, DebianPackage};
+use crate::supply::inventory;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Distributions that install others.
@@ -163,7 +164,7 @@ impl<'a> ImageContents<'a> {
         for one in &distributions {
             owned.extend(one.lines.keys().map(|line| one.path(line)));
         }
-        let packages = inventory::debian(text("var/lib/dpkg/status"));
+        let packages = status::installed(text("var/lib/dpkg/status"));
         let mut package_of = BTreeMap::new();
         for (path, list) in &files.texts {
             let name = path.strip_prefix("var/lib/dpkg/info/").and_then(|name| name.strip_suffix(".list"));

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::adopt::{Input, NoteKind, is_for_development};
 use crate::spec::dockerfile::Command;
-use crate::spec::lock::formats::Selection;
+use crate::spec::project::Selection;
 use crate::spec::project::{self, Project, is_manifest};
 use crate::spec::requirements;
 use std::collections::BTreeSet;

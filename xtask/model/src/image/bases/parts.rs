@@ -2,8 +2,7 @@
 //!
 //! A part saves time for builds on its root. It stays for a root that a base of the registry is on, whichever branch that base is of.
 
-use super::{Verdict, age};
-use crate::image::dependencies::Stored;
+use super::{Stored, Verdict, age};
 use crate::spec::reference::{Digest, Tag};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,35 +3,10 @@
 //! Unknown never means untested: paths that cannot be compared need every test.
 
 use crate::image::change::Purpose;
+use crate::image::policy::{DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use serde::Serialize;
 use std::fmt;
-
-/// The name of the tests that documents need, in CI's outputs and in `cargo xtask ci --only`.
-pub const DOCUMENTS: &str = "documents";
-
-/// The documents of a repository whose policy has no `[ci] documents`. Docker's ignore patterns.
-pub const DEFAULT_DOCUMENTS: [&str; 8] = [
-    "**/*.md",
-    "**/*.rst",
-    "docs",
-    "LICENSE*",
-    "CODEOWNERS",
-    ".github/CODEOWNERS",
-    ".github/ISSUE_TEMPLATE",
-    ".github/PULL_REQUEST_TEMPLATE",
-];
-
-/// `[[ci.tests]]`: tests that are enough for a change of certain paths.
-#[derive(Clone, Debug)]
-pub struct Selected {
-    /// Name in CI's outputs and in `cargo xtask ci --only`.
-    pub name: String,
-    pub paths: Ignore,
-    pub run: Vec<String>,
-    /// True if the job of all tests runs them.
-    pub long: bool,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "tests", content = "name")]
@@ -123,6 +98,7 @@ fn some(path: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::policy::DEFAULT_DOCUMENTS;
 
     fn ignore(patterns: &[&str]) -> Ignore {
         Ignore::from_patterns(patterns.iter().copied()).unwrap()

@@ -146,7 +146,7 @@ const fn of(engine: KeyEngine, key: PolicyKey) -> PolicyKey {
     PolicyKey { engine, ..key }
 }
 
-/// As [`DEFAULT_DOCUMENTS`](crate::image::change::verification::DEFAULT_DOCUMENTS), which a test compares.
+/// As [`DEFAULT_DOCUMENTS`](super::DEFAULT_DOCUMENTS), which a test compares.
 const DOCUMENTS: &str = "[\"**/*.md\", \"**/*.rst\", \"docs\", \"LICENSE*\", \"CODEOWNERS\", \".github/CODEOWNERS\", \
                          \".github/ISSUE_TEMPLATE\", \".github/PULL_REQUEST_TEMPLATE\"]";
 const COMPRESSIONS: &[&str] = &["gzip", "zstd"];

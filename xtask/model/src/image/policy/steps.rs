@@ -2,7 +2,7 @@
 
 use super::toml_reader::{self, Problems, Section, Spanned};
 use super::{Action, After, ImageKind, RelPath, Step, Tag};
-use crate::image::plugin::{self, Description, Settings};
+use crate::image::policy::plugin::{self, Description, Settings};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::str::FromStr as _;

@@ -3,7 +3,7 @@
 //! Pure. No text of a service is here: a step says what it does, a condition what it asks.
 
 use super::{PolicyLocation, slashed};
-use crate::image::plugin::{KEYLESS, SIGN};
+use crate::image::policy::plugin::{KEYLESS, SIGN};
 use crate::image::policy::{Action, Binary, Dependencies, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
 use std::collections::BTreeSet;

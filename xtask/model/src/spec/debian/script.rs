@@ -6,7 +6,7 @@
 
 use super::filter;
 use super::shell::{self, ScriptCommand};
-use crate::supply::versions::Ecosystem;
+use crate::spec::versions::Ecosystem;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 

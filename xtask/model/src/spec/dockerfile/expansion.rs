@@ -2,9 +2,10 @@
 //!
 //! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is not reported.
 
+use super::ParseError;
 use super::instruction::{Instruction, Kind, Transfer};
 use super::limits::Budget;
-use super::lines::{Heredoc, ParseError};
+use super::lines::Heredoc;
 use super::words::{self, Quoting};
 use super::{Dockerfile, Stage};
 use crate::fault::Fault;

@@ -2,7 +2,8 @@
 //!
 //! Pure. Replaces no variable: values stay as they are written.
 
-use super::lines::{self, Heredoc, Logical, ParseError, split_word};
+use super::ParseError;
+use super::lines::{self, Heredoc, Logical, split_word};
 use super::nearest;
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 //!
 //! Pure. BuildKit has the limit of a line, and none of the others.
 
-use super::lines::ParseError;
+use super::ParseError;
 use std::cell::Cell;
 
 /// Bytes of a file.

@@ -2,28 +2,9 @@
 //!
 //! Pure. Knows no instruction but by whether here-documents may follow it; the meaning of a line is read elsewhere.
 
+use super::ParseError;
 use super::limits::{Budget, Counts};
 use super::words::{self, Quoting};
-
-/// A problem at a place in the file: 1-based line, 1-based column in characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ParseError {
-    pub(super) line: usize,
-    pub(super) column: usize,
-    pub(super) what: String,
-    pub(super) hint: Option<String>,
-}
-
-impl ParseError {
-    pub(super) fn new(line: usize, column: usize, what: impl Into<String>) -> Self {
-        Self { line, column, what: what.into(), hint: None }
-    }
-
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-}
 
 /// A here-document: what stands between `<<NAME` and `NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]

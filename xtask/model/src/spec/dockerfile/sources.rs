@@ -2,8 +2,8 @@
 //!
 //! Pure. Which of the context's files a source matches is decided in `context`.
 
+use super::ParseError;
 use super::instruction::{Kind, Transfer};
-use super::lines::ParseError;
 use super::{Dockerfile, Instruction};
 use crate::fault::Fault;
 use crate::spec::reference::Platform;

@@ -14,7 +14,7 @@ mod wheels;
 use super::closure::{PackageMetadata, Records, environments};
 use super::{Lock, LockedPackage, SCHEMA};
 use crate::fault::Fault;
-use crate::spec::project::Project;
+use crate::spec::project::{Project, Selection};
 use crate::spec::reference::Platform;
 use crate::spec::requirements::{
     Checkout, Environment, Marker, Requirement, RequirementSource, Requirements, normalised, secret,
@@ -87,16 +87,6 @@ impl Format {
             Self::Pipfile => "pipenv lock",
         }
     }
-}
-
-/// The packages of a project that are wanted besides its own dependencies. Names are normalised.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Dependency groups of PEP 735 or poetry, or categories of a `Pipfile`.
-    pub groups: BTreeSet<String>,
-    pub extras: BTreeSet<String>,
-    /// Members of a workspace; the project at its top, or all members, where there are none.
-    pub members: BTreeSet<String>,
 }
 
 /// What a lock is translated for.

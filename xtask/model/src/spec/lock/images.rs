@@ -5,8 +5,8 @@
 
 use super::sources::SourcePin;
 use crate::fault::Fault;
+use crate::spec::debian::status;
 use crate::spec::reference::{Digest, Malformed, Platform, Reference};
-use crate::supply::inventory;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -107,7 +107,7 @@ impl std::str::FromStr for DebianPin {
 
 /// Digest of the packages that a dpkg status lists, with their versions: pins hold for a root with just these.
 pub fn installed(status: &str) -> Digest {
-    let mut lines: Vec<String> = inventory::debian(status)
+    let mut lines: Vec<String> = status::installed(status)
         .iter()
         .map(|package| format!("{}:{} {}\n", package.name, package.architecture, package.version))
         .collect();

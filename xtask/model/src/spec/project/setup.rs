@@ -147,7 +147,7 @@ fn sections(text: &str) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
 mod tests {
     use super::super::Project;
     use super::super::installed::ENVIRONMENT;
-    use crate::spec::lock::formats::Selection;
+    use crate::spec::project::Selection;
     use std::path::Path;
 
     fn project(name: &str, text: &str) -> Project {

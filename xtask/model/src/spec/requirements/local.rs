@@ -4,8 +4,10 @@
 //! relative to the folder where it is called, which is the top of the repository.
 
 use super::lines::LineError;
-use super::requirement::{Requirement, RequirementSource, distribution};
-use super::{Specifier, lexical, marker, normalised};
+use super::names::{distribution, normalised};
+use super::requirement::{Requirement, RequirementSource};
+use super::version::Specifier;
+use super::{lexical, marker};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
@@ -23,15 +25,6 @@ pub(super) enum LocalRequirement {
     Project(LocalProject),
     /// A wheel or archive, with the folder that has it.
     File(Requirement, String),
-}
-
-/// True if a word is a path rather than a name or URL.
-pub(super) fn is_path(word: &str) -> bool {
-    let head = word.split(['[', '@', ';', '=', '<', '>', '~', '!', '#']).next().unwrap_or_default();
-    let archive = [".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz"].iter().any(|end| head.ends_with(end));
-    let scheme = word.starts_with("file:");
-    let url = word.contains("://") && !scheme;
-    !url && (word.starts_with(['.', '/', '~', '\\']) || scheme || head.contains('/') || archive)
 }
 
 /// Reads a path with extras and a marker.

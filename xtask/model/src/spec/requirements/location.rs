@@ -2,7 +2,6 @@
 //!
 //! Pure. A [`PackageLocation`] may hold a password: it is never printed, compared by a fingerprint or written into a lock.
 
-use super::options::WrittenOption;
 use super::secret;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,19 +24,18 @@ pub enum LocationKind {
     File,
 }
 
+/// True if a word is a path rather than a name or URL.
+pub(super) fn is_path(word: &str) -> bool {
+    let head = word.split(['[', '@', ';', '=', '<', '>', '~', '!', '#']).next().unwrap_or_default();
+    let archive = [".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz"].iter().any(|end| head.ends_with(end));
+    let scheme = word.starts_with("file:");
+    let url = word.contains("://") && !scheme;
+    !url && (word.starts_with(['.', '/', '~', '\\']) || scheme || head.contains('/') || archive)
+}
+
 impl PackageLocation {
     pub(super) fn new(kind: LocationKind, url: &str) -> Self {
         Self { kind, url: url.to_owned() }
-    }
-
-    pub(crate) fn of(option: &WrittenOption) -> Option<Self> {
-        let kind = match option.name {
-            "--index-url" | "--pypi-url" => LocationKind::Index,
-            "--extra-index-url" => LocationKind::Extra,
-            "--find-links" => LocationKind::Links,
-            _ => return None,
-        };
-        Some(Self { kind, url: option.value.clone() })
     }
 
     /// The file that a line refers to, where its URL has user information.

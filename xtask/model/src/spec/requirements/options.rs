@@ -3,7 +3,8 @@
 //! Pure. URLs are kept without user information: a password does not change what is installed.
 
 use super::lines::LineError;
-use super::requirement::normalised;
+use super::location::{LocationKind, PackageLocation};
+use super::names::normalised;
 use super::secret;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -63,6 +64,19 @@ pub(crate) struct WrittenOption {
     /// Where the option begins, and where its value does.
     pub(crate) at: usize,
     pub(crate) value_at: usize,
+}
+
+impl WrittenOption {
+    /// Where distributions come from, if the option says so.
+    pub(crate) fn location(&self) -> Option<PackageLocation> {
+        let kind = match self.name {
+            "--index-url" | "--pypi-url" => LocationKind::Index,
+            "--extra-index-url" => LocationKind::Extra,
+            "--find-links" => LocationKind::Links,
+            _ => return None,
+        };
+        Some(PackageLocation::new(kind, &self.value))
+    }
 }
 
 /// Short form, long form, whether a value follows.

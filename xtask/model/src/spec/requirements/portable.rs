@@ -41,7 +41,7 @@ fn rewritten(line: &str, root: &Path, project: &dyn Fn(&LocalProject) -> Vec<Str
     }
     let split = options_begin(line);
     let (wanted, trailing) = (line[..split].trim(), options::read(&line[split..]).ok()?);
-    if local::is_path(wanted.split_whitespace().next().unwrap_or_default()) {
+    if super::location::is_path(wanted.split_whitespace().next().unwrap_or_default()) {
         return of_path(wanted);
     }
     let read = requirement::read(wanted).ok()?;

@@ -5,9 +5,9 @@
 
 use super::cursor::Cursor;
 use super::lines::LineError;
-use super::local;
-use super::location::Checkout;
+use super::location::{Checkout, is_path};
 use super::marker::{self, Marker};
+use super::names::{distribution, normalised};
 use super::secret;
 use super::version::{OPERATORS, Specifier};
 use serde::{Deserialize, Serialize};
@@ -87,12 +87,6 @@ impl fmt::Display for NormalRequirement {
     }
 }
 
-/// A distribution name by PEP 503: lowercase, every run of `-`, `_` and `.` one dash.
-pub fn normalised(name: &str) -> String {
-    let parts: Vec<&str> = name.split(['-', '_', '.']).filter(|part| !part.is_empty()).collect();
-    parts.join("-").to_ascii_lowercase()
-}
-
 /// Reads what stands before the options of a line; file, line and hashes are left for the caller to fill in.
 pub(crate) fn read(text: &str) -> Result<Requirement, LineError> {
     let mut cursor = Cursor::new(text.trim_end());
@@ -126,7 +120,7 @@ fn place(text: &str) -> Option<Result<(), LineError>> {
     if let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case("file")) {
         return Some(lockable(&scheme.to_ascii_lowercase(), word));
     }
-    local::is_path(word).then(|| Err(LineError::new(0, LOCAL)))
+    is_path(word).then(|| Err(LineError::new(0, LOCAL)))
 }
 
 /// The reason why a checkout is refused, with what to write instead.
@@ -198,20 +192,6 @@ fn egg(url: &str) -> Option<(String, BTreeSet<String>)> {
 pub(super) fn shown_name(of: &Requirement) -> String {
     let extras: Vec<&str> = of.extras.iter().map(String::as_str).collect();
     if extras.is_empty() { of.name.clone() } else { format!("{}[{}]", of.name, extras.join(",")) }
-}
-
-/// Name and version, as the file name of a wheel or source archive tells them.
-pub fn distribution(url: &str) -> Option<(String, String)> {
-    let file = url.split(['?', '#']).next()?.rsplit('/').next()?.replace("%2B", "+");
-    if let Some(stem) = file.strip_suffix(".whl") {
-        let mut parts = stem.split('-');
-        let (name, version, tags) = (parts.next()?, parts.next()?, parts.count());
-        return (tags == 3 || tags == 4).then(|| (normalised(name), version.to_owned()));
-    }
-    let stem = [".tar.gz", ".zip", ".tar.bz2", ".tgz"].iter().find_map(|end| file.strip_suffix(end))?;
-    let (name, version) = stem.rsplit_once('-')?;
-    version.parse::<super::Version>().ok()?;
-    (!name.is_empty()).then(|| (normalised(name), version.to_owned()))
 }
 
 fn name(cursor: &mut Cursor<'_>, what: &str) -> Result<String, LineError> {
@@ -392,21 +372,6 @@ mod tests {
         check(&format!("A @ git+https://u:p@h/a@{commit}#egg=a"), &format!("a @ git+https://h/a@{commit}#egg=a"));
         refused(&format!("a @ hg+https://h/a@{commit}"), 4, "only checkouts of git");
         refused("a @ ftp://h/a", 4, "`https://` URL");
-    }
-
-    #[test]
-    fn files_tell_their_distribution() {
-        for (url, wanted) in [
-            ("https://h/Foo_bar-1.0+x-py3-none-any.whl", Some(("foo-bar", "1.0+x"))),
-            ("https://h/foo-1.0%2Bcpu-1-py3-none-any.whl?x=y#z", Some(("foo", "1.0+cpu"))),
-            ("https://h/a-b-1.0.zip", Some(("a-b", "1.0"))),
-            ("https://h/a.whl", None),
-            ("https://h/main.zip", None),
-            ("https://h/a-main.zip", None),
-        ] {
-            let found = distribution(url);
-            assert_eq!(found.as_ref().map(|(name, version)| (name.as_str(), version.as_str())), wanted, "{url}");
-        }
     }
 
     proptest! {

@@ -32,7 +32,7 @@ pub struct Bare {
 
 impl Bare {
     pub fn find() -> Result<Self, Fault> {
-        Self::through(subprocess::program())
+        Self::through(super::binary::program())
     }
 
     /// With another xtask binary for the work inside the namespaces.

@@ -12,7 +12,8 @@ mod rootfs;
 
 pub(super) use privileges::may_mount;
 
-use super::subprocess::{self, Ranges};
+use super::binary::{self, THIS_BINARY};
+use super::ids::Ranges;
 use crate::container::Manner;
 use crate::container::program::Program;
 use rustix::fs::Mode;
@@ -30,8 +31,6 @@ use xtask_host::process::Command;
 use xtask_model::fault::Fault;
 
 const WORD: &str = "container-inside";
-/// This binary, even if its file was replaced since it started.
-pub(super) const THIS_BINARY: &str = "/proc/self/exe";
 /// Exit code if no program was started, as in docker.
 const NOT_STARTED: u8 = 125;
 
@@ -118,7 +117,7 @@ impl Task {
 pub fn dispatch() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|word| word != WORD) {
-        subprocess::use_this_binary();
+        binary::use_this_binary();
         return None;
     }
     // Other inherited files belong to the host: an open folder would lead a program out of its image.

@@ -4,26 +4,15 @@
 //! files, and becomes the program ([`bound`]) or starts it in own mount and process namespaces ([`Isolation::isolated`]),
 //! so that its mounts and processes end with it.
 
-use super::reexec::{self, Isolated, THIS_BINARY, Task};
+use super::binary;
+pub use super::binary::through;
+use super::ids::{Range, Ranges};
+use super::reexec::{self, Isolated, Task};
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 use xtask_host::process::{self, Command};
 use xtask_model::fault::{Exit, Fault};
-
-/// Additional user or group ids of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Range {
-    pub first: u32,
-    pub count: u32,
-}
-
-/// Ranges of a user in `/etc/subuid` and `/etc/subgid`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Ranges {
-    pub users: Range,
-    pub groups: Range,
-}
 
 /// Privileges for programs in own namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,28 +24,9 @@ pub enum Isolation {
     Ordinary(Ranges),
 }
 
-/// The xtask binary, if it is not the current one.
-static XTASK: OnceLock<PathBuf> = OnceLock::new();
-
-/// Sets the xtask binary. Before that, programs start directly: another binary, such as a test, does not know the
-/// internal call.
-pub fn through(xtask: impl Into<PathBuf>) {
-    // Set once: there is one xtask.
-    let _ = XTASK.set(xtask.into());
-}
-
-/// The xtask binary for internal calls.
-pub(super) fn program() -> PathBuf {
-    XTASK.get().cloned().unwrap_or_else(|| THIS_BINARY.into())
-}
-
-pub(super) fn use_this_binary() {
-    through(THIS_BINARY);
-}
-
 /// The same command; it ends with the thread that starts it, and has no open file but its three streams.
 pub fn bound(call: Command) -> Command {
-    let Some(xtask) = XTASK.get() else { return call };
+    let Some(xtask) = binary::known() else { return call };
     call.wrapped_by(xtask, Task::Bound { parent: std::process::id() }.args().expect("a number is valid JSON"))
 }
 
@@ -93,7 +63,7 @@ impl Isolation {
             Self::Root => None,
             Self::Ordinary(ranges) => Some(ranges),
         };
-        let xtask = XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "the xtask binary is not set"))?;
+        let xtask = binary::known().ok_or_else(|| Fault::new(Exit::Bug, "the xtask binary is not set"))?;
         Ok(call.wrapped_by(xtask, Task::Isolated(Isolated { parent: std::process::id(), ranges }).args()?))
     }
 

@@ -1,16 +1,16 @@
 //! Packages as the record of an import check has them.
 
 use super::bytecode;
-use super::distribution::{Distribution, EnvironmentPlace};
+use super::distribution::{Distribution, EnvironmentPlace, is_test};
 use crate::layer::item::Bytes;
 use crate::layer::packed::{Archives, contents};
 use std::collections::BTreeSet;
 use std::path::Path;
 use xtask_model::fault::Fault;
+use xtask_model::spec::lock::checked::CheckedPackage;
 use xtask_model::spec::lock::closure::PackageMetadata;
 use xtask_model::spec::lock::{LockedPackage, Pin};
 use xtask_model::spec::reference::Digest;
-use xtask_model::spec::wheel::checked::CheckedPackage;
 use xtask_scan::imports as sources;
 
 pub(super) fn package(
@@ -74,8 +74,7 @@ pub(super) fn installed(site: &str, row: &str) -> Option<String> {
 /// The files of a package that are imported from, with their byte code, by path from the environment's folder.
 pub(super) fn imported_from(package: &CheckedPackage, place: &EnvironmentPlace<'_>) -> BTreeSet<String> {
     let site = place.site();
-    let rows =
-        package.paths.iter().filter_map(|row| installed(&site, &row)).filter(|path| !super::unpack::is_test(path));
+    let rows = package.paths.iter().filter_map(|row| installed(&site, &row)).filter(|path| !is_test(path));
     let mut found = BTreeSet::new();
     for path in rows {
         found.extend(place.byte_code(&path));

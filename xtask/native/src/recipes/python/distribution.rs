@@ -41,6 +41,9 @@ pub(super) struct InstalledFile {
     pub(super) executable: bool,
 }
 
+/// Test suites are neither compiled nor imported, and are half of the files of a scientific set.
+const TESTS: [&str; 2] = ["test", "tests"];
+
 #[derive(Clone, Debug)]
 pub(super) struct Distribution {
     pub(super) name: String,
@@ -57,6 +60,11 @@ pub(super) struct Distribution {
 }
 
 impl Distribution {
+    /// Bytes of its files.
+    pub(super) fn size(&self) -> u64 {
+        self.files.values().map(|file| file.bytes.size()).sum()
+    }
+
     /// Installs a wheel.
     ///
     /// # Errors
@@ -335,6 +343,11 @@ fn relative(site: &str, path: &str) -> String {
     let common = site.iter().zip(&path[..path.len() - 1]).take_while(|(one, two)| one == two).count();
     let up = std::iter::repeat_n("..", site.len() - common);
     up.chain(path[common..].iter().copied()).collect::<Vec<_>>().join("/")
+}
+
+/// True for a file of a test suite.
+pub(super) fn is_test(path: &str) -> bool {
+    path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)))
 }
 
 #[cfg(test)]

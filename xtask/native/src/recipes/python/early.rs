@@ -7,19 +7,16 @@ use super::bytecode::{self, Worker};
 use super::compile::{self, Chunk, ChunkName};
 use super::describe;
 use super::distribution::EnvironmentPlace;
-use super::installed::Installed;
+use super::installed::{Arrived, Installed};
 use super::interpreter::Interpreter;
-use super::unpack::{self, Folder};
+use super::unpack::Folder;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::LockedPackage;
-use xtask_model::spec::wheel::checked::{CheckedPackage, Packages};
-
-/// A wheel on this machine: its path and its own name.
-pub(super) type Arrived = (PathBuf, String);
+use xtask_model::spec::lock::checked::{CheckedPackage, Packages};
 
 pub(super) struct Early<'a> {
     folder: Folder,
@@ -192,7 +189,7 @@ impl<'a> Early<'a> {
         let one = Installed::read(wheel, locked, &self.place)?;
         let is_room = unpack
             && self.change(|state| {
-                state.bytes = state.bytes.saturating_add(unpack::size(&one));
+                state.bytes = state.bytes.saturating_add(one.size());
                 state.given_up |= state.bytes > self.room;
                 !state.given_up
             });

@@ -4,8 +4,8 @@
 use super::closure::{self, ClosureCheck};
 use super::compile::ChunkName;
 use super::distribution::EnvironmentPlace;
-use super::early::{Arrived, Early, Unwinding};
-use super::installed::Installed;
+use super::early::{Early, Unwinding};
+use super::installed::{Arrived, Installed};
 use super::interpreter::Interpreter;
 use super::known::Known;
 use super::shared::{self, Shared};
@@ -22,9 +22,9 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
 use xtask_model::spec::lock::LockedPackage;
+use xtask_model::spec::lock::checked::{self, Packages};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::Requirements;
-use xtask_model::spec::wheel::checked::{self, Packages};
 
 pub(super) struct Gathering<'a> {
     pub(super) locked: &'a [LockedPackage],

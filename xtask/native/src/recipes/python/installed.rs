@@ -5,15 +5,18 @@
 
 use super::bytecode;
 use super::distribution::{Distribution, EnvironmentPlace};
-use super::early::Arrived;
-use super::{bytecode::TOGETHER, describe, unpack};
+use super::{bytecode::TOGETHER, describe};
 use crate::wheel::Wheel;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::LockedPackage;
+use xtask_model::spec::lock::checked::CheckedPackage;
 use xtask_model::spec::lock::closure::PackageMetadata;
-use xtask_model::spec::wheel::checked::CheckedPackage;
+
+/// A wheel on this machine: its path and its own name.
+pub(super) type Arrived = (PathBuf, String);
 
 pub(super) struct Installed {
     pub(super) name: String,
@@ -52,7 +55,7 @@ impl Installed {
         let installed = Self {
             name: distribution.name.clone(),
             metadata,
-            size: unpack::size(distribution),
+            size: distribution.size(),
             chunks: distribution.files.keys().filter(is_source).count().div_ceil(TOGETHER),
             locked: locked.clone(),
             wheel,

@@ -5,7 +5,7 @@
 
 use crate::container::subprocess;
 use crate::layer::item;
-use crate::recipes::stage::Selection;
+use crate::stage::Selection;
 use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 use elf::{ElfBytes, ParseError};

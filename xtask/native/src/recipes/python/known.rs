@@ -7,7 +7,7 @@ use super::describe;
 use super::distribution::EnvironmentPlace;
 use super::unpack::Folder;
 use crate::layer::{EntryKind, Reader};
-use crate::recipes::stage::Earlier;
+use crate::stage::Earlier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
+use xtask_model::spec::lock::checked::{Checked, CheckedPackage, Packages, VERSION};
 use xtask_model::spec::lock::{LockedPackage, Pin};
 use xtask_model::spec::reference::Digest;
-use xtask_model::spec::wheel::checked::{Checked, CheckedPackage, Packages, VERSION};
 
 pub(super) struct Known<'e> {
     earlier: &'e dyn Earlier,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::terminal;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::spec::wheel::checked::{CheckedPackage, Packages};
+use xtask_model::spec::lock::checked::{CheckedPackage, Packages};
 
 /// Owners of each path by normalised name, in the lock's order. The last one's file is used.
 pub(super) type Owners = BTreeMap<String, Vec<String>>;

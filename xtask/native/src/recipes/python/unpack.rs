@@ -1,6 +1,6 @@
 //! Packages as files, for the compiler and the import check: in memory where this machine has room there.
 
-use super::distribution::{Distribution, EnvironmentPlace, InstalledFile};
+use super::distribution::{Distribution, EnvironmentPlace, InstalledFile, is_test};
 use super::installed::Installed;
 use super::shared::Owners;
 use crate::layer::item::Bytes;
@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_model::fault::Fault;
-
-/// Test suites are neither compiled nor imported, and are half of the files of a scientific set.
-const TESTS: [&str; 2] = ["test", "tests"];
 
 /// Room in memory that packages of unknown size are unpacked in.
 const AMPLE: u64 = 1 << 30;
@@ -106,16 +103,6 @@ impl Folder {
         }
         Ok(())
     }
-}
-
-/// Bytes of the files of a distribution.
-pub(super) fn size(distribution: &Distribution) -> u64 {
-    distribution.files.values().map(|file| file.bytes.size()).sum()
-}
-
-/// True for a file of a test suite.
-pub(super) fn is_test(path: &str) -> bool {
-    path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)))
 }
 
 fn cannot(path: &Path) -> impl Fn(std::io::Error) -> Fault {

@@ -18,9 +18,9 @@ use xtask_model::spec::debian::alternatives::LinkGroup;
 use xtask_model::spec::debian::cache::{LinkerCache, soname};
 use xtask_model::spec::debian::filter::Filters;
 use xtask_model::spec::debian::script::{self, Effect, Refused, Seen, World};
+use xtask_model::spec::debian::status;
 use xtask_model::spec::debian::triggers::{Directives, Interests};
 use xtask_model::spec::debian::{self, Package, Paragraph};
-use xtask_model::supply::inventory;
 
 const STATUS: &str = "var/lib/dpkg/status";
 const INFO: &str = "var/lib/dpkg/info";
@@ -138,7 +138,7 @@ impl<'a> Installation<'a> {
         let control = members.remove("control").unwrap_or_default();
         let control = Paragraph::parse(&String::from_utf8_lossy(&control));
         let mut package = Package { control, members, ..Package::default() };
-        let has = inventory::debian(&self.status());
+        let has = status::installed(&self.status());
         if let Some(old) =
             has.iter().find(|old| old.name == package.name() && old.architecture == package.architecture())
         {
@@ -400,7 +400,7 @@ impl ScriptRuns<'_, '_> {
             let stat = own.place(&at(path)).and_then(|path| own.lookup(&path));
             stat.is_ok_and(|stat| stat.is_some_and(|stat| stat.link.is_some()))
         };
-        let root = inventory::debian(&own.status());
+        let root = status::installed(&own.status());
         let is_installed = |name: &str| {
             let name = name.split(':').next().unwrap_or_default();
             root.iter().any(|one| one.name == name) || own.packages.iter().any(|one| one.name() == name)

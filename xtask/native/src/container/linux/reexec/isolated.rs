@@ -1,7 +1,7 @@
 //! A host program behind this binary: it ends with its parent, and so do its mounts and processes.
 
 use super::{Isolated, NOT_STARTED, THIS_BINARY, Task, cannot, code, die_with_parent, not_run, ours, parent, pid};
-use crate::container::subprocess::{Range, Ranges};
+use crate::container::linux::ids::{Range, Ranges};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{self, UnshareFlags};

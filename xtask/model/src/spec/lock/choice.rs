@@ -1,9 +1,9 @@
 //! The wheel of a locked package that an installer would take.
 
-use super::page::IndexFile;
-use super::{Tags, WheelName};
-use crate::spec::lock::LockedPackage;
+use super::LockedPackage;
 use crate::spec::requirements::{Specifier, Version};
+use crate::spec::wheel::page::IndexFile;
+use crate::spec::wheel::{Tags, WheelName};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 

@@ -3,8 +3,8 @@
 //! `images.toml` is checked against them, so that bad settings of any plugin are reported with every other problem of the policy. The code
 //! that runs a plugin is elsewhere.
 
-use super::policy::keys::{Default, PolicyKey, ValueKind};
-use super::policy::{RelPath, size};
+use super::keys::{Default, PolicyKey, ValueKind};
+use super::{RelPath, size};
 use crate::spec::reference::Platform;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -135,7 +135,7 @@ pub fn problems(
     }
     for unknown in settings.0.keys().filter(|unknown| description.settings.iter().all(|key| key.name != **unknown)) {
         let known: Vec<String> = description.settings.iter().map(|key| format!("`{}`", key.name)).collect();
-        let nearest = super::policy::nearest(unknown, description.settings.iter().map(|key| key.name));
+        let nearest = super::nearest(unknown, description.settings.iter().map(|key| key.name));
         let hint = nearest.unwrap_or_else(|| match known.is_empty() {
             true => format!("`{name}` has no settings"),
             false => format!("settings of `{name}`: {}", known.join(", ")),

@@ -3,11 +3,11 @@
 //! Its cache mounts keep crates, compiled crates and wheels on the machine. A registry cache does not have them, so there the crates are
 //! compiled in a layer of their own, as cargo-chef does.
 
-use super::harness::{Harness, Seeds};
-use super::peers::{self, Peer, Start};
-use super::rewrite;
+use super::super::harness::{Harness, Seeds};
+use super::super::rewrite;
+use super::super::subject::{Peer, Start};
 use crate::plain;
-use crate::scenarios::Sample;
+use crate::sample::Sample;
 use std::collections::BTreeMap;
 use xtask_host::docker::Built;
 use xtask_host::terminal;
@@ -33,7 +33,7 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, start: Start) -> Result<S
     rustix::fs::sync();
     let built = realise(harness, peer, &to)?;
     if start != Start::Warm && !cached {
-        peers::check_cold(&built)?;
+        super::check_cold(&built)?;
     }
     Ok(Sample { seconds: built.took.as_secs_f64(), ..Sample::default() })
 }
@@ -45,7 +45,7 @@ fn realise(harness: &Harness, peer: Peer, to: &Registry) -> Result<Built, Fault>
     let dockerfile = if cached {
         let text = workspace.tree.files.text(path.as_ref())?;
         let text = rewrite::crates_apart(path.as_str(), &text)?;
-        peers::write_dockerfile(workspace, peer, &path, &text)?.0
+        super::write_dockerfile(workspace, peer, &path, &text)?.0
     } else {
         path
     };
@@ -53,6 +53,6 @@ fn realise(harness: &Harness, peer: Peer, to: &Registry) -> Result<Built, Fault>
     let secrets = plain::secrets(workspace, root)?;
     let name = format!("{}:bench", to.repository("app"));
     let build = plain::in_one_file(workspace, root, from, dockerfile, (&secrets, name))?;
-    let cache = if cached { Some(peers::cache_of(harness, "one-file", !harness.one_file_cached)?) } else { None };
+    let cache = if cached { Some(super::cache_of(harness, "one-file", !harness.one_file_cached)?) } else { None };
     workspace.docker()?.build(&xtask_host::docker::Build { cache, ..build }, "one Dockerfile with plain docker")
 }

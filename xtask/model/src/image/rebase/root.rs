@@ -1,7 +1,7 @@
 //! Two roots: what the newer one fixes, and why images of the older one cannot be put on it.
 
-use crate::supply::inventory::DebianPackage;
-use crate::supply::versions::Ecosystem;
+use crate::spec::debian::status::DebianPackage;
+use crate::spec::versions::Ecosystem;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
