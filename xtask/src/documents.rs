@@ -483,7 +483,7 @@ impl Document {
         self.print(&Listed(name, items))
     }
 
-    /// What a printed document has that this list does not: a field without a meaning, or another version.
+    /// Fields of a printed document that this list does not have: a field without a meaning, or another version.
     pub fn unlisted(&self, printed: &Value) -> Vec<String> {
         let mut paths = Vec::new();
         collect(printed, "", &mut paths);

@@ -223,7 +223,7 @@ pub struct BuildFlags {
 }
 
 impl BuildFlags {
-    /// Whether images go to a registry.
+    /// Returns true if images go to a registry.
     pub fn publishes(&self) -> bool {
         self.push || self.output == Some(Output::Registry)
     }
@@ -693,7 +693,7 @@ Examples:
         /// Archive to write; until it is whole, `FILE.partial` has what came
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// What the other side has, as `bundle have` wrote it there: those blobs are left out
+        /// File that `bundle have` wrote on the other side: the blobs that it lists are left out
         #[arg(long, value_name = "FILE")]
         since: Option<PathBuf>,
     },
@@ -767,7 +767,7 @@ pub enum EngineCommand {
 pub enum ClusterCommand {
     /// Start the cluster, or another one in its place; returns when its API server is ready, and prints `KUBECONFIG`
     Up {
-        /// Where to write its kubeconfig; by default `target/cluster/kubeconfig`
+        /// Path of its kubeconfig; by default `target/cluster/kubeconfig`
         #[arg(long, value_name = "FILE")]
         kubeconfig: Option<PathBuf>,
     },

@@ -1,4 +1,4 @@
-//! What killed commands have left on this machine, and its removal.
+//! Files and mounts that killed commands have left on this machine, and their removal.
 //!
 //! Everything that is made in a folder of its own is swept here, before the next command that makes such folders starts: an
 //! installation that was killed must not cost its room until the same installation is needed again.

@@ -69,7 +69,7 @@ struct Context<'t> {
     request: Request,
     client: &'t Client,
     docker: OnceCell<Docker>,
-    /// How docker installs packages without a wheel, once it was decided.
+    /// Method by which docker installs packages without a wheel, once it was decided.
     by_docker: OnceCell<ByDocker>,
     /// The commit as a tree to compare with, once something was.
     committed: OnceCell<Committed>,
@@ -212,7 +212,7 @@ fn build(contexts: &[Context<'_>]) -> Result<Vec<ImageReport>, Fault> {
     })
 }
 
-/// What one tree's request leads to.
+/// Planned work for one tree's request.
 struct Work<'c, 't> {
     context: &'c Context<'t>,
     sources: Sources<'t>,

@@ -86,7 +86,7 @@ pub struct Subject<'a> {
     /// Its name by digest.
     pub reference: &'a Reference,
     pub digest: Digest,
-    /// Where its layers are; `None` if only a docker engine has them.
+    /// Location of its layers; `None` if only a docker engine has them.
     pub place: Option<Place>,
     pub platform: &'a Platform,
     /// Compressed bytes, where they are known.
@@ -113,7 +113,7 @@ pub struct BuildFacts {
     pub rebased: Option<RebaseOrigin>,
 }
 
-/// Where a rebased image comes from.
+/// Image that a rebased image was made from.
 #[derive(Clone, Debug)]
 pub struct RebaseOrigin {
     pub origin: Origin,
@@ -147,7 +147,7 @@ impl Call<'_> {
     }
 }
 
-/// What a plugin found and made.
+/// Findings and artifacts of a plugin.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Files for people and other tools.

@@ -71,7 +71,7 @@ fn together(faults: Vec<Fault>) -> Result<(), Fault> {
     }))
 }
 
-/// What every run of a step has in common.
+/// Facts that every run of a step has in common.
 pub struct Run<'a> {
     pub tree: &'a Tree,
     pub client: &'a Client,
@@ -79,12 +79,12 @@ pub struct Run<'a> {
     pub build: &'a BuildFacts,
 }
 
-/// What the steps did.
+/// Result of the steps.
 #[derive(Default)]
 pub struct Ran {
     /// Seconds of each.
     pub times: Vec<(String, Duration)>,
-    /// What they attach, in file order.
+    /// Artifacts to attach, in file order.
     pub attach: Vec<Artifact>,
 }
 

@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> String {
     lines.join("\n")
 }
 
-/// What came out, in one text.
+/// Output of a command as one text.
 fn shown(output: &Output) -> String {
     let code = output.status.code().map_or_else(|| "a signal".to_owned(), |code| code.to_string());
     let mut text_of = format!("exit: {code}\n");
@@ -561,7 +561,7 @@ fn repository_with_base() -> (TempDir, PathBuf) {
     (folder, root)
 }
 
-/// What the native engine does not build is known from the files alone: no root is downloaded or made for it.
+/// The native engine knows from the files alone what it cannot build: no root is downloaded or made for it.
 #[test]
 fn what_native_cannot_build_is_refused_before_a_root_is_made() {
     let (_folder, root) = repository_with_base();

@@ -28,7 +28,7 @@ use xtask_model::spec::reference::{Digest, Platform};
 
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// Whatever the machine: files are copied, and nothing of the image runs.
+/// Platform of the images on every machine: files are copied, and nothing of the image runs.
 const PLATFORM: &str = "linux/amd64";
 
 /// A root image in a registry that has nothing else, and a repository whose images are built on it.

@@ -29,7 +29,7 @@ pub struct Workspace {
     /// `target/bench` of the original.
     folder: PathBuf,
     engine: Option<engine::State>,
-    /// Whether both sides have built on this engine.
+    /// True if both sides have built on this engine.
     pub warm: bool,
     pub compiled: bool,
     _lock: File,
@@ -231,7 +231,7 @@ impl Workspace {
         engine::down(&self.tree.root, None, true)
     }
 
-    /// Whether a build can start without making a root image: there is no fallback, or its root was shared.
+    /// Returns true if a build can start without making a root image: there is no fallback, or its root was shared.
     pub fn has_root(&self) -> Result<bool, Fault> {
         let Some(debian) = &self.tree.policy.root.fallback else { return Ok(true) };
         let layout = Layout::open_or_create(&self.tree.root.join("target/images/root"))?;

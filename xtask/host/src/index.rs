@@ -153,7 +153,7 @@ pub fn fetch_archives(packages: &[LockedPackage], indexes: &Indexes) -> Result<V
     Ok(archives)
 }
 
-/// Why there is no wheel of one package.
+/// Reason why one package has no wheel.
 #[derive(Clone, Debug)]
 enum Failure {
     /// Only another installer can do it.

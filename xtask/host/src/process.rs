@@ -288,7 +288,7 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// How the program ended; `None` while it runs.
+    /// Exit status of the program; `None` while it runs.
     pub fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
@@ -361,7 +361,7 @@ pub fn quoted(word: &str) -> Cow<'_, str> {
     if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
 }
 
-/// Where a program is, as the system would find it, or a fault with what to install.
+/// Path of a program, found as the system finds it, or a fault with what to install.
 pub fn find(program: &str, needed_by: &str, hint: &str) -> Result<PathBuf, Fault> {
     which::which(program).map_err(|error| {
         Fault::missing(format!("`{program}` is not on `PATH`")).needed_by(needed_by).cause(error).hint(hint)

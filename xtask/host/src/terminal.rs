@@ -76,7 +76,7 @@ pub fn error(what: &str) {
     print(format_args!("{ERROR}error{ERROR:#}: {what}"));
 }
 
-/// What is shown in place of works that run at once, oldest first: they share the terminal's last line.
+/// Texts shown for works that run at the same time, oldest first. They share the terminal's last line.
 static LIVE: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
 
 const CLEAR: &str = "\r\x1b[2K";
@@ -190,7 +190,7 @@ fn bar(width: usize, seconds: u64, count: Count<'_>) -> String {
     clipped(&format!("{head}{drawn}{numbers}{current}"), width)
 }
 
-/// What is shown of several works, in one line.
+/// Texts of several works, joined into one line.
 fn joined<'t>(texts: impl Iterator<Item = &'t String>, width: usize) -> String {
     let rest = |(index, text): (usize, &'t String)| if index == 0 { text.clone() } else { format!(" |{text}") };
     clipped(&texts.enumerate().map(rest).collect::<String>(), width)

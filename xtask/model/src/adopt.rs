@@ -60,7 +60,7 @@ pub struct Request<'a> {
     pub compiles: bool,
     /// The service that runs workflows, if any are written.
     pub workflows: Option<Provider>,
-    /// Where this program's source is, for the repository's own `xtask`.
+    /// Location of this program's source, for the repository's own `xtask`.
     pub program: &'a Program,
 }
 
@@ -168,9 +168,9 @@ pub(crate) struct Input {
     pub packages: Vec<String>,
     /// The project itself is installed too, and those of the repository that it requires.
     pub projects: bool,
-    /// Where they are installed, if it is not an environment.
+    /// Folder that they are installed into, if it is not an environment.
     pub place: Option<String>,
-    /// Where their wheels are written.
+    /// Folder that their wheels are written to.
     pub wheels: Option<String>,
     /// Archives and wheels that an earlier command made.
     pub made: bool,

@@ -49,7 +49,7 @@ pub struct Fault {
     /// One lowercase sentence without a full stop, the thing in backticks; may span lines (a caret under a column).
     pub what: String,
     pub needed_by: Option<String>,
-    /// Why, one line each, outermost first.
+    /// Causes, one line each, outermost first.
     pub causes: Vec<String>,
     /// The next command or edit, one line each.
     pub hints: Vec<String>,

@@ -1,4 +1,4 @@
-//! What an image is made of and what will be done: policy, key, plan, change.
+//! Images and the decisions about them: policy, key, plan, change.
 
 pub mod bases;
 pub mod change;

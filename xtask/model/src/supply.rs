@@ -1,5 +1,4 @@
-//! What is in an image, what it was made of, who says so, and what is known against it: inventories, SBOMs, provenance, the documents that are
-//! signed, and vulnerabilities.
+//! Contents and origin of images, and known problems with them: inventories, SBOMs, provenance, signed documents, and vulnerabilities.
 
 pub mod cyclonedx;
 pub mod inventory;

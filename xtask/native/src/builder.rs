@@ -55,9 +55,9 @@ pub struct Built {
     /// Bytes sent to the registry.
     pub sent: u64,
     pub took: Vec<(&'static str, Duration)>,
-    /// What the recipes imported.
+    /// Modules that the recipes imported.
     pub imports: Option<Imports>,
-    /// Where the image has the record of it.
+    /// Location of their record in the image.
     pub checked: Option<CheckRecord>,
 }
 
@@ -279,7 +279,7 @@ impl Making<'_> {
     }
 }
 
-/// What writes layers, on several threads.
+/// Writer of layers, on several threads.
 struct Writer<'a> {
     store: &'a Store,
     codec: Codec,

@@ -1,4 +1,4 @@
-//! What differs between a published image and the same image built again: fields of the documents, layers, and in a layer each path.
+//! Differences between a published image and the same image built again: fields of the documents, layers, and in a layer each path.
 //!
 //! Only layers whose uncompressed digests differ are read, both to their end, so that a damaged one is an error and no difference.
 
@@ -35,7 +35,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What an engine promises of two builds of one key.
+/// Promise of an engine about two builds of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
     /// The same bytes.

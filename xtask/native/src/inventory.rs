@@ -1,4 +1,4 @@
-//! What is in the layers of an image, read from a few files of each.
+//! Inventory of an image's layers, read from a few files of each.
 //!
 //! Contents belong to a layer's uncompressed digest and are kept in the store, for layers that are made here from the items that they are made
 //! of. A layer is read from this machine if it is here, and downloaded only if nobody has described it.
@@ -133,7 +133,7 @@ fn of_reader(reader: &mut Reader<'_>, platform: &Platform) -> Result<LayerConten
     Ok(collector.finish())
 }
 
-/// Why a file is looked at.
+/// Reason to look at a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Distribution,

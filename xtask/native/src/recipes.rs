@@ -22,7 +22,7 @@ use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
-/// What realised stages are made of, besides the tree.
+/// Inputs of realised stages in addition to the tree.
 pub struct Surroundings<'a, 'w> {
     pub root_files: &'a dyn RootFiles,
     /// Working folder, for what does not fit into memory.

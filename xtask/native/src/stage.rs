@@ -45,7 +45,7 @@ pub trait Realise {
         wanted.iter().map(|part| self.items(*part)).collect()
     }
 
-    /// What a made part's layer says about the stage as a whole: a function of the stage's inputs, as its items are.
+    /// Note in a made part's layer about the stage as a whole: a function of the stage's inputs, as its items are.
     fn note(&self, _part: usize) -> Option<Vec<u8>> {
         None
     }
@@ -55,7 +55,7 @@ pub trait Realise {
         None
     }
 
-    /// What was imported for the parts that were made, when the checks have ended.
+    /// Modules that were imported for the parts that were made, when the checks have ended.
     fn imports(&self) -> Option<Imports> {
         None
     }
@@ -103,7 +103,7 @@ pub type TakeLayer<'t> = dyn FnMut(&mut Reader<'_>) -> Result<(), Fault> + 't;
 pub trait RootFiles {
     fn config(&self) -> &Config;
 
-    /// Whether a file exists, links followed.
+    /// Returns true if a file exists, links followed.
     fn has(&self, path: &ContextPath) -> Result<bool, Fault>;
 
     /// Contents of a file, links followed; `None` if missing.

@@ -159,7 +159,7 @@ impl Store {
         self.write(&self.note(OUTLINES, diff_id), toc.as_bytes())
     }
 
-    /// What is in a layer, by uncompressed digest and platform.
+    /// Contents of a layer, by uncompressed digest and platform.
     pub(crate) fn contents(&self, diff_id: &Digest, platform: &Platform) -> Result<Option<LayerContents>, Fault> {
         let path = self.contents_path(diff_id, platform);
         let Some(bytes) = self.read(&path)? else { return Ok(None) };

@@ -15,11 +15,11 @@ pub struct Elements<'k> {
     depth: usize,
     is_text: bool,
     is_escaped: bool,
-    /// Whether the bytes are directly in such an array.
+    /// True if the bytes are directly in such an array.
     is_array: bool,
-    /// Whether the next value is the first after a comma.
+    /// True if the next value is the first after a comma.
     is_next: bool,
-    /// Whether the array has a value that stays.
+    /// True if the array has a value that stays.
     has_value: bool,
 }
 
@@ -38,7 +38,7 @@ impl<'k> Elements<'k> {
         }
     }
 
-    /// What stays of the document.
+    /// Rest of the document, without the elements that were left out.
     pub fn kept(mut self) -> Vec<u8> {
         self.kept.append(&mut self.object);
         self.kept

@@ -17,9 +17,9 @@ const NUMBERS: usize = 40;
 
 #[derive(Debug)]
 struct Entry {
-    /// Where it begins in the bytes of the index.
+    /// Position of the entry in the bytes of the index.
     at: u32,
-    /// Where its path is: in those bytes, or in [`Index::paths`].
+    /// Position of its path: in those bytes, or in [`Index::paths`].
     path: (u32, u32),
     /// True if the entry is of a file with contents.
     is_sure: bool,

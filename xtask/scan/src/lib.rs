@@ -1,5 +1,5 @@
-//! What is done once for each of many files: reading a folder's names and stamps, finding their ids in git's index, and hashing
-//! the rest; finding what sources import, and phrases in what people read; and leaving out most of an index's page.
+//! Work that is done once for each of many files: reading a folder's names and stamps, finding their ids in git's index, and hashing the
+//! rest; finding what sources import, and phrases in what people read; and leaving out most of an index's page.
 //!
 //! A crate of its own because it is optimised even where the rest is not: with 100,000 files each microsecond counts. Decides nothing
 //! about images, runs no program, and depends on no other crate of xtask. Ids are those that git gives to blobs and trees.

@@ -27,7 +27,7 @@ enum Kind {
 }
 
 struct Node {
-    /// Where its name is in [`Folder::names`].
+    /// Position of its name in [`Folder::names`].
     name: (u32, u32),
     kind: Kind,
     /// Of a file.
@@ -236,7 +236,7 @@ impl State {
     }
 }
 
-/// What is found in one folder, before its folders have places.
+/// Contents of one folder, before its subfolders have places.
 struct Found {
     folder: Folder,
     attributes: Option<PathBuf>,

@@ -69,7 +69,7 @@ impl Stamp {
     }
 }
 
-/// What is remembered: records sorted by stamp.
+/// Remembered records, sorted by stamp.
 #[derive(Debug, Default)]
 pub struct Memory {
     place: PathBuf,

@@ -7,7 +7,7 @@
 #[derive(Default)]
 pub struct Prose {
     words: String,
-    /// Where each line begins in `words`, and its number from 1.
+    /// Position of each line in `words`, and its number from 1.
     lines: Vec<(usize, usize)>,
 }
 

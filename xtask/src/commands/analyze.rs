@@ -15,7 +15,7 @@ use xtask_model::record::report::Report;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::Platform;
 
-/// What was found.
+/// Findings of an analysis.
 #[derive(Debug, Serialize)]
 struct Analysis {
     layers: Vec<Layer>,

@@ -77,7 +77,7 @@ fn list(global: &Global, all: impl Iterator<Item = Result<BaseRepository, Fault>
     if global.format == Format::Json { documents::BASES.print_list("bases", &listed) } else { Ok(()) }
 }
 
-/// What is deleted of one base, and the survey that it was planned by.
+/// Deletion plan of one base, with the survey that it was made from.
 struct PlannedPruning {
     survey: Survey,
     plan: Pruning,

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// What `.ci/rustc` says to a library with this text, compiled as a library and as its tests; nothing if it compiles.
+    /// Output of `.ci/rustc` for a library with this text, compiled as a library and as its tests; `None` if it compiles.
     fn said(library: &str) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| std::fs::write(folder.path().join(path), text).unwrap();

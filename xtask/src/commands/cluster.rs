@@ -26,12 +26,12 @@ use xtask_model::spec::reference::Digest;
 const K3D: (&str, &str) = ("v5.8.3", "sha256:dbaa79a76ace7f4ca230a1ff41dc7d8a5036a8ad0309e9c54f9bf3836dbe853e");
 /// The variable that names the folder of a control plane's programs, as controller-runtime's `setup-envtest` prints it.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
-/// How long an API server may take to be ready.
+/// Time limit for an API server to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
-/// How long a process may take to end.
+/// Time limit for a process to end.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// What was started, `state.json` in the cluster's folder.
+/// Processes and folders that were started, `state.json` in the cluster's folder.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct ClusterState {
     /// Processes by name, in the order in which they are stopped.

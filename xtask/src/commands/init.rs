@@ -83,7 +83,7 @@ fn files_of(adoptions: &[Adoption]) -> Vec<NewFile> {
     adoptions.iter().flat_map(|adoption| adoption.files.clone()).collect()
 }
 
-/// What all Dockerfiles of a repository share.
+/// Facts that all Dockerfiles of a repository share.
 struct Repository<'a> {
     survey: &'a Survey,
     flags: &'a InitFlags,

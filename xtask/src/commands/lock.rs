@@ -20,7 +20,7 @@ use xtask_model::spec::lock::sources::SourcePin;
 use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};
 use xtask_model::spec::requirements::Version;
 
-/// What may move.
+/// Pins that may move.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted<'a> {
     /// Everything.

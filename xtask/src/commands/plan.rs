@@ -82,7 +82,7 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     Ok(Plans::new(heads.iter().map(of).collect::<Result<_, Fault>>()?))
 }
 
-/// What head is compared with.
+/// Revision that head is compared with.
 struct Older {
     purpose: Purpose,
     revision: Option<String>,
@@ -199,7 +199,7 @@ fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
     (named == app.digest).then(|| tag.to_string())
 }
 
-/// Why nothing shows that the tests of a commit passed: CI puts its tag after them, and they failed or have not ended yet.
+/// Reason why nothing shows that the tests of a commit passed: CI puts its tag after them, and they failed or have not ended yet.
 fn untested(tree: &Tree, id: &str) -> Option<String> {
     let short = &id[..12.min(id.len())];
     let tag = Tag::from_name(short)?;

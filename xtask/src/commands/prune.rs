@@ -105,7 +105,7 @@ fn gone(verdicts: &[Verdict]) -> BTreeSet<Digest> {
     verdicts.iter().filter(|one| !one.keep).map(|one| one.digest).collect()
 }
 
-/// What is deleted of an app, with what it was planned by.
+/// Deletion plan of an app, with the survey that it was made from.
 struct AppPruning<'t> {
     tree: &'t Tree,
     client: Client,
@@ -230,7 +230,7 @@ fn branches(tree: &Tree) -> Result<Option<BTreeSet<Tag>>, Fault> {
     Ok(Some(names.iter().filter_map(tag).collect()))
 }
 
-/// What runs somewhere.
+/// List of the images that run somewhere.
 struct RunningImage {
     text: String,
     /// The file and the command that list it.
@@ -253,7 +253,7 @@ fn listed(tree: &Tree, flags: &PruneFlags) -> Result<RunningImage, Fault> {
     Ok(RunningImage { text, sources })
 }
 
-/// What runs of an app.
+/// Images of an app that run.
 fn in_use(
     RunningImage { text, sources }: &RunningImage,
     apps: &Repository,

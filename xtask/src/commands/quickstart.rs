@@ -95,7 +95,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     super::print(&done.wanted().map(|app| format!("{}\n", app.reference)).collect::<String>())
 }
 
-/// What has to be started first.
+/// Service that has to be started first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     Nothing,

@@ -48,7 +48,7 @@ struct Reproduced {
     platforms: Vec<ComparedPlatform>,
 }
 
-/// Why there is no answer.
+/// Reason for a missing answer.
 enum Unanswered {
     /// No build can answer: of this image it is not known what it was built from.
     Impossible(Fault),
@@ -295,7 +295,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What a published image says about its build.
+/// Statement of a published image about its build.
 struct Origin {
     commit: String,
     key: PublishedKey,

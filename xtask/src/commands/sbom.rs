@@ -136,7 +136,7 @@ fn attached(client: &Client, opened: &Opened, media_type: &str) -> Result<Option
     Ok(found.into_iter().next_back().and_then(|artifact| artifact.documents.into_iter().next()).map(|blob| blob.bytes))
 }
 
-/// What is in an image, by the SBOM that is attached to it, or by its layers.
+/// Contents of an image, by the SBOM that is attached to it, or by its layers.
 pub(super) fn components(
     tree: &Tree,
     client: &Client,

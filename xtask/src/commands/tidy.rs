@@ -42,7 +42,8 @@ fn needs_cargo(files: &Files, may_differ: &dyn Fn(&str) -> bool) -> bool {
     files.paths().any(|path| is_cargos(path) && may_differ(path))
 }
 
-/// What cargo finds in the workspace, if there is one. Without the network: what it needs is on any machine that has compiled this.
+/// Problems that cargo finds in the workspace, if there is one. Works without the network: any machine that has compiled this has the files
+/// that cargo needs.
 fn workspace(root: &Path) -> Vec<String> {
     if !root.join("Cargo.toml").is_file() {
         return Vec::new();

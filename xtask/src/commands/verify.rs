@@ -93,7 +93,7 @@ fn wrong(what: &Reference, why: &str) -> Fault {
     Fault::drift(format!("`{what}` is not verified")).cause(why)
 }
 
-/// How signatures are checked.
+/// Method of checking signatures.
 enum Verifier {
     Key(PublicKey),
     /// By the cosign program.

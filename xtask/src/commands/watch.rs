@@ -91,7 +91,7 @@ struct App<'r> {
 /// Image of an app, with the app's name where the policy has several.
 type Built = (Option<String>, Reference);
 
-/// What runs the image.
+/// Runner of the image.
 enum RunningProgram<'r> {
     App(Running<'r>, #[allow(dead_code, reason = "its files stay for as long as the value")] RunnableImage<'r>),
     Command(ProcessGroup),

@@ -35,7 +35,7 @@ use xtask_native::layer::{self, Codec, Limits, Reader};
 /// Files that an artifact may have.
 const FILES: u64 = 200_000;
 
-/// What compiling the program of an image takes.
+/// Inputs for compiling the program of an image.
 pub(super) struct Program<'a> {
     pub root: &'a Path,
     pub binary: &'a Binary,
@@ -115,7 +115,7 @@ struct Shared<'a> {
     puts: Option<Puts>,
 }
 
-/// What is written with an artifact.
+/// Facts that are written with an artifact.
 struct Puts {
     /// The commit that it was compiled for.
     revision: String,
@@ -123,8 +123,8 @@ struct Puts {
     untested: bool,
 }
 
-/// Who may put tags that everybody reads may put compiled dependencies, from commits of the default branch. A desk without CI does not:
-/// its own folder is all that would read them.
+/// Returns `Some` if this build may put compiled dependencies: from commits of the default branch, where it may put tags that everybody
+/// reads. A desk without CI may not: only its own folder would read them.
 fn puts(tree: &Tree, request: &Request) -> Option<Puts> {
     let everywhere = tree.policy.project.shared_tags == SharedTags::Anywhere;
     let may = request.wanted.push && !request.dry_run && (in_ci() || everywhere);
@@ -388,7 +388,8 @@ pub(super) fn name_tested(context: &Context<'_>) -> Result<(), Fault> {
     named.map(drop)
 }
 
-/// What a build pulls before it compiles the program for this machine, for people; none where it would not, or where that is unknown.
+/// Artifact that a build pulls before it compiles the program for this machine, for people; `None` where it would not, or where that is
+/// unknown.
 pub fn to_pull(tree: &Tree) -> Option<String> {
     let binary = tree.policy.app.binary.as_ref()?;
     let client = super::single_try_client(tree);

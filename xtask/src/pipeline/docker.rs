@@ -68,7 +68,7 @@ struct Wheels<'c> {
 }
 
 impl<'c> Wheels<'c> {
-    /// Where they are put for an order; none for an image that takes none.
+    /// Wheels for an order, in their folder; `None` for an image that takes none.
     fn of(context: &'c Context<'_>, order: &ImageOrder) -> Result<Option<Self>, Fault> {
         if order.kind != ImageKind::Base {
             return Ok(None);
@@ -130,7 +130,7 @@ fn secrets(
     Secrets::of(&order.secrets, suite, &|| Ok(facts::indexes(context.tree)?.with_folder_in_step(place)))
 }
 
-/// What docker reads for an image.
+/// Files that docker reads for an image.
 struct DockerInput {
     /// The build context. It stays locked while the value lives.
     context: context::StagedContext,

@@ -376,8 +376,8 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// What was just built, as the registry has it: its digest there, and the platform's manifest. BuildKit pushes nothing from the
-    /// classic image store, which knows images by their configurations alone: docker pushes from there.
+    /// The image that was just built, as the registry has it: its digest there, and the platform's manifest. BuildKit pushes nothing from
+    /// the classic image store, which knows images by their configurations alone: docker pushes from there.
     fn pushed(&self, plan: &ImagePlan, platform: &Platform, built: Digest) -> Result<(Digest, Manifest), Fault> {
         let (client, docker) = (self.context.client, self.context.docker()?);
         let tag = publish::platform_tag(&plan.tag, platform);

@@ -203,7 +203,7 @@ pub(super) fn built_wheels(
     recipes::built_wheels(tree, &dockerfile, &order.build_args(), &order.platform, surroundings)
 }
 
-/// How packages without a wheel are built for a base, and where their wheels are kept.
+/// Inputs for building packages without a wheel for a base, and the storage for their wheels.
 fn sources<'c>(context: &'c Context<'_>, image: &Image<'_>, order: &'c ImageOrder) -> Result<Sources<'c>, Fault> {
     let (tree, request) = (context.tree, &context.request);
     let roots = serde_json::from_str::<BaseKey>(&image.facts.key).map(|key| key.root.digests).unwrap_or_default();

@@ -43,7 +43,6 @@ pub(super) struct BaseImage {
 }
 
 impl BaseImage {
-    /// What exists of it.
     pub(super) fn known(&self) -> PublishedBase {
         let known = |(platform, digest): (&Platform, &Option<Digest>)| {
             let image = EarlierImage { manifest: (*digest)?, record: self.checked.get(platform).copied() };

@@ -85,7 +85,7 @@ impl Trace {
         }
     }
 
-    /// When the build began.
+    /// Start time of the build.
     pub(super) fn when(&self) -> Timestamp {
         self.when
     }

@@ -211,7 +211,7 @@ impl<'t> Sources<'t> {
     }
 }
 
-/// What `images.lock` pins, with this tree's base as the base.
+/// Pins of `images.lock`, with this tree's base as the base.
 fn pins(tree: &Tree) -> Result<ImagesLock, Fault> {
     let lock = facts::images_lock(tree)?;
     Ok(ImagesLock { base: lock.pinned(tree.policy.base.name.as_deref()), ..lock })

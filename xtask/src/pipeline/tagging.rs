@@ -35,7 +35,7 @@ pub(super) struct Put {
     pub tags: Vec<Tag>,
     /// The others, and names without a tag, with the reason.
     pub kept: Vec<String>,
-    /// Why `latest` stayed, if it did.
+    /// Reason why `latest` stayed, if it did.
     pub latest_stays: Option<String>,
 }
 
@@ -220,7 +220,7 @@ struct RegistryTag<'a> {
     tag: &'a Tag,
     /// Its image, for the first look: what counts for a move is read again.
     known: RefCell<Option<Published>>,
-    /// What it named at the last look.
+    /// Image that it named at the last look.
     seen: RefCell<Option<Tagged>>,
 }
 

@@ -67,7 +67,7 @@ struct Problem {
     hint: Option<String>,
 }
 
-/// What a program says about itself.
+/// Description that a program gives of itself.
 #[derive(Clone, Debug, Serialize)]
 pub struct SaidDescription {
     pub about: Option<String>,

@@ -55,7 +55,7 @@ impl Plugin for Provenance {
     }
 }
 
-/// What was asked for.
+/// Parameters that were asked for.
 fn external(call: &Call<'_>) -> BTreeMap<String, Value> {
     let (tree, subject) = (call.tree, call.subject);
     let mut external = BTreeMap::from([
@@ -91,7 +91,7 @@ fn commit(call: &Call<'_>) -> Option<String> {
     }
 }
 
-/// What the image was made of.
+/// Resources that the image was made of.
 fn materials(call: &Call<'_>, image: Option<&Image>) -> Vec<Resource> {
     let tree = call.tree;
     let mut found = Vec::new();
@@ -141,7 +141,7 @@ fn byproducts(call: &Call<'_>) -> Vec<Resource> {
         .collect()
 }
 
-/// Who builds, and in which run.
+/// Identity of the builder, and its run.
 fn builder(variable: &dyn Fn(&str) -> Option<String>) -> (String, Option<String>) {
     let github = || {
         let server = variable("GITHUB_SERVER_URL")?;

@@ -78,7 +78,7 @@ pub fn document(inventory: &Inventory, format: &str) -> (&'static str, Vec<u8>, 
     }
 }
 
-/// What is in an image.
+/// Contents of an image.
 pub struct Found {
     pub inventory: Inventory,
     contents: Contents,

@@ -74,7 +74,7 @@ fn sentence(one: &Vulnerability) -> String {
     format!("{} {} has {} ({}): {fix}", one.name, one.version, one.id, one.severity)
 }
 
-/// Where and how vulnerabilities are looked up.
+/// Settings for looking up vulnerabilities.
 pub struct Search {
     database: Database,
     statements: Vec<Statement>,

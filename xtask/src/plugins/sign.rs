@@ -175,7 +175,7 @@ fn identity(settings: &Settings) -> Result<Identity, Fault> {
     }
 }
 
-/// What cosign signs with.
+/// Key or identity that cosign signs with.
 enum With<'a> {
     Key(&'a str),
     Identity(&'a Identity),

@@ -111,7 +111,7 @@ mod tests {
 
     const GOOD: &str = include_str!("../../../images.toml");
 
-    /// Whether a value is valid: the part of the specification that the schema uses.
+    /// Returns true if a value is valid, by the part of the specification that the schema uses.
     fn is_valid(schema: &Value, value: &Value) -> bool {
         schema.as_object().unwrap().iter().all(|(keyword, wanted)| match keyword.as_str() {
             "$schema" | "title" | "description" | "default" => true,

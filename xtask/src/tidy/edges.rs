@@ -55,7 +55,7 @@ const PURE: &[&str] = &[
     "xtask_native::recipes::python::record",
 ];
 
-/// What reaches the world.
+/// Paths of the standard library that reach the world.
 const WORLD: [&str; 12] = [
     "std::env",
     "std::fs",
@@ -70,7 +70,7 @@ const WORLD: [&str; 12] = [
     "std::time::Instant",
     "std::time::SystemTime::now",
 ];
-/// What is known when compiling.
+/// Path of constants that are known when compiling.
 const KNOWN: &str = "std::env::consts";
 
 /// Every path that leads out of a pure module into the world.
@@ -106,7 +106,7 @@ fn is_pure(module: &str) -> bool {
     PURE.iter().any(|pure| is_in(pure))
 }
 
-/// Why a path may not be used in a pure module.
+/// Reason why a path may not be used in a pure module.
 fn leads_out(files: &Files, path: &str) -> Option<String> {
     let world = WORLD.iter().find(|world| path.starts_with(**world));
     if world.is_some() && !path.starts_with(KNOWN) {

@@ -38,7 +38,7 @@ impl Files {
         Self { root: PathBuf::from("/made/up"), texts }
     }
 
-    /// Where they are.
+    /// Folder that contains the files.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
@@ -47,12 +47,12 @@ impl Files {
         self.texts.get(path)?.as_deref()
     }
 
-    /// How many.
+    /// Number of files.
     pub fn len(&self) -> usize {
         self.texts.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no files.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }

@@ -46,7 +46,7 @@ fn reported(path: &str, fault: &Fault) -> Violation {
     Violation::new(path, 0, what.join(": "), fault.hints.first().map_or("correct it", String::as_str))
 }
 
-/// What the linter finds; only the base and the app are to be built by more than one engine.
+/// Violations that the linter finds. Only the base and the app are to be built by more than one engine.
 fn conventions(path: &str, dockerfile: &Dockerfile, enhanced: bool) -> Vec<Violation> {
     let counts = |rule: LintRule| !(enhanced && rule == LintRule::LastStage);
     let prefix = |line: usize| format!("{path}:{line}: ");
@@ -93,7 +93,7 @@ fn context(files: &Files, policy: &Policy, path: &str, dockerfile: &Dockerfile) 
     Ok(found)
 }
 
-/// What the Dockerfile reads, by hand and as xtask builds it, for each platform.
+/// Sources that the Dockerfile reads, by hand and as xtask builds it, for each platform.
 fn sources(policy: &Policy, dockerfile: &Dockerfile) -> Result<Vec<Vec<Source>>, Fault> {
     let mut all = Vec::new();
     for platform in &policy.project.platforms {

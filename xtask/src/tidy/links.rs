@@ -74,7 +74,7 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2).filter(is_path)
 }
 
-/// What links and pictures of a line name, but for addresses.
+/// Targets of the links and pictures in a line, except addresses.
 fn targets(line: &str) -> impl Iterator<Item = &str> {
     let inline = line.match_indices("](").map(|(at, found)| (at + found.len(), ')'));
     let html = ["src=\"", "href=\"", "srcset=\""]

@@ -116,7 +116,7 @@ fn machine_paths(path: &str, text: &str, root: &Path) -> Vec<Violation> {
     lines_with(text, &words).into_iter().filter_map(find).collect()
 }
 
-/// Whether a `/` after this text begins a path.
+/// Returns true if a `/` after this text begins a path.
 fn is_absolute(before: &str) -> bool {
     !before.ends_with(|c: char| c.is_alphanumeric() || "._-~}>)]*:/".contains(c))
 }

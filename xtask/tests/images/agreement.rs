@@ -5,7 +5,7 @@ use crate::fixture::{Repo, actions, platforms};
 use xtask_model::image::policy;
 use xtask_model::spec::reference::Digest;
 
-/// What `plan` says of a change since this revision, and whether base and app are then built: by a dry run, and for real.
+/// Compares the decision of `plan` for a change since this revision with that of a dry run, and with a real build.
 #[track_caller]
 fn agrees(repo: &Repo, since: &str, decision: &str) {
     let (base, app) = match decision {

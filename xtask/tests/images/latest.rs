@@ -2,7 +2,8 @@
 
 use crate::fixture::{Repo, actions};
 
-/// What `latest` names before and after `act` on a tree that has been pushed and edited; the app's report says why it stays.
+/// Checks that `latest` names the same image before and after `act` on a tree that has been pushed and edited, and that the app's report
+/// gives the reason.
 #[track_caller]
 fn stays(name: &str, why: &str, args: &[&str], act: impl FnOnce(&Repo)) {
     let Some(repo) = Repo::new(name) else { return };

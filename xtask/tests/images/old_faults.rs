@@ -1,4 +1,4 @@
-//! What went wrong with the scripts that this replaces: one test for each of those faults that a build can show.
+//! Faults of the scripts that this replaces: one test for each of those that a build can show.
 
 use crate::fixture::{COPYING_BASE, Repo, actions, platforms};
 

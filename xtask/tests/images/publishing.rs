@@ -1,4 +1,4 @@
-//! What a build with `--push` leaves in the registry, and what it says.
+//! Contents of the registry after a build with `--push`, and the build's report.
 
 use crate::fixture::{Repo, actions};
 use std::collections::BTreeMap;

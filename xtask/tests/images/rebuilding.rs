@@ -1,4 +1,4 @@
-//! Which edit rebuilds what, and why it says so.
+//! Edits, the images that each of them rebuilds, and the reasons in the report.
 
 use crate::fixture::{Outcome, Repo, Report, actions};
 

@@ -18,7 +18,7 @@ fn behind_proxy(name: &str) -> Option<(Repo, FaultProxy)> {
     Some((repo, proxy))
 }
 
-/// What a broken build must leave as it was.
+/// State that a broken build must leave as it was.
 struct Before {
     base: String,
     app: String,

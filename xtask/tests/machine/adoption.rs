@@ -268,7 +268,7 @@ impl Drop for Example {
     }
 }
 
-/// Why the native engine cannot build an app of an example, in the words of its own check.
+/// Reason why the native engine cannot build an app of an example, in the words of its own check.
 fn refused_natively(tree: &Tree) -> Option<String> {
     let platforms = &tree.policy.project.platforms;
     let check = |kind| preflight::check(tree, kind, platforms);

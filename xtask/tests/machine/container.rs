@@ -93,7 +93,7 @@ fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
 }
 
-/// What a confined shell of user `app` says on stdout.
+/// Checks the stdout of a confined shell of user `app`.
 #[track_caller]
 fn says(script: &str, expected: &str) {
     let Some(bare) = bare() else { return };

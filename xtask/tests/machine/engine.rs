@@ -7,7 +7,7 @@ use std::time::Instant;
 use xtask_host::docker::engine::{self, EngineOptions, State, Status};
 use xtask_model::fault::Exit;
 
-/// Whether this machine can run the test; says so, or fails where it must.
+/// Returns true if this machine can run the test. If not, says so, or fails where it must run.
 fn possible() -> bool {
     let why = if !rustix::process::geteuid().is_root() {
         "not root"

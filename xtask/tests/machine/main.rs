@@ -1,5 +1,5 @@
-//! What needs much of a machine: root rights, namespaces, an engine, minutes. Layers, roots, containers and whole images, against other
-//! programs that make or read the same.
+//! Tests that need much of a machine: root rights, namespaces, an engine, minutes. Layers, roots, containers and whole images are compared
+//! with other programs that make or read the same.
 
 #![allow(clippy::disallowed_methods, reason = "programs are run as a person's shell would run them")]
 

@@ -56,10 +56,10 @@ struct Root {
     config: Config,
     folder: PathBuf,
     blob: Digest,
-    /// Where a selection of its files is unpacked, without these folders.
+    /// Folder into which a selection of its files is unpacked, without these folders.
     part: tempfile::TempDir,
     spoiled: Vec<&'static str>,
-    /// How often all its files were asked for.
+    /// Number of times that all its files were asked for.
     wholes: Cell<usize>,
 }
 
@@ -247,7 +247,7 @@ fn pinned_uv() -> Uv {
     }
 }
 
-/// What stands at a path, whoever put it there.
+/// Entry at a path, whoever put it there.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     kind: char,
@@ -270,7 +270,7 @@ fn described(item: &Item) -> (String, Found) {
     (item.path.to_string(), Found { kind, mode, owner: (item.uid.into(), item.gid.into()), content })
 }
 
-/// What docker built, below these paths.
+/// Entries that docker built, below these paths.
 fn built(engine: &Engine, repository: &Repository, root: &Root, below: &[&str]) -> BTreeMap<String, Found> {
     let wanted = ["ca", "index-url", "extra-index-url", "netrc"].map(str::to_owned).into();
     let secrets = Secrets::collect(&wanted, None).unwrap();
@@ -512,7 +512,7 @@ fn a_wheel_with_a_file_of_a_known_package_is_rejected() {
     }
 }
 
-/// What an earlier build published: the layers of a recipe's parts, and its note.
+/// Layers of a recipe's parts that an earlier build published, and its note.
 struct Published {
     note: Vec<u8>,
     layers: BTreeMap<Digest, (Vec<u8>, Digest)>,
@@ -736,7 +736,7 @@ fn a_doubtful_record_counts_for_nothing() {
     assert_eq!(damaged.read(&recipe), ["our-pandas 1"]);
 }
 
-/// What uv installs, as the image has it: with the image's Python and its version in paths. Rows of scripts are left out: their
+/// Entries that uv installs, as the image has them: with the image's Python and its version in paths. Rows of scripts are left out: their
 /// hashes are of other first lines.
 fn by_uv(uv: &Uv, repository: &Repository) -> BTreeMap<String, Found> {
     let folder = tempfile::tempdir().unwrap();

@@ -211,7 +211,7 @@ impl Outcome {
     }
 }
 
-/// Where a case's files are.
+/// Location of a case's files.
 struct Place<'p> {
     context: &'p Path,
     dockerfile: PathBuf,
@@ -219,7 +219,7 @@ struct Place<'p> {
 }
 
 impl Place<'_> {
-    /// What docker is to write there.
+    /// Name of the output that docker is to write there.
     fn output(&self) -> String {
         format!("type=oci,tar=false,compression=gzip,force-compression=true,dest={}", self.out.display())
     }
@@ -273,7 +273,7 @@ fn built_alone(engine: &Engine, place: &Place<'_>, case: &Case) -> Result<(), St
     Err(said.lines().rev().find(|line| line.contains("ERROR")).unwrap_or(&said).to_owned())
 }
 
-/// What docker made of a case.
+/// Outcome of a case by docker.
 fn theirs(place: &Place<'_>) -> Outcome {
     let blob = |descriptor: &Value| {
         let digest = descriptor["digest"].as_str().unwrap().replace(':', "/");
@@ -289,7 +289,7 @@ fn theirs(place: &Place<'_>) -> Outcome {
     Outcome::new(tree, &document(blob(&manifest["config"])))
 }
 
-/// What the interpreter makes of it.
+/// Outcome of a case by the interpreter.
 fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Outcome, Fault> {
     let mut dockerfile = Dockerfile::parse("Dockerfile", text)?;
     if !case.target.is_empty() {
@@ -322,7 +322,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
     Ok(Outcome::new(tree, &serde_json::to_value(&assembly.config).unwrap()))
 }
 
-/// What is wrong with a case, or nothing.
+/// Problem of a case, if there is one.
 fn judge(built: Result<(), String>, bases: &Bases, place: &Place<'_>, case: &Case) -> Option<String> {
     let text = fs::read_to_string(&place.dockerfile).unwrap();
     let (theirs, ours) = (built.map(|()| theirs(place)), ours(bases, place, &text, case));
@@ -451,7 +451,7 @@ fn buildkit_gives_the_same_result() {
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-/// What differs on purpose, with files that no checkout of git has.
+/// Differences on purpose, with files that no checkout of git has.
 #[test]
 fn buildkit_keeps_modes_that_git_does_not_record() {
     let Some(engine) = engine() else { return };

@@ -16,7 +16,7 @@ use xtask_model::spec::reference::Platform;
 /// A user that no Debian has.
 const USER: &str = "54321";
 
-/// Whether this machine can do it; where not, says why.
+/// Returns true if this machine can run the test. If not, says why.
 fn possible() -> bool {
     let why = if !rustix::process::geteuid().is_root() {
         "not root"
@@ -114,7 +114,7 @@ impl Repo {
         (text, said)
     }
 
-    /// What an installation has left in the folder of roots.
+    /// Entries that an installation has left in the folder of roots.
     fn left(&self) -> Vec<String> {
         let entries = fs::read_dir(self.root.join("target/root")).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().into_string().unwrap());

@@ -17,7 +17,7 @@ fn build(world: &World, what: &str, engine: &str) -> Report {
     world.repo.xtask(&[what, "--push", "--engine", engine, "--format", "json"]).run().ok().report()
 }
 
-/// What runs when the app is asked for the users that it knows, and for its page.
+/// Runs the app, and checks the users that it knows, and its page.
 #[track_caller]
 fn runs(world: &World, report: &Report, page: &str) {
     let reference = report.text("app", "reference");
@@ -168,7 +168,7 @@ fn contents_of(world: &World, tag: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// What a checkout may have in addition to what its key covers: modes of a umask, set-id bits, times, owners, hard links,
+/// Makes changes that a checkout may have in addition to what its key covers: modes of a umask, set-id bits, times, owners, hard links,
 /// extended attributes.
 fn unusual(world: &World) {
     use std::os::unix::fs::PermissionsExt as _;
@@ -226,7 +226,7 @@ enum Thing {
     Folder,
 }
 
-/// What a checkout adds to a path that the key does not cover.
+/// Properties that a checkout adds to a path, and that the key does not cover.
 #[derive(Clone, Debug)]
 struct Habit {
     umask: u32,

@@ -120,7 +120,7 @@ fn a_copy_without_link_reads_the_base_once() {
     assert_eq!(world.repo.run(&report.text("app", "reference"), &[]), "<p>two</p>");
 }
 
-/// What an engine leaves in the registry, without what names the engine itself.
+/// Documents that an engine leaves in the registry, without what names the engine itself.
 fn published(world: &World) -> BTreeMap<String, serde_json::Value> {
     let mut all = BTreeMap::new();
     for name in ["app-base", "app"] {

@@ -21,7 +21,7 @@ use xtask_native::store::Store;
 struct Layer {
     bytes: Vec<u8>,
     diff_id: Digest,
-    /// What the manifest says of its length.
+    /// Length according to the manifest.
     size: u64,
 }
 

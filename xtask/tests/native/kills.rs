@@ -39,7 +39,7 @@ fn build(repo: &Repo, store: &Path) -> Call {
     repo.xtask(&["build", "--push", "--format", "json"]).without_engine().env("XTASK_STORE", store)
 }
 
-/// What each name of the registry refers to.
+/// Digests that the names of the registry refer to.
 fn names(world: &World) -> BTreeMap<String, String> {
     let names = NAMES.iter().flat_map(|name| world.repo.tags(name).into_iter().map(move |tag| (name, tag)));
     names.map(|(name, tag)| (format!("{name}:{tag}"), world.repo.digest(name, &tag))).collect()

@@ -9,7 +9,7 @@ use xtask_model::spec::reference::{Platform, Tag};
 /// A part that is taken out of the registry.
 type Lose = fn(&World, &str);
 
-/// What a clean-up of what looks unused does to an index.
+/// Removes a manifest of an index, as a clean-up of what looks unused does.
 fn lose_manifest(world: &World, name: &str) {
     let found = world.repo.published(name, "latest").unwrap();
     let digest = found.platforms[&Platform::host()].digest;

@@ -1,4 +1,4 @@
-//! Where an image goes: a layout, an archive, docker, or a folder of this machine; read back by programs of others.
+//! Destinations of an image: a layout, an archive, docker, or a folder of this machine; read back by programs of others.
 
 use crate::fixture::{Call, Report, actions};
 use crate::world::World;
@@ -192,8 +192,8 @@ fn auto_uses_docker_if_available_and_native_otherwise() {
     world.repo.xtask(&["build", "--output", "docker"]).without_engine().run().ends(3).says("no Docker engine responds");
 }
 
-/// What `[base] compression` says, by either engine. Docker keeps a layer of its build cache unchanged, so only layers whose
-/// contents are new are looked at.
+/// Either engine follows `[base] compression`. Docker keeps a layer of its build cache unchanged, so only layers whose contents are new are
+/// looked at.
 #[test]
 fn layers_are_compressed_as_configured() {
     use xtask_model::spec::oci::media_type::{LAYER_GZIP, LAYER_ZSTD};

@@ -1,4 +1,4 @@
-//! Whatever the registry and the tree have been through, `build` does what `plan` and `--dry-run` say.
+//! Agreement of `build` with `plan` and `--dry-run`, whatever the registry and the tree have been through.
 
 use crate::fixture::{Outcome, client};
 use crate::world::{NAMES, World};

@@ -61,7 +61,7 @@ impl Podman {
         self.settings().into_iter().fold(repo.xtask(args), |call, (name, value)| call.env(name, value))
     }
 
-    /// What podman itself prints.
+    /// Output of podman itself.
     #[track_caller]
     fn ask(&self, args: &[&str]) -> String {
         let done = Command::new(self.at("bin/podman")).args(args).envs(self.settings()).output().unwrap();

@@ -10,7 +10,7 @@ use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
 use xtask_model::spec::oci::{Config, Descriptor, Index, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Tag};
 
-/// What the template says, and the same text after somebody tampered with it.
+/// Text of the template, and the same text after somebody tampered with it.
 const PAGE: [&[u8]; 2] = [b"<p>one</p>\n", b"<p>0ne</p>\n"];
 
 fn reproduce(repo: &Repo, args: &[&str]) -> Outcome {

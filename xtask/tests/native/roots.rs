@@ -118,7 +118,7 @@ fn program(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// What `mmdebstrap` would make, as far as anything asks.
+/// Root as `mmdebstrap` would make it, as far as anything asks.
 fn root(notes: &Path) {
     let status = "Package: python3.13-minimal\nStatus: install ok installed\nVersion: 3.13.5-2\n";
     for (path, text) in [("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("var/lib/dpkg/status", status)] {

@@ -288,7 +288,7 @@ impl MadeUp {
         repo.write("images.toml", &text).commit("made up");
     }
 
-    /// What the edit changes, and the images that it has to affect.
+    /// Path that the edit changes, and the images that it has to affect.
     fn edited(&self) -> (String, BTreeSet<String>) {
         let mut affected = BTreeSet::new();
         let path = match self.edit {

@@ -50,7 +50,7 @@ impl World {
         &self.store
     }
 
-    /// Where the root stands.
+    /// Repository of the root.
     pub(crate) fn root(&self) -> Repository {
         self.repo.repository("root")
     }
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// What the registry is asked while something is done.
+    /// Requests to the registry while something is done.
     pub(crate) fn traffic<T>(&self, work: impl FnOnce() -> T) -> (T, Traffic) {
         let before = self.proxy.seen().len();
         let done = work();
@@ -164,7 +164,7 @@ impl Traffic {
         (digests.collect(), bytes.sum())
     }
 
-    /// How often each of these layers was read.
+    /// Number of times that each of these layers was read.
     pub(crate) fn read(&self, layers: &[Descriptor]) -> Vec<usize> {
         layers.iter().map(|layer| self.count("GET", &format!("/blobs/{}", layer.digest))).collect()
     }

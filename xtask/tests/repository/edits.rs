@@ -15,7 +15,7 @@ use xtask_model::spec::lock::Header;
 use xtask_model::spec::lock::formats::Format as LockFormat;
 use xtask_model::spec::reference::Digest;
 
-/// Where an example has what is edited.
+/// An example, with the paths in it that are edited.
 struct Example {
     name: &'static str,
     /// A folder that the app copies, and a file in it.
@@ -77,7 +77,7 @@ const EXAMPLES: [Example; 5] = [
     },
 ];
 
-/// What an edit builds.
+/// Images that an edit builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builds {
     Nothing,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 impl Example {
-    /// What `init` reads.
+    /// Repository that `init` reads.
     fn before(name: &'static str) -> Self {
         Self::new(name, &["before"])
     }

@@ -63,7 +63,7 @@ fn a_program_of_another_profile_is_another_app_on_the_same_base() {
     assert_eq!(own.sources, other.sources);
 }
 
-/// What the oracle expects, from the bytes that two extracted trees would send to a builder.
+/// Work that the oracle expects, from the bytes that two extracted trees would send to a builder.
 fn expected(old: &history::Extracted, new: &history::Extracted) -> Work {
     if old.base != new.base {
         Work::BaseFast

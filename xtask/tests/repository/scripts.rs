@@ -104,7 +104,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What `install.py` says about distributions `a` and `b` with these files; `code` is how it ends.
+/// Checks the output of `install.py` for distributions `a` and `b` with these files; `code` is its exit code.
 #[track_caller]
 fn installs(a: Files<'_>, b: Files<'_>, code: i32, said: &str) {
     let world = World::new(&[("a", a), ("b", b)]);
@@ -241,7 +241,7 @@ fn a_failed_installer_keeps_its_exit_code() {
     assert_eq!(call.unwrap().code(), Some(7));
 }
 
-/// What the check says of distributions: how it ends, what it passes over, and its last words.
+/// Checks the result of the import check for distributions: its exit code, the lines that it passes over, and its last words.
 #[track_caller]
 fn imports(distributions: &[(&str, Files<'_>)], code: i32, passed: &[&str], failed: &[&str]) {
     let output = World::new(distributions).check();

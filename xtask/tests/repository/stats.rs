@@ -168,7 +168,7 @@ fn browse(program: &Path, folder: &Path, args: &[&str], page: &Path) -> Output {
     output
 }
 
-/// Whether the page fits into a window of this width: `fits`, or by how much it does not.
+/// Returns `fits` if the page fits into a window of this width, else the width that it needs.
 fn fits(program: &Path, folder: &Path, page: &Path, width: u32) -> String {
     let text = std::fs::read_to_string(page).unwrap().replace('&', "&amp;").replace('"', "&quot;");
     let measure = "document.title = (d => d.scrollWidth > d.clientWidth ? d.scrollWidth + ' wide' : 'fits')\

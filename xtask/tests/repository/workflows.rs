@@ -102,7 +102,7 @@ fn zizmor_finds_no_security_problem() {
     assert!(audit(&files[0]).is_some_and(|said| said.contains("template-injection")));
 }
 
-/// What actionlint finds in a workflow, with shellcheck on its scripts where that is on the PATH.
+/// Problems that actionlint finds in a workflow, with shellcheck on its scripts where that is on the PATH.
 fn lint(actionlint: &Path, file: &Path) -> Option<String> {
     let done = std::process::Command::new(actionlint).arg("-no-color").arg(file).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
@@ -167,7 +167,7 @@ struct World {
     root: Repository,
 }
 
-/// What has to come of an event.
+/// Expected result of an event.
 struct Expected<'e> {
     decision: &'e str,
     base_present: &'e str,
@@ -244,7 +244,7 @@ impl World {
         outcome
     }
 
-    /// How many builds have left their record on an image.
+    /// Number of builds that have left their record on an image.
     fn records(&self) -> u64 {
         let stats = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
             .arg("--root")
@@ -313,7 +313,7 @@ fn put_root(client: &Client, repository: &Repository, version: &str) {
     client.put_manifest(repository, Tag::from_name("1").unwrap(), media_type::INDEX, &bytes).unwrap();
 }
 
-/// What publishes takes no root that is not pinned.
+/// Pins the root: nothing that publishes takes a root that is not pinned.
 fn pin_root(client: &Client, repository: &Repository, folder: &Path) {
     let found = xtask_host::registry::publish::read(client, repository, Tag::from_name("1").unwrap())
         .unwrap()
@@ -558,7 +558,7 @@ impl World {
 
 // --- GitLab's schema ---
 
-/// What a value of YAML is in JSON.
+/// Value of YAML as JSON.
 fn as_json(yaml: &yaml_rust2::Yaml) -> Value {
     use yaml_rust2::Yaml;
     match yaml {

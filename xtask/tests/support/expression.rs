@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// How the work before stands, for `success()` and its kind.
+/// Status of the jobs before, for `success()` and its kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Status {
     pub success: bool,
@@ -32,7 +32,7 @@ pub(crate) fn interpolate(text: &str, context: &Value) -> String {
     out + rest
 }
 
-/// Whether a value counts as true.
+/// Returns true if a value counts as true.
 pub(crate) fn truthy(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false)) && value != "" && value != 0
 }

@@ -54,10 +54,10 @@ impl Answer {
     }
 }
 
-/// How a rule answers.
+/// Answer of a rule, as a function of the request.
 pub type Reply = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
 
-/// What goes wrong.
+/// Fault that a rule causes.
 #[derive(Clone)]
 pub enum Mishap {
     /// Closes the connection without an answer, before the body is read.
@@ -193,7 +193,7 @@ impl FaultProxy {
         self.script.waiting.lock().unwrap().clone()
     }
 
-    /// How many requests of this method with `part` in their target there were.
+    /// Number of requests of this method with `part` in their target.
     pub fn count(&self, method: &str, part: &str) -> usize {
         self.seen().iter().filter(|seen| seen.method == method && seen.target.contains(part)).count()
     }

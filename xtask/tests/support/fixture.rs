@@ -19,7 +19,7 @@ use xtask_model::image::presence::Published;
 use xtask_model::spec::oci;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 
-/// What the tests change of `images.toml`.
+/// Part of `images.toml` that the tests change.
 pub const BASE: &str = "\
 # The base of the tests: a folder in place of what pip would have installed.
 ARG ROOT_IMAGE
@@ -45,7 +45,7 @@ USER 10001:10001
 pub const GATE: &str = "name = \"gate\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"sh\", \"-c\", \"test -z \\\"$GATE\\\" || { \
                     echo waiting; while ! test -e \\\"$GATE\\\"; do sleep 0.05; done; }\"]";
 
-/// What is copied into a native base.
+/// Files that are copied into a native base.
 const NATIVE_END: &str =
     "COPY --link requirements-enhanced.lock dockerfiles/check.txt /opt/venv/\nENV PATH=/opt/venv/bin:/bin\n";
 
@@ -386,7 +386,7 @@ pub fn until(mut holds: impl FnMut() -> bool, why: impl Fn() -> String) {
     }
 }
 
-/// What a call came to.
+/// Result of a call.
 #[derive(Debug)]
 pub struct Outcome {
     /// `None` where a signal ended it.
@@ -477,7 +477,7 @@ impl Report {
         self.text(kind, "action")
     }
 
-    /// What was done with the base and the app.
+    /// Actions for the base and the app.
     pub fn actions(&self) -> (String, String) {
         (self.action("base"), self.action("app"))
     }
@@ -488,7 +488,7 @@ impl Report {
     }
 }
 
-/// What [`Report::actions`] is compared with.
+/// Expected value of [`Report::actions`].
 pub fn actions(base: &str, app: &str) -> (String, String) {
     (base.to_owned(), app.to_owned())
 }

@@ -8,7 +8,7 @@ use yaml_rust2::{Yaml, YamlLoader, yaml::Hash};
 
 type Variables = BTreeMap<String, String>;
 
-/// What a job without work says.
+/// Output of a job without work.
 const DONE: [&str; 2] = ["the plan has no work for this job", "a fork publishes nothing"];
 
 impl Runner {

@@ -93,7 +93,7 @@ pub fn seed() -> State {
     state
 }
 
-/// How many kinds of edits there are.
+/// Number of kinds of edits.
 pub const EDITS: usize = 23;
 
 /// Edits a tree; `value` makes an edit one of several.

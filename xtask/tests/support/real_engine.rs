@@ -96,7 +96,7 @@ impl Engine {
         self.state.folder.join("packages/usr/bin/docker-registry")
     }
 
-    /// Where the tiny root stands, under tag `1`.
+    /// Repository of the tiny root, under tag `1`.
     pub fn root_repository(&self) -> Repository {
         format!("{}/e2e/root", self.registry()).parse().unwrap()
     }

@@ -21,26 +21,26 @@ pub(crate) struct Event {
     pub name: &'static str,
     /// `github.ref`.
     pub reference: String,
-    /// What is checked out.
+    /// Commit to check out.
     pub commit: String,
     /// The document of the event.
     pub payload: Value,
 }
 
-/// Where workflows run.
+/// Machine that runs workflows.
 pub(crate) struct Runner {
     /// The repository that is cloned.
     pub origin: PathBuf,
     /// For clones, shims and outputs.
     pub folder: PathBuf,
-    /// What reaches the engine.
+    /// Variables that reach the engine.
     pub engine: BTreeMap<&'static str, OsString>,
     pub service: Provider,
     /// Host of the registry.
     pub registry: String,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// `success`, `failure` or `skipped` of each job.
@@ -49,7 +49,7 @@ pub(crate) struct Outcome {
     pub planned: BTreeMap<String, String>,
     /// Every `cargo` call, in order.
     pub calls: Vec<String>,
-    /// What everything printed.
+    /// Everything that was printed.
     pub log: String,
 }
 
@@ -239,7 +239,7 @@ impl Runner {
     }
 }
 
-/// Where the event happens: a fork's event says so.
+/// Repository of the event: a fork's event names it.
 fn repository(event: &Event) -> &str {
     event.payload["repository"]["full_name"].as_str().unwrap_or("acme/probe")
 }

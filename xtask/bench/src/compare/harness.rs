@@ -131,12 +131,12 @@ impl Harness {
         prefix(&self.workspace, name)
     }
 
-    /// Where the native engine published the unchanged tree.
+    /// Repository to which the native engine published the unchanged tree.
     pub(super) fn before_native(&self) -> Result<Registry, Fault> {
         self.prefix(BEFORE)
     }
 
-    /// Where a builder pushes: the same namespace for each warm build, else a new one with the seeds.
+    /// Repository to which a builder pushes: the same namespace for each warm build, else a new one with the seeds.
     pub(super) fn namespace(&mut self, who: &str, start: Start, seeds: &Seeds) -> Result<Registry, Fault> {
         let name = match start {
             Start::Warm => format!("warm-{who}"),

@@ -17,7 +17,7 @@ use xtask_model::spec::lock::{LockedPackage, closure};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::Environment;
 
-/// What is asked for beyond the repository's own requirements.
+/// Packages to install in addition to the repository's own requirements.
 const MORE: [&str; 46] = [
     "torch",
     "transformers",

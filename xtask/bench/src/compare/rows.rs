@@ -18,14 +18,14 @@ use xtask_model::image::policy::Compression;
 pub struct Row {
     pub name: &'static str,
     pub about: &'static str,
-    /// Whether it is measured only when named.
+    /// True if it is measured only when named.
     pub on_request: bool,
     pub(super) edit: Edit,
     pub what: What,
     pub start: Start,
     /// Number of changed images: a run that builds fewer is invalid.
     pub builds: usize,
-    /// Whether the program is compiled: the compiler's files are not counted.
+    /// True if the program is compiled. The compiler's files are not counted.
     pub compiles: bool,
     /// The native engine first.
     pub sides: &'static [Side],
@@ -93,7 +93,7 @@ impl Work {
 }
 
 impl Row {
-    /// Whether each side finishes before the next starts, because preparation is slow.
+    /// Returns true if each side finishes before the next starts, because preparation is slow.
     pub fn one_by_one(&self) -> bool {
         self.sides.iter().any(|side| matches!(side.work, Work::OnBase(_) | Work::AmongFiles(..)))
     }
@@ -120,7 +120,7 @@ const fn docker(goal: Option<Goal>) -> Side {
 /// `type=registry`: like every cache that a runner reads before a build and writes after it.
 const DOCKER_CACHED: Side = side("docker buildx, cache in the registry", Work::Peer(Peer::DockerCached), None);
 
-/// What most teams have: its cache mounts make it quick on a machine that has built before.
+/// The usual setup of a team. Its cache mounts make it quick on a machine that has built before.
 const ONE_FILE: Side = side("docker buildx, one Dockerfile with cache mounts", Work::Peer(Peer::OneFile), None);
 
 /// Compiles and installs everything.

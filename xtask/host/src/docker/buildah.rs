@@ -25,7 +25,7 @@ pub struct Buildah {
     driver: StorageDriver,
 }
 
-/// How a store keeps the layers of images.
+/// Storage driver of buildah: how it keeps the layers of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StorageDriver {
     /// Mounts them over each other, in a mount namespace of the call, so that no mount is left when it is killed.

@@ -18,7 +18,7 @@ use xtask_model::spec::reference::Digest;
 /// Lists older than this are fetched again; packages that a newer point release has replaced vanish from mirrors.
 const LISTS_LAST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where downloads are kept for all who work under `target`: `XTASK_DEBIAN_CACHE`, else `target/debian`.
+/// Folder of the downloads for all who work under `target`: `XTASK_DEBIAN_CACHE`, else `target/debian`.
 pub fn cache(target: &Path) -> PathBuf {
     std::env::var_os("XTASK_DEBIAN_CACHE")
         .filter(|folder| !folder.is_empty())
@@ -76,7 +76,7 @@ pub struct DebPackage {
     pub file: PathBuf,
 }
 
-/// Where the host takes Debian from. None of it may reach an image.
+/// Archive from which the host takes Debian packages. No part of it may reach an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AptSource {
     pub mirror: String,
@@ -171,7 +171,7 @@ pub struct AptRoot<'a> {
     pub own: &'a OwnSources,
 }
 
-/// What a root itself says of the archive, for a host that is not Debian.
+/// Archive and keys that a root itself names, for a host that is not Debian.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnSources {
     /// The texts of its `/etc/apt/sources.list` and the files next to it.

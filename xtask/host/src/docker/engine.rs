@@ -46,7 +46,7 @@ pub const REGISTRY_ALONE: &str = "registry";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     pub folder: PathBuf,
-    /// Where its sockets are: in the folder, or in a short one where the paths would be too long.
+    /// Folder of its sockets: inside `folder`, or a short path where those paths would be too long.
     pub run: PathBuf,
     /// The docker client that belongs to it.
     pub docker: PathBuf,

@@ -1,4 +1,4 @@
-//! Which proxy an address goes through, by the variables that curl and Go read.
+//! Proxy for an address, from the variables that curl and Go read.
 //!
 //! Pure but for [`Proxies::from_env`]. Loopback never goes through a proxy.
 

@@ -71,7 +71,7 @@ pub(crate) struct HttpRequest<'a> {
     pub(crate) payload: Payload<'a>,
 }
 
-/// Why there is no answer, or no whole one.
+/// Reason for a missing or incomplete answer.
 #[derive(Debug)]
 pub(crate) struct ExchangeError {
     /// In words, with the address.

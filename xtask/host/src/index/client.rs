@@ -67,7 +67,7 @@ fn basic(user: &str, password: &str) -> String {
 pub(super) struct RawPage {
     pub(super) bytes: Vec<u8>,
     pub(super) media_type: String,
-    /// Where it was found, redirects followed.
+    /// Final address, after redirects.
     pub(super) url: Url,
 }
 

@@ -1,4 +1,4 @@
-//! How far the downloads are: silent while they are quick, then a line that is kept up to date.
+//! Progress of downloads: silent while they are quick, then a line that is kept up to date.
 
 use crate::terminal::{self, Count};
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! How this machine reaches package indexes: uv's variables, and pip's settings where uv has none.
+//! Settings for package indexes on this machine: uv's variables, and pip's settings where uv has none.
 //!
 //! Reads environment and files. Values may hold passwords: neither `Debug` nor `Display`.
 

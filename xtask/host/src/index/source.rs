@@ -1,4 +1,4 @@
-//! Where files are listed: the pages of indexes, pages of links, and folders.
+//! Sources that list files: pages of indexes, pages of links, and folders.
 
 use super::Failure;
 use super::client::{IndexClient, Location, RawPage};

@@ -262,7 +262,7 @@ fn is_single(artifact: &Descriptor) -> bool {
     [signature::SIGNATURES, signature::ATTESTATIONS].contains(&kind) || supply::SBOMS.contains(&kind)
 }
 
-/// Whether one of the new artifacts takes the place of an older one: a signature that was added to has lost its tag, an SBOM was made
+/// Returns true if one of the new artifacts replaces an older one: a signature that was added to has lost its tag, or an SBOM was made
 /// again.
 fn is_replaced(had: &Digest, kind: Option<&str>, new: &[Descriptor]) -> bool {
     new.iter().all(|one| one.digest != *had) && new.iter().any(|one| is_single(one) && artifact_type(one) == kind)

@@ -28,7 +28,7 @@ pub struct Questions {
     pub blobs: BTreeSet<Digest>,
 }
 
-/// What a client has asked, and the answers that came early.
+/// Questions that a client has asked, and the answers that came early.
 #[derive(Default)]
 pub(super) struct Early {
     /// Held while manifests are asked for: whoever needs one waits for it.

@@ -106,7 +106,7 @@ fn built(ask: &SurveyRequest<'_>, found: &[(Tag, Digest)]) -> Result<Vec<Stray>,
     })
 }
 
-/// What a repository of bases has.
+/// Manifests and tags of one repository of bases.
 struct SurveyedRepository {
     bases: Vec<PublishedBase>,
     strays: Vec<Stray>,

@@ -21,7 +21,7 @@ const SKIPPED: [&str; 9] =
 /// Files beyond which a repository without git is not listed.
 const MOST: usize = 200_000;
 
-/// What is known of the repository.
+/// Facts about the repository.
 #[derive(Clone, Debug)]
 pub struct Survey {
     pub root: PathBuf,

@@ -24,13 +24,13 @@ use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::supply::inventory::Crate;
 use xtask_model::supply::licence::{self, CrateLicences};
 
-/// Where a staged binary stands, within the repository and so within the build context.
+/// Path of a staged binary, within the repository and so within the build context.
 pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
     format!("target/image/{}/{}", platform.dashed(), binary.name).parse().expect("a platform and a checked name")
 }
 
-/// Whether the image has a file as it is, or a folder with all that is below it (`Tree`): that counts for the image already, and editing
-/// it does not change the program.
+/// Returns true if the image has a file as it is, or a folder with everything below it (`Tree`). The image's key covers these files
+/// already, and editing them does not change the program.
 pub type Copied<'c> = &'c dyn Fn(&Path, FileKind) -> bool;
 
 /// The key of the binary's recipe, from the repository's files.

@@ -26,7 +26,7 @@ use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
 pub struct Compared {
-    /// What differs, sorted by path. What cannot be compared is part of it.
+    /// Differences, sorted by path. Includes everything that cannot be compared.
     pub differences: Vec<InputDifference>,
     /// Paths of pointer files of Git LFS: the image gets these instead of the contents.
     pub pointers: Vec<ContextPath>,
@@ -39,7 +39,7 @@ impl Compared {
     }
 }
 
-/// Where the inputs that a commit gives an image are remembered.
+/// Storage for the inputs that a commit gives an image.
 pub struct Memory<'a> {
     pub path: &'a Path,
     pub writes: bool,
@@ -204,7 +204,7 @@ impl Committed {
         files(&self.git, committed, here, found, &|path, ids| self.contents(tree, theirs, path, ids))
     }
 
-    /// Why the contents of a file are not the commit's; nothing where a checkout of the commit gives them.
+    /// Reason why the contents of a file are not the commit's. `None` where a checkout of the commit gives them.
     fn contents(
         &self,
         tree: &Tree,

@@ -141,7 +141,7 @@ impl Tree {
         Client::new(self.client_options())
     }
 
-    /// How the policy and the command line want registries to be asked.
+    /// Options for asking registries, from the policy and the command line.
     pub fn client_options(&self) -> ClientOptions {
         let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
         ClientOptions { plain_http, offline: self.offline, ..ClientOptions::from_env() }
@@ -381,7 +381,7 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     Ok(found.lock)
 }
 
-/// Where the packages of the lock are used: each platform with each Python.
+/// Environments that use the packages of the lock: each platform with each Python.
 pub fn environments(tree: &Tree) -> Vec<Environment> {
     lock::closure::environments(&tree.policy.project.platforms, &tree.policy.root.pythons()).collect()
 }
@@ -420,7 +420,7 @@ pub fn targets(tree: &Tree) -> Result<Vec<uv::WheelTarget>, Fault> {
     Ok(targets)
 }
 
-/// Where the policy installs packages and wheels were not looked for when the lock was written.
+/// Targets for which the policy installs packages, but wheels were not looked for when the lock was written.
 pub fn unchecked_targets(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     let looked = lock.records.targets();
     let names = targets(tree)?.into_iter().map(|target| target.name);
@@ -502,7 +502,7 @@ pub fn base_args(tree: &Tree, platform: &Platform) -> Result<BTreeMap<String, St
 pub struct RootImage {
     pub name: String,
     pub digests: BTreeMap<Platform, Digest>,
-    /// Where `FROM` finds it.
+    /// Location where `FROM` finds it.
     pub place: RootPlace,
 }
 
@@ -555,8 +555,8 @@ pub fn labels(tree: &Tree, kind: ImageKind) -> BTreeMap<String, String> {
     labels.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Whether a file, or a folder with all that is below it (`Tree`), is in the image as it is, and so does not count for the program, unless
-/// that is said to be compiled from it.
+/// Returns true if a file, or a folder with everything below it (`Tree`), is in the image as it is. It then does not count for the program,
+/// unless it is declared as a source of the program.
 fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path, FileKind) -> bool + 'p {
     let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
     let paths = |of: fn(FileKind) -> bool| {

@@ -60,7 +60,7 @@ pub fn lock<F: Files + ?Sized>(files: &F, policy: &Policy) -> Result<Lock, Fault
     }
 }
 
-/// What the files of the policy ask for; of another tool's lock what that asks for.
+/// Requirements from the files of the policy, or from another tool's lock.
 pub fn asked<F: Files + ?Sized>(files: &F, policy: &Policy) -> Result<Requirements, Fault> {
     match policy.base.format() {
         Format::Pip => requirements(files, &policy.base),
@@ -93,7 +93,7 @@ pub fn check<F: Files + ?Sized>(files: &F, policy: &Policy, found: &Inputs) -> R
     Err(causes.into_iter().fold(Fault::drift(what).hint(hint), Fault::cause))
 }
 
-/// What requirement files and projects ask for, in order, with what the projects of the repository among them require.
+/// Requirements from requirement files and projects, in order, including those of the repository's projects among them.
 pub fn read_requirements<F: Files + ?Sized>(
     files: &F,
     named: &RequirementFiles,

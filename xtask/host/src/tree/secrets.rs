@@ -132,8 +132,8 @@ fn certificates(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     told.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file()))
 }
 
-/// Where the host's cargo takes crates from, as a configuration for cargo in a build: a mirror, and how to reach it. Paths of
-/// the host (certificates, wrappers) and what is about compiling stay here.
+/// Configuration that gives cargo in a build the host's source of crates: a mirror, and how to reach it. Leaves out paths of the host
+/// (certificates, wrappers) and settings for compiling.
 fn cargo_config(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Fault> {
     let home =
         variable("CARGO_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cargo")));

@@ -52,7 +52,7 @@ impl Portable {
         is_portable(Path::new(&folder), triple(platform).ok()?).then(|| Self { folder: folder.into() })
     }
 
-    /// Where [`Self::stage`] puts it.
+    /// Folder that [`Self::stage`] writes to.
     pub fn place(root: &Path) -> PathBuf {
         root.join("target/images/toolchain")
     }

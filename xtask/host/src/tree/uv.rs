@@ -136,7 +136,7 @@ pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
     Uv::at(program)
 }
 
-/// Where the packages of these requirements come from, by the settings of the repository at `root` and of this machine.
+/// Indexes for the packages of these requirements, by the settings of the repository at `root` and of this machine.
 ///
 /// # Errors
 /// A URL with a variable that is not set.
@@ -400,7 +400,7 @@ fn copies(request: &Request<'_>, found: &Requirements) -> Result<Option<tempfile
     Ok(Some(folder))
 }
 
-/// What a project of the repository requires, but for other projects of it. It was read before.
+/// Requirements of a project of the repository, without other projects of it. The project was read before.
 fn local_lines(root: &Path, found: &Requirements, local: &LocalProject) -> Vec<String> {
     let names = found.projects().iter().filter_map(|local| inputs::project(root, local).ok()?.name());
     let names: BTreeSet<String> = names.collect();

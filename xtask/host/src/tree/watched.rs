@@ -86,7 +86,7 @@ impl<F: Files> Files for Recorder<F> {
     }
 }
 
-/// What the system says of a path.
+/// State of a path, as the system reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stamp {
     Absent,

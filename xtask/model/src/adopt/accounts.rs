@@ -194,7 +194,7 @@ mod tests {
         assert!(matches!(two, CommandEffect::Unknown(..)), "{two:?}");
     }
 
-    /// What the programs of Debian 12 did with the accounts of a slim image.
+    /// Compares with the numbers that the programs of Debian 12 gave to the accounts of a slim image.
     #[test]
     fn numbers_are_those_that_debian_gives() {
         for (commands, expected) in [

@@ -1,4 +1,4 @@
-//! What compose files say about builds: the `build` of each service, by the Compose Specification.
+//! Builds in compose files: the `build` of each service, by the Compose Specification.
 //!
 //! Pure. Values with variables are left out.
 

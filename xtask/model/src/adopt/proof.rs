@@ -82,7 +82,7 @@ pub struct ComparedImage<'a> {
     pub config: &'a Execution,
 }
 
-/// What the translation knows about differences.
+/// Differences that the translation expects.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     /// Debian packages that the new images do without.
@@ -122,7 +122,7 @@ pub struct Difference {
     /// The old image's value; `None` where it has none.
     pub old: Option<String>,
     pub new: Option<String>,
-    /// Why they differ; `None` is unexplained.
+    /// Cause of the difference. `None` is unexplained.
     pub cause: Option<Cause>,
 }
 
@@ -203,7 +203,7 @@ pub fn compare(old: ComparedImage<'_>, new: ComparedImage<'_>, known: &Known) ->
     proof
 }
 
-/// What is known of the old image where nothing can build it.
+/// Facts about the old image where nothing can build it.
 pub struct Stated<'a> {
     /// Versions that the repository's own files pin, by normal name.
     pub versions: &'a BTreeMap<String, String>,

@@ -12,7 +12,7 @@ pub(super) struct PythonImage {
     pub image: String,
     /// `3.12`, if the former image's name says it.
     pub python: Option<String>,
-    /// Why it is another image than before.
+    /// Reason why it is another image than before.
     pub reason: Option<&'static str>,
     /// The former image is one of Python too.
     pub was_python: bool,

@@ -1,4 +1,4 @@
-//! What a command of a `RUN` does, where it is known.
+//! Effects of the commands in a `RUN`, where they are known.
 //!
 //! Pure. Everything that is not recognised is [`CommandEffect::Other`]: it is kept for docker, and never guessed.
 

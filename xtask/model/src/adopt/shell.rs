@@ -113,7 +113,7 @@ impl Shell<'_> {
         Some(last)
     }
 
-    /// What follows `||` after a program: it may only say that the program failed, or end the build.
+    /// Accepts the part after `||`: it may only report that the program failed, or end the build.
     fn forgive(&mut self, part: &Part) -> Option<()> {
         let parts: Vec<&Part> = match part {
             Part::Group(chain) => chain.iter().map(|(_, part)| part).collect(),
@@ -295,7 +295,7 @@ impl Shell<'_> {
         Some((known(&name[..end])?, end + 1))
     }
 
-    /// What `echo WORDS` and `echo WORDS | tr A B` print.
+    /// Output of `echo WORDS` and `echo WORDS | tr A B`.
     fn substituted(&self, text: &str) -> Option<String> {
         let (echo, filter) = text.split_once('|').map_or((text, None), |(echo, filter)| (echo, Some(filter)));
         let words = self.words(echo)?;

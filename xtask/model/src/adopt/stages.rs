@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The environment of the new images.
 pub(super) use crate::spec::project::installed::ENVIRONMENT;
 
-/// What the images are made of.
+/// Parts of the images.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Translation {
     pub root_image: String,

@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-/// What a package is for.
+/// Purpose of a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PackagePurpose {
     /// It compiles: a compiler, headers. With the libraries that what is compiled needs at run time.

@@ -308,7 +308,7 @@ fn what_has_no_translation_is_missing() {
     );
 }
 
-/// What is written is a valid policy whose Dockerfiles parse, and a second reading finds nothing of the first.
+/// Every written policy is valid and its Dockerfiles parse. A second reading finds nothing of the first.
 #[test]
 fn every_file_that_is_written_can_be_read() {
     let text = "FROM python:3.12-slim\nRUN pip install flask\nCOPY [\"a b\", \"c\", \"/x/\"]\nENV A=\"1 \\\"2\" B=\nLABEL x=\"y z\"\nHEALTHCHECK --interval=5s CMD wget -q localhost:80/up\nCMD exec uv run --frozen gunicorn app:app\n";

@@ -106,7 +106,7 @@ fn different_roots(writers: &mut [Writer<'_>]) {
     }
 }
 
-/// Where Dockerfiles are, by default and where the repository has others of their names.
+/// Folders of the Dockerfiles: the default, and the one for a repository with other files under those names.
 const FOLDERS: [&str; 2] = ["dockerfiles", "images"];
 const SCRIPTS: [(&str, &str); 3] =
     [("install.py", INSTALL), ("compile.py", COMPILE), ("check-imports.py", CHECK_IMPORTS)];
@@ -145,7 +145,7 @@ impl EmptyFolder<'_> {
         (above.is_empty() || mode > 0o777).then_some((above, name))
     }
 
-    /// Where the stage makes it.
+    /// Path at which the stage makes it.
     fn made(&self) -> String {
         self.entry().map_or_else(|| self.path.to_owned(), |(_, name)| format!("/{}/{name}", self.number))
     }
@@ -165,11 +165,11 @@ impl EmptyFolder<'_> {
 
 struct Writer<'a> {
     request: &'a Request<'a>,
-    /// Where the Dockerfiles and their scripts are.
+    /// Folder of the Dockerfiles and their scripts.
     folder: &'static str,
     /// Name of its base, where there are several.
     base: Option<String>,
-    /// Where the base's files begin.
+    /// Folder in which the base's files begin.
     base_workdir: String,
     done: Translation,
     files: Vec<NewFile>,
@@ -197,7 +197,7 @@ fn list<S: AsRef<str>>(texts: &[S]) -> String {
     format!("[{}]", texts.iter().map(|text| quoted(text.as_ref())).collect::<Vec<_>>().join(", "))
 }
 
-/// What a base is made of.
+/// Parts of a base.
 type BaseParts<'a> = (&'a super::Input, [&'a Vec<String>; 2], &'a [Kept], &'a super::stages::Account);
 
 impl<'a> Writer<'a> {
@@ -281,7 +281,7 @@ impl<'a> Writer<'a> {
         self.add(&format!("{folder}/{file}.dockerignore"), ignore);
     }
 
-    /// What the base's packages come from: the lock of another tool, or requirements files with a lock of this build system.
+    /// Source of the base's packages: the lock of another tool, or requirements files with a lock of this build system.
     fn source(&mut self) -> PackageSource {
         let input = self.done.input.clone();
         let mut keys = String::new();

@@ -124,7 +124,7 @@ impl PublishedBase {
         [self.digest].into_iter().chain(self.parts.iter().copied()).chain(self.platforms.values().copied())
     }
 
-    /// Why nothing can be built on it, where that is so.
+    /// Fails if nothing can be built on the base, with the reason.
     fn refuse_incomplete(&self) -> Result<(), Fault> {
         let mut causes: Vec<String> = self.missing.iter().map(|platform| format!("it lacks {platform}")).collect();
         causes
@@ -173,7 +173,7 @@ impl Survey {
     }
 }
 
-/// Which base is pinned: the named one, or `latest`'s.
+/// Base to pin: the named one, or `latest`'s.
 ///
 /// # Errors
 /// There is no such base, or it is not complete.
@@ -183,8 +183,8 @@ pub fn pin<'a>(survey: &'a Survey, name: Option<&str>) -> Result<&'a PublishedBa
     Ok(base)
 }
 
-/// Where `latest` goes back to: the named base, or the newest complete one of an earlier commit of the same line.
-/// `ancestry` tells how a first commit is related to a second one.
+/// Base that `latest` returns to: the named one, or the newest complete one of an earlier commit of the same line. `ancestry` says how a
+/// first commit is related to a second one.
 ///
 /// # Errors
 /// There is no such base, it is not complete, or `latest` names it already.

@@ -80,7 +80,7 @@ pub struct Inputs {
     pub settings: BTreeMap<&'static str, String>,
 }
 
-/// Why something is built whatever changed, or not.
+/// Purpose of a build: it can decide what is built whatever changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
@@ -153,7 +153,7 @@ pub struct ChangeFacts {
     pub purpose: Purpose,
     /// Differences of the inputs from the base revision's, or why they are unknown.
     pub changes: Result<Changes, String>,
-    /// Why the base's own key cannot be computed at head, where the app can still be built from scratch.
+    /// Reason why the base's own key cannot be computed at head, where the app can still be built from scratch.
     pub no_base: Option<String>,
     /// `images.lock` pins the base: there is none to build, whatever changed.
     pub pinned: bool,
@@ -318,7 +318,7 @@ pub struct ChangePlan {
     pub app: PlannedImage,
     /// The tests that the commit must pass.
     pub verification: Needed,
-    /// Why these tests.
+    /// Reason for these tests.
     pub verification_reason: String,
     pub machines: Machines,
     /// The app's program is compiled, as far as the comparison shows.

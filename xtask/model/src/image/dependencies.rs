@@ -77,7 +77,7 @@ pub struct FilePart {
     pub size: u64,
 }
 
-/// Where a file of cargo belongs.
+/// Destination of a file of cargo.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Belongs {
     /// A file of its own, at this path: a library or a macro.
@@ -89,7 +89,7 @@ pub enum Belongs {
 }
 
 impl Contents {
-    /// Where a file belongs, by its path below cargo's folder for what it builds; `None` for what does not belong into an artifact.
+    /// Destination of a file, by its path below cargo's folder for build output. `None` if it does not belong into an artifact.
     pub fn belongs(&self, path: &str) -> Option<Belongs> {
         let parts: Vec<&str> = path.split('/').collect();
         if parts.iter().any(|part| matches!(*part, "" | "." | "..")) {

@@ -342,8 +342,8 @@ pub struct FileNames<'a> {
     pub dockerfile: &'a str,
     /// The line of each instruction of the newer Dockerfile.
     pub lines: &'a [usize],
-    /// Which of the program's sources changed, as far as it is known: `changed since 0123456789ab: src/main.rs`. A key holds
-    /// one digest over all of them.
+    /// Changed sources of the program, as far as they are known: `changed since 0123456789ab: src/main.rs`. A key holds one digest over all
+    /// of them.
     pub sources: &'a str,
 }
 

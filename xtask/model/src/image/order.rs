@@ -48,7 +48,7 @@ pub struct FromImage {
     pub place: FromPlace,
 }
 
-/// Where the image is that another one is built on.
+/// Location of the image that another one is built on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromPlace {
     Registry,

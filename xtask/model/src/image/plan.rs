@@ -187,7 +187,6 @@ impl Plan {
 /// One image's part of the plan.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImagePlan {
-    /// Which image.
     pub kind: ImageKind,
     pub repository: Repository,
     /// Its key's hash.
@@ -219,13 +218,12 @@ pub enum Decision {
         digest: Digest,
         /// The manifest of each platform.
         platforms: BTreeMap<Platform, Digest>,
-        /// Where it is.
         place: Place,
     },
     /// It is built.
     Build {
         platforms: Vec<Platform>,
-        /// Why.
+        /// Reasons to build it, one sentence each.
         reasons: Vec<String>,
     },
 }
@@ -249,7 +247,7 @@ impl ImagePlan {
     }
 }
 
-/// Where an image is.
+/// Location of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
@@ -277,7 +275,7 @@ pub struct InputDifference {
     /// It is a file or folder that git ignores.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignored: bool,
-    /// Whether it is an input of the program that cargo compiles.
+    /// True if it is an input of the program that cargo compiles.
     #[serde(skip)]
     pub program: bool,
 }
@@ -454,7 +452,7 @@ fn reuse(published: &Published) -> Decision {
     }
 }
 
-/// Why an app that exists is built again: equal keys name equal bases by fingerprint, and the base may have been built since.
+/// Reason why an existing app is built again. Equal keys name equal bases by fingerprint, and the base may have been built since.
 fn outdated(app: &ImageFacts, decision: &Decision, base: &Decision) -> Option<String> {
     let Decision::Reuse { platforms, .. } = decision else { return None };
     let Decision::Reuse { platforms: bases, .. } = base else { return Some("its base is built".to_owned()) };

@@ -1,4 +1,4 @@
-//! What is wanted: `images.toml`, parsed once into a type that holds only valid values.
+//! Wanted images: `images.toml`, parsed once into a type that holds only valid values.
 //!
 //! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
 
@@ -27,7 +27,7 @@ pub(crate) use toml_reader::nearest;
 /// The policy's file name, at the top of the repository.
 pub const FILE: &str = "images.toml";
 
-/// What another tool's lock is translated into for engines that install from a file. Written by each build that needs it.
+/// Path of the translation of another tool's lock, for engines that install from a file. Written by each build that needs it.
 pub const TRANSLATED: &str = "target/lock/packages.lock";
 
 /// Everything that is wanted of a repository's base and app. A file with several apps gives one for each: they share the project, the root,
@@ -42,13 +42,13 @@ pub struct Policy {
     pub base: Base,
     /// The app image.
     pub app: App,
-    /// What a built image has to show.
+    /// Checks that a built image has to pass.
     pub smoke: Smoke,
-    /// What is run around builds, in file order.
+    /// Steps that run around builds, in file order.
     pub steps: Vec<Step>,
     /// Days that a release has to be old before an upgrade of the lock takes it.
     pub cooldown: u32,
-    /// How CI runs all of it.
+    /// Settings of CI.
     pub ci: Ci,
 }
 
@@ -61,17 +61,17 @@ pub struct ProjectPolicy {
     pub registry: Registry,
     /// Hosts that are spoken to by plain HTTP although they are not loopback.
     pub insecure_registries: Vec<String>,
-    /// Where the source is browsed, for `org.opencontainers.image.source`.
+    /// Web address of the source, for `org.opencontainers.image.source`.
     pub source: Option<String>,
     /// The branch that moves `latest`.
     pub default_branch: String,
     /// The platforms of a complete image.
     pub platforms: Vec<Platform>,
-    /// What builds, where the command line does not say.
+    /// Engine that builds by default, unless the command line names one.
     pub engine: Engine,
     /// The tags that move and are written to a registry.
     pub moving_tags: MovingTags,
-    /// Who puts `latest` and the tags of commits and versions.
+    /// Builds that put `latest` and the tags of commits and versions.
     pub shared_tags: SharedTags,
     /// Files that images may have although git ignores them: patterns as in an ignore file.
     pub allow_ignored: Vec<String>,
@@ -79,7 +79,7 @@ pub struct ProjectPolicy {
     pub installed: Vec<RelPath>,
 }
 
-/// Who puts the tags that other people rely on. A registry of this machine has no other people: there everybody puts them.
+/// Builds that put the tags that other people rely on. On a registry of this machine every build does: nobody else uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SharedTags {
     /// CI alone, after the tests.
@@ -98,7 +98,7 @@ pub struct MovingTags {
     pub latest: bool,
 }
 
-/// What realises a plan.
+/// Engine that realises a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
     /// Docker where one answers, native otherwise.
@@ -123,9 +123,9 @@ pub struct Root {
     pub image: Reference,
     /// The Python of the root, for which requirements are resolved: `3.12`.
     pub python: String,
-    /// What is done where the image's registry cannot be reached.
+    /// Root to use where the image's registry cannot be reached.
     pub fallback: Option<DebianRoot>,
-    /// Where images on the fallback root may have names of commits, branches and versions, and `latest`.
+    /// Registries in which images on the fallback root may have names of commits, branches and versions, and `latest`.
     pub fallback_publishes: FallbackPublishes,
 }
 
@@ -162,7 +162,7 @@ impl FallbackPublishes {
 }
 
 impl Policy {
-    /// Where the files of `[project] installed` are: next to the base's Dockerfile.
+    /// Folder for the files of `[project] installed`, next to the base's Dockerfile.
     pub fn installed_folder(&self) -> String {
         let folder = self.base.dockerfile.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
         if folder.is_empty() { "projects".to_owned() } else { format!("{folder}/projects") }
@@ -197,11 +197,11 @@ pub struct Base {
     /// Name of its repository under the registry.
     pub repository: String,
     pub dockerfile: RelPath,
-    /// What is wanted of Python packages: requirement files or a `pyproject.toml`.
+    /// Wanted Python packages: requirement files or a `pyproject.toml`.
     pub requirements: RequirementFiles,
-    /// What was resolved, by `cargo xtask lock` or by another tool.
+    /// Resolved packages, written by `cargo xtask lock` or by another tool.
     pub lock: RelPath,
-    /// Which of the packages of a project belong into the image.
+    /// Packages of a project that belong into the image.
     pub selection: Selection,
     /// The installer, with its version and hashes.
     pub installer: RelPath,
@@ -211,7 +211,7 @@ pub struct Base {
     pub tag_length: usize,
     /// Raised by hand to rebuild everything once.
     pub epoch: u32,
-    /// How layers are compressed, by each engine.
+    /// Compression of layers, for each engine.
     pub compression: Compressions,
     /// Stages of the Dockerfile that run something, and the recipe that realises each without running it.
     pub stages: BTreeMap<String, Recipe>,
@@ -220,7 +220,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// Who wrote the lock, and so how it is read.
+    /// Tool that wrote the lock, which decides how it is read.
     pub fn format(&self) -> Format {
         Format::of(self.lock.as_str())
     }
@@ -270,7 +270,7 @@ impl fmt::Display for RequirementFiles {
     }
 }
 
-/// How a stage is realised by an engine that runs nothing.
+/// Recipe for a stage, for an engine that runs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recipe {
@@ -327,7 +327,7 @@ pub struct Binary {
     pub rust_image: Option<Reference>,
     /// It is compiled from files that the image copies too: these count for both.
     pub embeds: bool,
-    /// Where its dependencies may come from compiled.
+    /// Sources of compiled dependencies.
     pub dependencies: Dependencies,
 }
 
@@ -342,7 +342,7 @@ impl Binary {
     }
 }
 
-/// Where compiled dependencies of the program come from, on a machine that lacks them.
+/// Sources of the program's compiled dependencies, on a machine that lacks them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dependencies {
     /// From the project's own repository in the registry, as far as the default branch's CI has put them there.
@@ -366,11 +366,11 @@ pub struct Smoke {
 /// `[[smoke.run]]`
 #[derive(Clone, Debug)]
 pub struct SmokeRun {
-    /// What it shows, in a few words.
+    /// Description of the check, in a few words.
     pub name: String,
     /// Arguments to the image's entry point.
     pub args: Vec<String>,
-    /// What its output has to contain; `{version}` is the package's version.
+    /// Text that its output has to contain. `{version}` is the package's version.
     pub contains: String,
 }
 
@@ -379,11 +379,11 @@ pub struct SmokeRun {
 pub struct SmokeServe {
     /// Arguments to the image's entry point.
     pub args: Vec<String>,
-    /// What is asked for, within the container.
+    /// Path or address to request, within the container.
     pub url: String,
-    /// What the answer has to contain; without it, every answer below 500 is good.
+    /// Text that the answer has to contain. Without it, every answer below 500 is good.
     pub contains: Option<String>,
-    /// How long the server may take to answer, in seconds.
+    /// Time limit for the server to answer, in seconds.
     pub seconds: u64,
 }
 
@@ -392,7 +392,7 @@ pub struct SmokeServe {
 pub struct Step {
     /// Its name in reports.
     pub name: String,
-    /// When it runs.
+    /// Event after which it runs.
     pub after: After,
     /// True if it runs only where `CI` is set: what is worth its time there and not at every edit.
     pub only_in_ci: bool,
@@ -400,7 +400,6 @@ pub struct Step {
     pub images: Vec<ImageKind>,
     /// The steps that it waits for, where the policy names them.
     pub needs: Option<Vec<String>>,
-    /// What it does.
     pub action: Action,
 }
 
@@ -472,7 +471,7 @@ pub struct Ci {
     pub cluster: bool,
     /// The systems of laptops for which CI compiles and tests xtask.
     pub laptops: BTreeSet<Laptop>,
-    /// How many times as long fast builds may take as those before; nothing where they are not held to it.
+    /// Limit for the time of fast builds, as a factor of the time of earlier ones. `None` without a limit.
     pub gate_factor: Option<f64>,
     /// Share of reused images that a job builds again, from 0 to 1.
     pub shadow: Option<f64>,
@@ -534,7 +533,7 @@ impl FromStr for Laptop {
     }
 }
 
-/// What a step does.
+/// Action of a step.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// A plugin that is compiled in, with its settings.
@@ -545,16 +544,16 @@ pub enum Action {
     Run(Vec<String>),
 }
 
-/// When a step runs.
+/// Event after which a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// When the image exists, before anything is published.
+    /// Once the image exists, before anything is published.
     Build,
-    /// When its tags are in the registry.
+    /// Once its tags are in the registry.
     Push,
 }
 
-/// Which image.
+/// Kind of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageKind {
@@ -1265,7 +1264,7 @@ fn read_requirements(
     (paths.len() == texts.len()).then(|| paths.into())
 }
 
-/// Which packages of a project belong into the image: of a `pyproject.toml`, or of another tool's lock.
+/// Packages of a project that belong into the image: of a `pyproject.toml`, or of another tool's lock.
 fn read_selection(
     section: &mut Section<'_>,
     lock: Option<&RelPath>,

@@ -23,7 +23,7 @@ pub const BUILT: &str = "dev.xtask.built.";
 /// was published without this check has none.
 pub const CHECKED: &str = "dev.xtask.checked.";
 
-/// Where an image has the record of a check that ended well.
+/// Location of an image's record of a check that ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckRecord {
     /// The platform's manifest.
@@ -90,7 +90,7 @@ impl Published {
         self.notes.get(KEY_LABEL).map(String::as_str)
     }
 
-    /// Where the image of a platform has the record of its import check.
+    /// Location of the import check's record in the image of a platform.
     pub fn checked(&self, platform: &Platform) -> Option<CheckRecord> {
         let record: CheckRecord = self.notes.get(&format!("{CHECKED}{}", platform.dashed()))?.parse().ok()?;
         // An index may have replaced the image, and kept what was said of the one before.
@@ -102,7 +102,7 @@ impl Published {
         self.notes.get(REVISION).map(String::as_str)
     }
 
-    /// Why platforms that are wanted are missing although the index lists them, as a reason of a build.
+    /// Reason for a build: platforms that are wanted are missing although the index lists them.
     pub fn lost_reason(&self, wanted: &[Platform]) -> Option<String> {
         let lost = wanted.iter().filter_map(|platform| Some((platform, self.lost.get(platform)?)));
         let lost: Vec<(&Platform, &String)> = lost.collect();

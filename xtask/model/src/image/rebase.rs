@@ -102,7 +102,7 @@ fn above(all: &[History], count: usize) -> &[History] {
     &all[end..]
 }
 
-/// What made each layer above the lowest `count`, lowest first; nothing where the history does not say.
+/// Instructions that made each layer above the lowest `count`, lowest first; `None` where the history does not say.
 pub fn made_by(config: &Config, count: usize) -> Vec<Option<&str>> {
     let layers = config.rootfs.diff_ids.len();
     let entries: Vec<&History> = config.history.iter().filter(|entry| !entry.empty_layer).collect();
@@ -158,7 +158,7 @@ fn environment(image: &[String], old: &[String], new: &[String]) -> Vec<String> 
     all
 }
 
-/// Why a key cannot be changed.
+/// Reason why a key cannot be changed.
 fn unreadable(error: impl std::fmt::Display) -> String {
     format!("its key cannot be read: {error}")
 }
@@ -212,7 +212,7 @@ pub fn app_key(key: &AppKey, base: &Fingerprint) -> AppKey {
     AppKey { base: Some(base.to_string()), ..key.clone() }
 }
 
-/// What an image was before, and on which root.
+/// State of an image before a rebase, and the root that it was on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// By digest.
@@ -257,7 +257,7 @@ pub fn is_of(published: &Published, fingerprint: &Fingerprint) -> bool {
     published.notes.get(FROM_FINGERPRINT).is_some_and(|text| *text == fingerprint.to_string())
 }
 
-/// Why a tag stays where it is when its image is rebased; `None` for one that moves.
+/// Reason why a tag stays where it is when its image is rebased; `None` for one that moves.
 pub fn fixed(tag: &Tag, published: &Published) -> Option<&'static str> {
     let text = tag.as_str();
     let begins = |whole: Option<String>| text.len() >= 8 && whole.is_some_and(|whole| whole.starts_with(text));

@@ -1,4 +1,4 @@
-//! Which images that were reused are built again in CI, to prove that reusing them was right.
+//! Selects reused images to build again in CI, to prove that reusing them was right.
 
 use crate::image::key::Fingerprint;
 use crate::spec::reference::Digest;

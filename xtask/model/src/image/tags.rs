@@ -121,7 +121,7 @@ pub(super) fn ends_in_hash(name: &str) -> bool {
     name.rsplit_once('-').is_some_and(|(_, end)| end.len() == DIGITS && is_hex(end))
 }
 
-/// Why a name belongs to tags of another kind, whatever its case: some registries, and many people, do not look at it.
+/// Reason why a name belongs to tags of another kind. Ignores case, as some registries and many people do.
 fn reserved(name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let text = |text: &str| Some(text.to_owned());
@@ -197,7 +197,7 @@ pub enum Head {
     Unknown(String),
 }
 
-/// Why a tag stays where it is; `None` where it may move to the image of `ours`.
+/// Reason why a tag stays where it is. `None` where it may move to the image of `ours`.
 ///
 /// It moves to a commit that follows the one it is of. Where history was replaced (a force push), or this clone does not know
 /// how the two are related, it moves only for the branch's newest commit, which `head` knows.

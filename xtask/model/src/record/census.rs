@@ -1,4 +1,5 @@
-//! What a range of commits would have built, tested and skipped, and what that saves against building everything each time. Pure.
+//! Work that a range of commits would have caused: what was built, tested and skipped, and the time saved compared with building everything
+//! each time. Pure.
 //!
 //! Seconds are medians of this machine's ledger; where it has none for a kind, a time is assumed, and the result says so.
 
@@ -77,7 +78,6 @@ pub struct ReplayedCommit {
     pub subject: String,
     /// Its kind.
     pub class: Class,
-    /// Why.
     pub reasons: Vec<String>,
     /// Tests that it needs, as `plan` names them.
     pub tests: String,

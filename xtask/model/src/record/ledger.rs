@@ -90,7 +90,7 @@ pub struct Bytes {
 pub struct Record {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// When it began, RFC 3339.
+    /// Start time, RFC 3339.
     pub when: Timestamp,
     /// The app, where the policy names several.
     #[serde(default, skip_serializing_if = "Option::is_none")]

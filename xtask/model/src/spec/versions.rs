@@ -3,7 +3,7 @@
 use crate::spec::requirements::Version;
 use std::cmp::Ordering;
 
-/// Whose versions they are.
+/// System that the versions belong to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ecosystem {
     Pypi,

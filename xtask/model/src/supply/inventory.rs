@@ -1,4 +1,4 @@
-//! What is in an image: Python packages, Debian packages and crates, each with the layer that holds it.
+//! Contents of an image: Python packages, Debian packages and crates, each with the layer that holds it.
 //!
 //! A layer's contents are read once and belong to its uncompressed digest. An image's inventory is put together from those of its layers, as
 //! an unpacker would: an upper layer replaces and removes what is below.
@@ -303,7 +303,7 @@ fn decoded(text: &str) -> String {
 }
 
 impl Component {
-    /// What databases of vulnerabilities have to be asked for it; `None` where none of them knows its kind.
+    /// Package to ask databases of vulnerabilities for; `None` where none of them knows its kind.
     pub fn wanted(&self) -> Option<WantedPackage> {
         let (kind, rest) = self.purl.strip_prefix("pkg:")?.split_once('/')?;
         let (version, name) = (self.version.clone(), self.name.clone());

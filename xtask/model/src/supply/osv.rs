@@ -82,7 +82,7 @@ pub struct WantedPackage {
     pub version: String,
 }
 
-/// What a record says about a package that it is about.
+/// Statement of a record about a package that it affects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hit {
     /// The first version with a fix that is newer than the package's.
@@ -92,7 +92,7 @@ pub struct Hit {
 }
 
 impl OsvRecord {
-    /// What the record says about a version; `None` if it does not affect it.
+    /// Statement of the record about a version; `None` if it does not affect it.
     pub fn affects(&self, wanted: &WantedPackage) -> Option<Hit> {
         if self.withdrawn.is_some() {
             return None;

@@ -9,7 +9,7 @@ pub const MEDIA_TYPE: &str = "application/vnd.in-toto+json";
 pub const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 pub const PREDICATE: &str = "https://slsa.dev/provenance/v1";
 
-/// How [`Build::external`] and [`Build::internal`] are to be read.
+/// Type of the build, which says how to read [`Build::external`] and [`Build::internal`].
 pub const BUILD_TYPE: &str = "urn:xtask:image-build:v1";
 
 /// Builder of an image that was not built in CI.
@@ -44,9 +44,9 @@ impl Resource {
 pub struct Build {
     /// Repository and digest of the manifest.
     pub subject: (String, String),
-    /// What was asked for: image, platform, policy.
+    /// Parameters that were asked for: image, platform, policy.
     pub external: BTreeMap<String, Value>,
-    /// How it was built: key, engine.
+    /// Parameters of the build itself: key, engine.
     pub internal: BTreeMap<String, Value>,
     pub materials: Vec<Resource>,
     /// URI of the builder.

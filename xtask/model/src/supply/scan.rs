@@ -35,12 +35,12 @@ pub struct Vulnerability {
     /// First version with a fix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
-    /// Why it does not count, and the document that says so.
+    /// Reason why it does not count, and the document that says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dismissed: Option<String>,
 }
 
-/// Which vulnerabilities fail.
+/// Rule for vulnerabilities that fail a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// The mildest that does; `None` if none does.
@@ -66,15 +66,15 @@ impl Gate {
     }
 }
 
-/// What was found in an image.
+/// Findings in an image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scan {
     /// Name by digest.
     pub image: String,
     pub platform: String,
-    /// Where the records are from.
+    /// Source of the records.
     pub database: String,
-    /// When the newest of the records that were looked at was changed.
+    /// Time of the newest change in the records that were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modified: Option<String>,
     /// Number of components.

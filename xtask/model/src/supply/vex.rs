@@ -83,7 +83,7 @@ pub struct Statement {
     /// Names of the vulnerability.
     pub names: Vec<String>,
     pub status: Status,
-    /// Why, in the words of the document.
+    /// Reason, in the words of the document.
     pub reason: String,
     /// From when on it does not count.
     pub expires: Option<Timestamp>,

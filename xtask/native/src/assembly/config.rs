@@ -20,7 +20,7 @@ const COMMENT: &str = "xtask.native.v1";
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Description {
     pub(super) config: Config,
-    /// Whether this stage has a `CMD`. If not, `ENTRYPOINT` removes the inherited one.
+    /// True if this stage has a `CMD`. If not, `ENTRYPOINT` removes the inherited one.
     said_cmd: bool,
     /// Bytes of history from its instructions and from the stages below.
     pub(super) history_bytes: usize,

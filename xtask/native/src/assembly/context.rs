@@ -26,7 +26,7 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// What sources name. A large folder that is taken with everything in it is one node.
+    /// Paths that sources name. A large folder that is taken with everything in it is one node.
     pub(super) fn select(&self, sources: &[Source]) -> Result<Vec<Vec<Selected>>, Fault> {
         self.select_open(sources, context::no_folder())
     }
@@ -142,7 +142,7 @@ fn entry(node: &SelectedNode, folder: &ContextPath) -> ContextEntry {
     ContextEntry { path, kind, mode: node.mode, id }
 }
 
-/// Whether BuildKit might unpack a file that starts with these bytes: gzip, bzip2, xz, zstd, tar.
+/// Returns true if BuildKit might unpack a file that starts with these bytes: gzip, bzip2, xz, zstd, tar.
 fn is_packed(head: &[u8]) -> bool {
     let magics: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"];
     magics.iter().any(|magic| head.starts_with(magic)) || head.get(257..262) == Some(b"ustar")

@@ -304,7 +304,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is made is below the root, has its folders in front, and is sorted.
+        /// Every item of a layer is below the root, has its parent folders in front, and is sorted.
         #[test]
         fn layers_include_parent_folders(
             to in "(/?(a|b|\\.\\.|\\.|x){1,2}){1,4}/?", folder in any::<bool>(), links in "[abx]", leads in "(\\.\\./|/|a/|b/){0,3}x?",

@@ -44,7 +44,7 @@ pub(super) enum CopySource<'a> {
     Context {
         context: context::Context<'a>,
         sources: Vec<Source>,
-        /// What was selected of each source.
+        /// Entries that each source selects.
         whole: Vec<Vec<Selected>>,
         heredocs: Vec<Selected>,
     },
@@ -58,7 +58,7 @@ pub(super) enum CopySource<'a> {
         realise: &'a dyn Realise,
         number: usize,
         reads: Vec<Reads>,
-        /// Whether only this part can contain the source.
+        /// True if only this part can contain the source.
         alone: bool,
     },
     /// A part of such a stage as it is, for the stages that are built on it.
@@ -77,7 +77,7 @@ pub(super) struct CopyJob<'a> {
     pub(super) owner: Option<Owner>,
     pub(super) mode: Option<Mode>,
     pub(super) excludes: Ignore,
-    /// Whether it is independent of lower layers.
+    /// True if it is independent of lower layers.
     pub(super) linked: bool,
 }
 
@@ -289,7 +289,7 @@ fn select_from_part(part: Vec<CopiedItem>, reads: &[Reads], place: &str) -> Resu
     Ok(selected)
 }
 
-/// Whether a part of a realised stage may contain what a source names.
+/// Returns true if a part of a realised stage may contain what a source names.
 pub(super) fn may_contain(under: &ContextPath, reads: &Reads) -> bool {
     let (prefix, _) = select::fixed_prefix(reads);
     *under == prefix || under.below(&prefix).is_some() || prefix.below(under).is_some()

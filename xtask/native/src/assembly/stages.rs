@@ -35,7 +35,7 @@ pub(super) struct StageState {
     pub(super) chain: LayerChain,
 }
 
-/// What a source selects.
+/// A source, and the entries that it selects.
 type SourceFiles = (Source, Vec<Selected>);
 
 pub(super) struct Stages<'a> {
@@ -93,7 +93,7 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    /// What a stage begins with.
+    /// Initial state of a stage.
     fn base(&self, stage: &Stage, stage_base: &StageBase, image: Option<usize>) -> Result<StageState, Fault> {
         Ok(match (stage_base.on, image) {
             (Some(on), _) => {

@@ -157,7 +157,7 @@ fn world() -> World {
 }
 
 impl World {
-    /// What a Dockerfile gives, as `look` sees it.
+    /// Calls `look` with the assembly of a Dockerfile.
     fn with<T>(&self, text: &str, look: impl FnOnce(&Assembly<'_>) -> T) -> Result<T, Fault> {
         let dockerfile = Dockerfile::parse("Dockerfile", text).unwrap();
         let realised: BTreeMap<String, &dyn Realise> =
@@ -473,7 +473,7 @@ fn lost_file_capabilities_are_an_error() {
 /// A change of the inputs, and whether it is one for the layer.
 type Change = (&'static str, fn(&mut World), &'static str, bool);
 
-/// What matters and what does not, of `COPY --link --exclude=none d /x/`.
+/// Changes that matter and changes that do not, for `COPY --link --exclude=none d /x/`.
 const CHANGES: [Change; 15] = [
     ("nothing", |_| {}, "COPY --link --exclude=none d /x/", false),
     ("contents", |world| fs::write(world.context.path().join("d/c"), "new").unwrap(), "COPY --link d /x/", true),

@@ -1,4 +1,4 @@
-//! What runs in a container: program, environment, folder and user, derived as Docker does.
+//! Program of a container: its arguments, environment, folder and user, derived as Docker does.
 //!
 //! Pure. The image specification leaves most of this to implementations; this follows dockerd.
 

@@ -32,7 +32,7 @@ const REFUSED: &str = "refused";
 /// A part is compressed once, and a tenth larger than with the level that takes twice as long.
 const LEVEL: Compression = Compression::new(4);
 
-/// Where parts of images are kept.
+/// Storage for parts of images.
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub repository: Repository,

@@ -1,4 +1,4 @@
-//! What a root is, for a rebase: read from every byte of its layers, once.
+//! Facts about a root for a rebase, read from every byte of its layers, once.
 
 use super::{Collector, Kind, LONGEST, Search};
 use crate::files::ImageFiles;

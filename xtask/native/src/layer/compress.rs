@@ -117,7 +117,7 @@ pub(super) struct Blocks<'scope, 'env, W> {
     jobs: Option<SyncSender<BlockJob>>,
     own: Option<CompressWorker>,
     block: Vec<u8>,
-    /// Whether a block of the current gzip member was sent.
+    /// True if a block of the current gzip member was sent.
     begun: bool,
     spare: Vec<Block>,
     running: VecDeque<Receiver<Block>>,

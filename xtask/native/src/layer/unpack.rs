@@ -231,7 +231,7 @@ impl Own {
 }
 
 impl Own {
-    /// Whether lower layers make no difference to an entry. Its folder has its mode and owner from this layer.
+    /// Returns true if lower layers make no difference to an entry. Its folder has its mode and owner from this layer.
     fn suffices_for(&self, entry: &Entry) -> bool {
         let parent = entry.path.parent().unwrap_or_default();
         let has_parent = parent.as_bytes().is_empty() || self.paths.contains(&parent) && !self.leaves.contains(&parent);

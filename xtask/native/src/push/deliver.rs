@@ -199,7 +199,7 @@ pub fn bring(
     Ok(delivery.sent().unwrap_or_default())
 }
 
-/// Whether the repository lacks a layer that its manifests name.
+/// Returns true if the repository lacks a layer that its manifests name.
 pub fn lacks(client: &Client, repository: &Repository, layers: &[ImageLayer]) -> Result<bool, Fault> {
     let lacks = AtomicBool::new(false);
     at_once(layers, |layer| {

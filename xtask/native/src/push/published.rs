@@ -90,7 +90,7 @@ impl PublishedLayers {
         &self.records
     }
 
-    /// Whether a manifest of the repository names this blob. A registry keeps what its manifests name.
+    /// Returns true if a manifest of the repository names this blob. A registry keeps what its manifests name.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blobs.contains(digest)
     }

@@ -620,7 +620,7 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
-/// What items have their bytes in, and an import check that may run meanwhile.
+/// Files that hold the items' bytes, and an import check that may run meanwhile.
 struct Made {
     // Dropped first: it uses the folder.
     import: Option<ImportCheck>,
@@ -631,7 +631,7 @@ struct Made {
     folder: Folder,
     checked: Checked,
     imports: Imports,
-    /// Whether all was imported.
+    /// True if all was imported.
     passed: bool,
     finished: bool,
     downloads: Scratch,

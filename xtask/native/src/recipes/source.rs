@@ -87,7 +87,7 @@ pub fn fetch(packages: &[LockedPackage], indexes: &Indexes, folder: &Path) -> Re
     Ok(found)
 }
 
-/// What builds wheels for a platform on this machine.
+/// Container that builds wheels for a platform on this machine.
 ///
 /// # Errors
 /// Another machine's platform; a machine without namespaces.
@@ -110,7 +110,7 @@ pub struct Kept<'a> {
     pub push: bool,
 }
 
-/// How packages without a wheel are built for a base.
+/// Inputs for building packages without a wheel for a base.
 #[derive(Clone, Default)]
 pub struct Sources<'a> {
     /// Those of `images.lock`.
@@ -131,11 +131,11 @@ pub struct Sources<'a> {
 pub(super) struct Needed {
     package: LockedPackage,
     pin: SourcePin,
-    /// What its wheel is made of.
+    /// Digest over everything that its wheel is made of.
     pub(super) id: Digest,
 }
 
-/// What all builds of a base share.
+/// Inputs that all builds of a base share.
 pub(super) struct SharedInputs<'a> {
     pub root_files: &'a dyn RootFiles,
     pub indexes: &'a Indexes,

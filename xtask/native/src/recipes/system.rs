@@ -36,7 +36,7 @@ const TOP: [&[u8]; 10] = [b"bin", b"boot", b"etc", b"lib", b"lib32", b"lib64", b
 
 pub struct SystemPackages<'a> {
     root: &'a ImageFiles<'a>,
-    /// Where downloads are kept.
+    /// Folder for downloads.
     cache: PathBuf,
     work: PathBuf,
     suite: String,

@@ -17,7 +17,7 @@ pub(super) const PARTIAL: &str = ".partial-";
 pub struct Pruned {
     pub removed: u64,
     pub left: u64,
-    /// Whether nothing was removed because another process uses the store.
+    /// True if nothing was removed because another process uses the store.
     pub busy: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What is stored is found again whole, or not at all; what is old goes first.
+//! Stored values are found again whole, or not at all; the oldest are removed first.
 
 use super::*;
 use crate::layer::item::{Bytes, Content, Item};

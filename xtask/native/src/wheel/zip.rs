@@ -34,7 +34,7 @@ pub struct ZipEntry {
     /// Path with `/`; relative, without `.` and `..`. A folder's has no `/` at the end.
     pub name: String,
     pub folder: bool,
-    /// Whether any execute permission is set.
+    /// True if any execute permission is set.
     pub executable: bool,
     pub deflated: bool,
     pub crc: u32,

@@ -29,7 +29,7 @@ impl Check {
     }
 }
 
-/// How long each took, and the first failure, which ends them.
+/// Time that each check took, and the first failure, which ends them.
 #[derive(Default)]
 pub(super) struct Checked {
     pub(super) seconds: Vec<(&'static str, Duration)>,

@@ -44,7 +44,7 @@ fn absent(required: bool) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What git or cargo-deny said last.
+/// Last message of git or cargo-deny.
 fn cause(said: &str) -> String {
     let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
     last.unwrap_or("the database cannot be fetched").to_owned()

@@ -53,7 +53,7 @@ struct Compared {
     dockerfile: String,
     /// The app, where there are several.
     app: Option<String>,
-    /// What built the old image; none if it was not built, and only what is stated of it was compared.
+    /// Engine that built the old image. `None` if it was not built, and only what is stated of it was compared.
     engine: Option<&'static str>,
     /// The root of both images.
     root: String,
@@ -194,7 +194,7 @@ impl ProofSubject<'_> {
         Compared { dockerfile: self.paths[at].clone(), app, engine, root, replaced, proof }
     }
 
-    /// What the translation of a Dockerfile leaves out, with the digests of these files.
+    /// Differences that the translation of a Dockerfile leaves out, with the digests of these files.
     fn known(&self, at: usize) -> Result<Known, Fault> {
         let adoption = &self.adoptions[at];
         let mut left_out: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();

@@ -129,7 +129,7 @@ impl Source {
     }
 }
 
-/// What the compose files build, those without a word in their name first.
+/// Builds of the compose files, those without a word in their name first.
 pub(super) fn builds(survey: &Survey) -> Vec<ServiceBuild> {
     let mut files: Vec<&String> = survey.files.iter().filter(|path| compose::is_compose(path)).collect();
     files.sort_by_key(|path| (path.matches('/').count(), path.matches('.').count(), path.len()));

@@ -1,4 +1,4 @@
-//! What `init` would write, in a folder of its own, to ask of it what a build and a lock ask. Nothing is built.
+//! Output of `init`, staged in a folder of its own, to check it as a build and a lock would. Nothing is built.
 
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;

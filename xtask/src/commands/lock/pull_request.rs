@@ -108,7 +108,7 @@ fn is_written(trees: &[Tree], path: &str) -> bool {
     })
 }
 
-/// What changed in a lock, a line each.
+/// Changes in a lock, a line each.
 fn described(trees: &[Tree], path: &Path, [before, after]: [&str; 2]) -> Vec<String> {
     if path == Path::new(lock::images::PATH) {
         let root = |text| ImagesLock::parse(path, text).ok().and_then(|lock| lock.root);

@@ -17,7 +17,7 @@ use xtask_model::spec::reference::{Digest, Repository};
 use xtask_native::files::part_id;
 use xtask_native::recipes::python::PYTHON;
 
-/// What is deleted, with what it was planned by.
+/// Deletion plan of parts, with the survey that it was made from.
 pub(super) struct PartPruning {
     /// One for each base, whichever app is selected.
     trees: Vec<Tree>,

@@ -44,7 +44,7 @@ pub(super) enum What {
     App(Box<AppKey>, Id),
 }
 
-/// What an image is known by: its repository, and the digest of its index or manifest.
+/// Identity of an image: its repository, and the digest of its index or manifest.
 pub(super) type Id = (Repository, Digest);
 
 impl Rebasable {

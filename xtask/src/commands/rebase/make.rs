@@ -173,7 +173,7 @@ impl<'a> Maker<'a> {
         Ok(Rebased { image, fingerprint, key: json, platforms, replaces })
     }
 
-    /// What the fingerprint's tag names already, as far as it is whole.
+    /// Image that the fingerprint's tag names already, as far as it is whole.
     fn there(&self, image: &Rebasable, fingerprint: &Fingerprint) -> Result<Option<Published>, Fault> {
         let (client, repository) = (self.context.client, &image.repository);
         let tag = fingerprint.tag(self.context.tree.policy.base.tag_length);

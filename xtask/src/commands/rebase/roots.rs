@@ -22,7 +22,7 @@ use xtask_native::image::{Image, Place};
 use xtask_native::inventory::{Search, root as reading};
 use xtask_native::store::Store;
 
-/// What the roots mean for an image.
+/// Verdict about an image on these roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is on the newest root.
@@ -108,7 +108,7 @@ impl Roots {
         }
     }
 
-    /// What is fixed, by root and platform.
+    /// Fixes, by root and platform.
     pub(super) fn fixes(&self) -> BTreeMap<String, Vec<Fix>> {
         let named = |((name, platform, _), swap): (&Key, &Swap)| (format!("{name} {platform}"), swap.fixes.clone());
         self.swaps.iter().filter(|(_, swap)| !swap.fixes.is_empty()).map(named).collect()
@@ -264,7 +264,7 @@ fn search<'a>(context: &'a RebaseContext<'_>, store: &'a Store, platform: &'a Pl
 
 type LayerInventories = Vec<(Digest, LayerContents)>;
 
-/// What a root is: as it was found before, or from its layers.
+/// Facts about a root: as they were found before, or from its layers.
 fn known(
     context: &RebaseContext<'_>,
     image: &Image,

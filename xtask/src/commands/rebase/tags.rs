@@ -22,7 +22,7 @@ use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 /// Begin of this program's own labels. An image from a rebase has its own.
 const OWN: &str = "dev.xtask.";
 
-/// What names an image now.
+/// Names of an image now.
 pub(super) struct PutTags {
     pub digest: Digest,
     pub tags: Vec<Tag>,

@@ -70,7 +70,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Whether a build ran on this machine, at the desk.
+/// Returns true if a build ran on this machine, at the desk.
 fn is_here(record: &Record) -> bool {
     let machine = record.machine();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -84,7 +84,7 @@ struct Replay<'a> {
     before: Before,
 }
 
-/// What is known of the commit before.
+/// Facts about the commit before.
 struct Before {
     inputs: Result<Inputs, String>,
     /// Paths that were read for it.
@@ -92,7 +92,7 @@ struct Before {
     policy: Option<Policy>,
 }
 
-/// What a commit needs, as far as its inputs could be read.
+/// Needs of a commit, as far as its inputs could be read.
 enum CommitNeeds {
     Decided(Box<ChangeFacts>, bool),
     Unreadable(String),
@@ -188,7 +188,7 @@ fn facts(changes: Result<Changes, String>, no_base: Option<String>, pinned: bool
     Box::new(ChangeFacts { purpose, changes, no_base, pinned, pinned_root, base: image(), app: image() })
 }
 
-/// Whether one of these files was read, or is in a folder that was listed.
+/// Returns true if one of these files was read, or is in a folder that was listed.
 fn touches(read: &Paths, changed: &[String]) -> bool {
     changed.iter().any(|path| Path::new(path).ancestors().any(|path| read.contains(path)))
 }

@@ -39,7 +39,6 @@ impl TestEngine {
         Ok(Self { root: root.to_owned(), state: engine::up(root, &EngineOptions::default())?, ours })
     }
 
-    /// How it is reached.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -60,7 +59,7 @@ pub struct Tools {
     uv: Uv,
     python: PathBuf,
     cosign: PathBuf,
-    /// Where uv looks for a Python.
+    /// Folders in which uv looks for a Python.
     pythons: OsString,
 }
 
@@ -148,8 +147,8 @@ impl Needs {
     }
 }
 
-/// What comes from the system's own package manager: Chromium, in which pages are looked at, and the programs of others that
-/// read our images and scripts.
+/// Installs packages of the system's own package manager: Chromium, in which pages are looked at, and the programs of others that read our
+/// images and scripts.
 fn packages() -> Result<(), Fault> {
     const WANTED: [(&str, &[&str], &str); 5] = [
         ("chromium", &["chromium", "chromium-browser", "google-chrome"], "pages are tested in it"),
@@ -242,7 +241,7 @@ fn pythons(programs: &[&Path]) -> Result<OsString, Fault> {
 struct HostPython {
     program: PathBuf,
     version: String,
-    /// Whether the lock was resolved for it too.
+    /// True if the lock was resolved for it too.
     served: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How many tests passed, failed and were skipped, read from the closing lines of the runners.
+//! Numbers of tests that passed, failed and were skipped, read from the closing lines of the runners.
 //!
 //! Pure: lines in, numbers out.
 

@@ -95,7 +95,7 @@ fn entries(file: &Path, found: &mut BTreeMap<String, Found>) {
     }
 }
 
-/// What docker makes of the reference stage.
+/// Entries of the reference stage, built by docker.
 fn built(engine: &Engine, world: &World, pins: &Pins) -> (BTreeMap<String, Found>, PathBuf) {
     let stages = Path::new(env!("CARGO_MANIFEST_DIR")).join("native/src/recipes/Dockerfile.stages");
     let stages = std::fs::read_to_string(stages).unwrap();
@@ -131,7 +131,7 @@ fn built(engine: &Engine, world: &World, pins: &Pins) -> (BTreeMap<String, Found
     (found, tar)
 }
 
-/// What the engines may differ in: caches, logs and what debconf and apt remember.
+/// Returns false for paths in which the engines may differ: caches, logs, and state of debconf and apt.
 fn is_compared(path: &str) -> bool {
     let below = |folder: &str| path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
     // Mount points and the device files of the engine's own container.

@@ -1,6 +1,6 @@
 //! The Dockerfiles that both engines build. `{base}`, `{bare}`, `{full}` and `{trigger}` are images.
 
-/// What has to come of a case.
+/// Expected result of a case.
 #[derive(Clone, Copy)]
 pub(crate) enum Expect {
     /// The same from both.
@@ -63,10 +63,10 @@ const fn differs(
     Case { name, dockerfile, expect: Expect::Differs(why, differences), ..Case::SAME }
 }
 
-/// What is followed where BuildKit's own versions differ: 0.32, the newest that was read. The oracle may be as old as 0.13.
+/// Version to follow where BuildKit's own versions differ: 0.32, the newest that was read. The oracle may be as old as 0.13.
 const PARENTS: &str = "folders that are made on the way take an octal mode since BuildKit 0.21";
 
-/// What is copied, and where it is put.
+/// Cases about what is copied, and where it is put.
 pub(crate) const COPYING: &[Case] = &[
     // Destinations.
     same("file to a name", "FROM scratch\nCOPY a.txt /x\n"),
@@ -318,7 +318,7 @@ pub(crate) const COPYING: &[Case] = &[
     ),
 ];
 
-/// What describes an image, and what variables hold.
+/// Cases about what describes an image, and what variables hold.
 pub(crate) const DESCRIBING: &[Case] = &[
     same("cmd in both forms", "FROM scratch\nCMD a  b \"c d\" $E\nCMD [\"a\", \"b c\", \"$E\"]\n"),
     same("cmd that is nothing", "FROM {full}\nCMD []\n"),

@@ -7,7 +7,7 @@ use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_native::assembly::Stat;
 use xtask_native::layer::item::{Bytes, Content, Item};
 
-/// What stands at a path.
+/// Entry at a path.
 #[derive(Clone, Debug, PartialEq)]
 struct Node {
     stat: Stat,

@@ -14,7 +14,7 @@ fn repository() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).canonicalize().unwrap()
 }
 
-/// What was found; says why a test ends here, and fails where every tool is required.
+/// Returns a tool that was found. If it is missing, says why a test ends here, and fails where every tool is required.
 fn found<T>(what: Result<T, impl Display>) -> Option<T> {
     what.map_err(|why| {
         assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: {why}");

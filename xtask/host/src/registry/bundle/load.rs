@@ -42,7 +42,7 @@ pub struct Bundle {
     parts: BTreeMap<String, Part>,
 }
 
-/// What was brought.
+/// Result of loading a bundle.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Loaded {
     /// Images by tag, or by digest where they have none.

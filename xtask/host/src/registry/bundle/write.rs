@@ -15,7 +15,7 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// Bytes of a block of a tar file.
 const BLOCK: u64 = 512;
 
-/// What was written.
+/// Result of writing a bundle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Made {
     pub manifests: usize,
@@ -27,7 +27,7 @@ pub struct Made {
     pub left_out: usize,
 }
 
-/// Where the bytes of a blob are.
+/// Source of a blob's bytes.
 enum Source<'a> {
     Here(&'a [u8]),
     Registry(&'a Repository, u64),

@@ -58,7 +58,7 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 pub struct Credentials {
     /// The folder of `config.json`; `None` means that everybody is anonymous.
     pub folder: Option<PathBuf>,
-    /// Where helpers are looked for, in the form of `PATH`; `None` is the process's own.
+    /// Search path for helpers, in the form of `PATH`. `None` is the process's own.
     pub path: Option<OsString>,
 }
 

@@ -21,7 +21,7 @@ use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{Binary, DottedVersion};
 use xtask_model::spec::reference::Platform;
 
-/// What cargo did.
+/// Result of a cargo build.
 pub struct Compiled {
     pub took: Duration,
     pub units: Units,

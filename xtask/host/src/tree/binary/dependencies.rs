@@ -24,7 +24,7 @@ use xtask_model::spec::reference::{Digest, Platform};
 /// Version of what an artifact contains.
 const SCHEMA: &str = "1";
 
-/// What is compiled, and where.
+/// A program to compile, and the folders and platform to compile it for.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub root: &'a Path,
@@ -194,7 +194,7 @@ pub fn is_worth(place: &Place<'_>, build: &Path, contents: &Contents) -> bool {
     missing.count() * 4 >= contents.units.len()
 }
 
-/// What cargo reports of the units of a build, by package.
+/// Units of a build that cargo reports, by package.
 #[derive(Default)]
 pub struct Units(BTreeMap<String, Package>);
 
@@ -330,7 +330,7 @@ fn regular_files(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(found)
 }
 
-/// Where the metadata of a crate is in its library, an archive of `ar`, if its bytes are the same there.
+/// Position of a crate's metadata in its library, an archive of `ar`, if its bytes are the same there.
 fn part(metadata: &Path, library: &Path) -> io::Result<Option<(u64, u64)>> {
     const HEAD: usize = 60;
     /// An object file around the metadata begins with this many bytes at most.

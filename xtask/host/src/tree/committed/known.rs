@@ -1,4 +1,4 @@
-//! What a commit gives an image, remembered between commands: an edit then costs a comparison of digests, and no git.
+//! Inputs that a commit gives an image, remembered between commands. An edit then costs a comparison of digests, and no git.
 //!
 //! A commit does not change, so what it selects does not either. Anything that digests alone cannot decide is left to the
 //! comparison with git's objects.

@@ -420,7 +420,7 @@ fn docker() -> Option<String> {
 /// A build: its instructions and its ignore file.
 type Build<'a> = (&'a str, &'a str);
 
-/// Where a build has its Dockerfile, and puts its files.
+/// Paths of a build's Dockerfile and of its output. Writes the Dockerfile and its ignore file.
 fn places(work: &Path, number: usize, (instructions, ignore): Build<'_>) -> (PathBuf, PathBuf) {
     let file = work.join(format!("{number}.Dockerfile"));
     fs::write(&file, format!("FROM scratch\n{instructions}\n")).unwrap();

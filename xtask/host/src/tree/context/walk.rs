@@ -15,7 +15,7 @@ const DEEPEST: usize = 256;
 /// Entries of a folder beyond which it counts as one entry in a key.
 pub(super) const LARGE: u64 = 256;
 
-/// What a walk finds.
+/// Result of a walk.
 pub(super) struct Walked {
     pub(super) tree: Tree,
     /// Folders that all sources take with everything in them. These may count as one entry, where they are large.
@@ -47,7 +47,7 @@ pub(super) fn walk<F: Files + ?Sized>(
     Ok(walk.walked)
 }
 
-/// Which folders count as one entry, of those that sources take with everything in them.
+/// Rules for folders that count as one entry, among those that sources take with everything in them.
 #[derive(Clone, Copy)]
 pub struct Open<'a> {
     /// Folders that never do.

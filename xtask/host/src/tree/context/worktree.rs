@@ -17,7 +17,7 @@ use xtask_model::image::context::{ContextPath, FileInfo, ObjectFormat, ObjectId}
 use xtask_model::spec::ignore::NameRule;
 use xtask_scan::{Index, Listing, Memory};
 
-/// Where ids of files are remembered.
+/// Path of the file that remembers ids of files.
 const PLACE: &str = "target/native/stamps";
 
 /// Files beyond which remembering them is worth its file.

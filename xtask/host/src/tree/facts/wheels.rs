@@ -40,7 +40,7 @@ fn takes_wheels(tree: &Tree) -> Result<bool, Fault> {
         && dockerfile.takes_context(sources::CONTEXT, sources::PLACE))
 }
 
-/// How docker installs packages that have no wheel. A package is shown as `name 1.2 has no wheel for …`.
+/// Method by which docker installs packages that have no wheel. A package is shown as `name 1.2 has no wheel for …`.
 pub enum ByDocker {
     /// There are none.
     Nothing,
@@ -56,8 +56,8 @@ pub enum ByDocker {
     Refused(Fault),
 }
 
-/// How docker installs the packages of the lock that have no wheel: it has no hash for checkouts of git, and without compilers its
-/// Dockerfile takes wheels alone.
+/// Decides how docker installs the packages of the lock that have no wheel. Docker has no hash for checkouts of git, and without compilers
+/// its Dockerfile takes only wheels.
 pub fn by_docker(tree: &Tree) -> Result<ByDocker, Fault> {
     let lock = unchecked_lock(tree)?;
     let missing = without_wheel(tree, &lock)?;

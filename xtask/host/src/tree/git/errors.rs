@@ -55,7 +55,7 @@ impl Git {
             && self.command().args(["rev-parse", "--git-dir"]).output().is_ok_and(|output| output.status.success())
     }
 
-    /// Why there is no commit, in a few words for a report.
+    /// Reason why there is no commit, in a few words for a report.
     pub fn absence(&self) -> &'static str {
         match (crate::process::found("git").is_some(), self.has_repository()) {
             (false, true) => "`git` is not installed, so the commit is unknown",

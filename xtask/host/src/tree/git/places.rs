@@ -1,4 +1,4 @@
-//! Where git keeps what is read without it: the format of ids, the index, files of attributes.
+//! Files of git that are read without it: the format of ids, the index, files of attributes.
 
 use super::Git;
 use std::ffi::OsStr;
@@ -33,7 +33,7 @@ fn repository(path: &Path) -> Option<PathBuf> {
     Some(path.parent()?.join(OsStr::from_bytes(named)))
 }
 
-/// What [`Git::index`] finds.
+/// Result of [`Git::index`].
 pub struct IndexPlaces {
     pub index: PathBuf,
     /// The path from the repository's top to the folder that git was asked in.
@@ -43,7 +43,7 @@ pub struct IndexPlaces {
 }
 
 impl Git {
-    /// Where the index is; `None` outside of every repository.
+    /// Location of the index. `None` outside of every repository.
     pub fn index(&self) -> Option<IndexPlaces> {
         let places = ["rev-parse", "--show-prefix", "--git-path", "index", "--git-path", "info/attributes"];
         let output = self.command().args(places).output().ok().filter(|output| output.status.success())?;

@@ -6,7 +6,7 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::lock::LockedPackage;
 use xtask_model::spec::lock::sources::SourcePin;
 
-/// What to resolve for one source.
+/// Build requirements of one source, to resolve.
 pub struct BuildRequest<'a> {
     /// As `build-system.requires` has them.
     pub requires: &'a [String],

@@ -184,7 +184,7 @@ impl<'a> ImageContents<'a> {
         }
     }
 
-    /// What is stated of an image. Its accounts are taken to be those of the other one, whose files these are.
+    /// Contents that are stated of an image. Its accounts are taken to be those of the other image, to which the files belong.
     pub(super) fn stated(stated: &'a Stated<'_>, files: &'a Files) -> Self {
         let text = |path: &str| files.texts.get(path).map(String::as_str).unwrap_or_default();
         let environments: Vec<&str> = stated.environments.iter().map(|path| path.trim_matches('/')).collect();
@@ -210,7 +210,7 @@ impl<'a> ImageContents<'a> {
         }
     }
 
-    /// What is at a path, if that is outside the environment and belongs to no distribution.
+    /// Node at a path, if that is outside the environment and belongs to no distribution.
     pub(super) fn outside(&self, path: &str) -> Option<&'a Node> {
         let node = self.files.nodes.get(path)?;
         let below =

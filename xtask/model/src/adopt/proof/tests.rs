@@ -1,4 +1,4 @@
-//! Which difference has which cause, and which only looks like one that has.
+//! Tests for the causes of differences, and for differences that only look like one with a cause.
 
 use super::*;
 use serde_json::{Value, json};

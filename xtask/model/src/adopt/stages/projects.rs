@@ -21,7 +21,7 @@ struct Local {
     project: Project,
 }
 
-/// Where a project has its packages.
+/// Location of a project's packages.
 struct Code {
     /// The folder that Python has to find.
     folder: String,
@@ -113,7 +113,7 @@ impl Translator<'_> {
         })
     }
 
-    /// Where Python finds projects of the repository, and which of them are installed.
+    /// Folders in which Python finds projects of the repository, and the projects that are installed.
     pub(super) fn python_path(&mut self, image: &StageImage, builders: &BTreeSet<usize>) {
         let Input { lock, requirements, projects: installs, .. } = &self.done.input;
         let (installs, before) = (*installs, self.done.env.iter().position(|(name, _)| name == "PYTHONPATH"));

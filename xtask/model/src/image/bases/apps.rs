@@ -1,4 +1,4 @@
-//! Which apps go, which stay, and why: a pure function of a survey of the app's repository.
+//! Decides which apps to delete and which to keep, with reasons: a pure function of a survey of the app's repository.
 //!
 //! An app stays for a name that somebody may use. The tag of a branch is such a name while the branch exists. Deleted manifests are never
 //! reachable from kept ones.
@@ -22,7 +22,7 @@ pub struct AppSurvey {
     pub records: Vec<(Tag, Digest)>,
 }
 
-/// What keeps an app.
+/// Rules for keeping an app.
 #[derive(Clone, Debug)]
 pub struct AppRules {
     pub rules: Rules,
@@ -37,7 +37,7 @@ pub struct AppRules {
     pub tags: BTreeSet<Tag>,
 }
 
-/// Why an app stays, and the tags of it that name a deleted branch.
+/// Reasons to keep an app, and its tags that name a deleted branch.
 struct Reasons {
     keep: Vec<String>,
     gone: Vec<Tag>,

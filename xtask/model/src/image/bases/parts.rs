@@ -1,4 +1,4 @@
-//! Which parts of roots go, which stay, and why: a pure function of a survey.
+//! Decides which parts of roots to delete and which to keep, with reasons: a pure function of a survey.
 //!
 //! A part saves time for builds on its root. It stays for a root that a base of the registry is on, whichever branch that base is of.
 

@@ -1,4 +1,4 @@
-//! Which bases go, which stay, and why: a pure function of a survey.
+//! Decides which bases to delete and which to keep, with reasons: a pure function of a survey.
 //!
 //! Deleted manifests are never reachable from kept ones: an index keeps its manifests, attestations and referrers.
 
@@ -117,7 +117,7 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
     plan
 }
 
-/// Why a base stays; none if it does not.
+/// Reasons to keep a base. Empty if there are none.
 fn keeps(survey: &Survey, base: &PublishedBase, newest: &BTreeSet<Digest>, rules: &Rules) -> Vec<String> {
     let mut reasons = Vec::new();
     if base.fingerprint.is_none() {
@@ -146,7 +146,7 @@ fn keeps(survey: &Survey, base: &PublishedBase, newest: &BTreeSet<Digest>, rules
     reasons
 }
 
-/// Which app stays, if it does. One that nothing names and that is old keeps its own layers, and needs no base any more.
+/// Reason to keep an app, if there is one. An old app that nothing names keeps its own layers, and no longer needs a base.
 fn why_app_stays(app: &PublishedApp, rules: &Rules) -> Option<String> {
     match app.names.first() {
         Some(name) => Some(format!("`{name}`")),

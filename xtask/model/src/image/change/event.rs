@@ -127,7 +127,7 @@ pub fn of_gitlab(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Eve
     }
 }
 
-/// What CI runs for, as git names it: `refs/heads/main`, `refs/tags/v1.2.3`. `None` where no CI says it.
+/// Reference that CI runs for, as git names it: `refs/heads/main`, `refs/tags/v1.2.3`. `None` where no CI says it.
 pub fn reference(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     set("GITHUB_REF").or_else(|| {

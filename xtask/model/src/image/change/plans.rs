@@ -5,11 +5,11 @@ use crate::image::change::verification::Needed;
 use crate::image::policy::{ImageKind, Policy};
 use serde::{Serialize, Serializer};
 
-/// What a change needs, for each app of a repository; of one whose app has no name, its one plan.
+/// Plans for a change, one for each app of a repository. If the app has no name, its only plan.
 #[derive(Clone, Debug)]
 pub struct Plans(Vec<ChangePlan>);
 
-/// What a document says of one of several apps.
+/// Document about one of several apps.
 #[derive(Serialize)]
 struct AppPlan<'a> {
     name: Option<&'a str>,

@@ -1,4 +1,4 @@
-//! Which tests a commit must pass before CI gives its images a shared tag: a pure function of the changed paths and the policy.
+//! Tests that a commit must pass before CI gives its images a shared tag: a pure function of the changed paths and the policy.
 //!
 //! Unknown never means untested: paths that cannot be compared need every test.
 
@@ -49,7 +49,7 @@ pub struct VerificationFacts<'a> {
     pub purpose: Purpose,
     /// Changed paths from the policy's folder, with `..` where they are outside of it; or why they are unknown.
     pub changed: Result<&'a [String], &'a str>,
-    /// Why nothing shows that the tests of the revision before it passed: those of its own files do not make up for them.
+    /// Reason why nothing shows that the tests of the revision before it passed. The tests of its own files do not make up for them.
     pub untested: Option<&'a str>,
     /// The registry tag of this commit, where it names this commit's app: CI writes it after the tests.
     pub tested: Option<&'a str>,

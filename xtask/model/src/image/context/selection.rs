@@ -1,4 +1,4 @@
-//! Which paths of a tree the sources of a Dockerfile name, with the ignore file in force.
+//! Paths of a tree that the sources of a Dockerfile name, with the ignore file in force.
 //!
 //! Pure: the tree may come from a working folder or from a git revision. Follows BuildKit's rules: a link that a source names
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.

@@ -85,7 +85,7 @@ pub enum Default {
     Derived(&'static str),
 }
 
-/// Which engine uses a key.
+/// Engine that uses a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyEngine {
     Both,

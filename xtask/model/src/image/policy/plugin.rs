@@ -292,7 +292,7 @@ pub const PROVENANCE: Description = Description {
 /// The word of `cosign` for signatures without a key.
 pub const KEYLESS: &str = "keyless";
 
-/// Where cosign finds keys, besides files: services, hardware, a cluster, a variable.
+/// Prefixes of keys that cosign does not read from files: services, hardware, a cluster, a variable.
 const KEY_PLACES: [&str; 8] =
     ["awskms://", "azurekms://", "env://", "gcpkms://", "gitlab://", "hashivault://", "k8s://", "pkcs11:"];
 

@@ -129,7 +129,7 @@ impl<'t> Section<'t> {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
-    /// Where the section stands.
+    /// Position of the section in the file.
     pub(crate) fn at(&self) -> &Range<usize> {
         &self.at
     }

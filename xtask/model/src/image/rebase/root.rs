@@ -119,7 +119,7 @@ fn order(one: &str, other: &str) -> Option<Ordering> {
     Ecosystem::Debian(String::new()).compare(one, other)
 }
 
-/// Why images on `old` cannot be put on `new`; nothing where they can.
+/// Reasons why images on `old` cannot be put on `new`; empty where they can.
 pub fn problems(old: &RootFacts, new: &RootFacts) -> Vec<String> {
     let mut found = Vec::new();
     let field = |facts: &RootFacts, name: &str| facts.release.get(name).cloned().unwrap_or_default();
@@ -194,7 +194,7 @@ impl Upper<'_> {
     }
 }
 
-/// Why a layer does not fit on the new root, whose `changed` paths differ from the old one's.
+/// Reason why a layer does not fit on the new root, whose `changed` paths differ from the old one's.
 pub fn hides(layer: &Upper<'_>, changed: &BTreeSet<String>, new: &RootFacts) -> Option<String> {
     let by = layer.by.unwrap_or("an unknown instruction");
     let by = by.strip_suffix(" # buildkit").unwrap_or(by);

@@ -12,14 +12,14 @@ use crate::spec::reference::Digest;
 
 /// A tag, its record, and the last announcement of a move, which are read and written one by one.
 pub trait Register {
-    /// What the tag names.
+    /// Image that the tag names.
     fn tag(&self) -> Result<Option<Tagged>, Fault>;
     fn record(&self) -> Result<Option<TagRecord>, Fault>;
     fn announced(&self) -> Result<Option<Move>, Fault>;
     fn announce(&self, planned: &Move) -> Result<(), Fault>;
     fn note(&self, record: &TagRecord) -> Result<(), Fault>;
     fn put(&self, digest: Digest) -> Result<(), Fault>;
-    /// Why a tag that is of this commit stays where it is.
+    /// Reason why a tag that is of this commit stays where it is.
     fn stays(&self, since: Option<&TaggedCommit>) -> Result<Option<String>, Fault>;
 }
 
@@ -120,7 +120,7 @@ impl State {
         self.tagged.as_ref().is_some_and(|tagged| tagged.digest == *digest)
     }
 
-    /// Why the tag stays; nothing for a tag that names our image, for whichever commit.
+    /// Returns the reason why the tag stays, or `None` for a tag that names our image, for whichever commit.
     fn said(&self, why: String, ours: &Move) -> Option<String> {
         (!self.names(&ours.digest)).then_some(why)
     }
@@ -149,7 +149,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::collections::HashSet;
 
-    /// What a tag, its record and its announcement hold.
+    /// A tag with its record and its announcement, in memory.
     #[derive(Clone, Debug, Default)]
     struct Registry {
         tag: Option<Tagged>,

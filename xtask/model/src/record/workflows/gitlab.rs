@@ -20,10 +20,10 @@ pub const IMAGE: &str = "docker.io/library/rust:1";
 /// Variable that a schedule sets, and its value, to have the locks upgraded.
 const PIPELINE: [&str; 2] = ["XTASK_PIPELINE", "locks"];
 
-/// Where the plan is between the job's commands, and for later jobs.
+/// File with the plan, between the job's commands and for later jobs.
 const PLAN: &str = "target/plan.env";
 
-/// Where cargo keeps crates: a cache holds folders of the project alone.
+/// Folder in which cargo keeps crates. A cache holds only folders of the project.
 const CARGO_HOME: &str = "target/cargo";
 
 /// GitLab's file of a policy.
@@ -117,7 +117,7 @@ impl GitlabWriter<'_> {
         text
     }
 
-    /// What all jobs have in common, with no word for jobs of others.
+    /// Template that all jobs extend. It has nothing that only other jobs need.
     fn template(&self) -> String {
         let ci = &self.policy.ci;
         let identity = self.place.prefix();
@@ -407,7 +407,7 @@ fn indented(begin: &str, lines: &[&str], by: &str) -> String {
 /// Without the plan's report a job would take its absence for nothing to do.
 const GUARD: &str = ": \"${XTASK_DECISION:?the job of the plan left no report}\"";
 
-/// What a cached xtask was compiled from.
+/// File that names the sources from which a cached xtask was compiled.
 const STAMP: &str = "target/debug/xtask.sources";
 
 /// The command for the id of the sources of xtask.

@@ -22,7 +22,7 @@ pub(super) struct Graph {
 
 pub(super) struct Job {
     pub name: &'static str,
-    /// Why it exists, as the file says it; may be empty.
+    /// Reason for the job, as the file's comment gives it; may be empty.
     pub comment: &'static str,
     pub needs: Vec<&'static str>,
     pub when: Vec<When>,
@@ -32,7 +32,7 @@ pub(super) struct Job {
     pub rights: &'static [(&'static str, &'static str)],
     /// True if a step signs with the job's own identity.
     pub identity: bool,
-    /// What the plan says to later jobs, besides `publish`.
+    /// Outputs of the plan for later jobs, in addition to `publish`.
     pub outputs: Vec<&'static str>,
     /// True if a step asks at which commit the branch is by now: it decides whether a tag moves after a force push.
     pub asks_branch: bool,
@@ -127,8 +127,8 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// What cargo needs to find `xtask` compiled; with an exact hit, its sources are those of the cached binary. The scripts of Dockerfiles
-    /// are among them, because `init` writes them.
+    /// Steps that cargo needs to find `xtask` compiled. With an exact hit, its sources are those of the cached binary. The scripts of
+    /// Dockerfiles are among them, because `init` writes them.
     pub(super) fn xtask(id: &'static str, place: &PolicyLocation) -> Self {
         let at = slashed(&place.workspace);
         let named = |names: &[&str]| names.iter().map(|name| format!("{at}{name}")).collect();
@@ -310,7 +310,7 @@ fn laptop_job(laptop: Laptop) -> &'static str {
 
 #[derive(Clone, Copy)]
 struct GraphWriter<'p> {
-    /// What all apps have in common.
+    /// Policy that all apps have in common.
     policy: &'p Policy,
     /// The policy of each app.
     policies: &'p [&'p Policy],

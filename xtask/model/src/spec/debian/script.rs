@@ -1,4 +1,4 @@
-//! What a maintainer script does where a package is installed for the first time, found without running it.
+//! Effects of a maintainer script where a package is installed for the first time, found without running it.
 //!
 //! Pure. A script is followed with the arguments that dpkg gives it, deb-postinst(5): what it would do on an upgrade does not count.
 //! Commands that change the image are either known, and become an [`Effect`], or the script is refused with its line. Commands
@@ -10,7 +10,7 @@ use crate::spec::versions::Ecosystem;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a script does.
+/// Effect of a script on the image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
     /// `update-alternatives --install`, with its arguments.
@@ -27,21 +27,21 @@ pub enum Effect {
     PassedOver(String, &'static str),
 }
 
-/// Why a script cannot be left out.
+/// Reason why a script cannot be left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub line: usize,
     pub why: String,
 }
 
-/// What a path is in the image.
+/// State of a path in the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     Folder,
     File { executable: bool },
 }
 
-/// What a script may look at.
+/// Facts that a script may look at.
 pub struct World<'a> {
     /// The path, links followed; absent paths are `None`.
     pub seen: &'a dyn Fn(&str) -> Option<Seen>,
@@ -119,7 +119,7 @@ struct ScriptRun<'a> {
     depth: usize,
 }
 
-/// How a command ends.
+/// End of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Status(bool),
@@ -546,7 +546,7 @@ impl ScriptRun<'_> {
         }
     }
 
-    /// What a command prints, for those that look for a program or a package, and for `seq`.
+    /// Output of a command that looks for a program or a package, and of `seq`.
     fn output(&self, command: &str) -> Option<String> {
         let command = command.trim().trim_end_matches("|| true");
         let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "2>/dev/null").collect();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interests(Vec<(String, String)>);
 
-/// What a package says in its file `triggers`.
+/// Contents of a package's file `triggers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
     /// Files or names, with whether the package that activates them waits.

@@ -151,7 +151,7 @@ pub struct Run {
 pub struct Mount {
     /// `bind` (the default), `cache`, `tmpfs`, `secret` or `ssh`.
     pub kind: String,
-    /// Where it comes from: a path in the context or in `from`.
+    /// Source: a path in the context or in `from`.
     pub source: Option<String>,
     pub target: Option<String>,
     pub from: Option<String>,

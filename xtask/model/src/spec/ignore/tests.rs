@@ -227,7 +227,7 @@ proptest! {
         }
     }
 
-    /// What is ignored below a folder has a name for which that was foreseen.
+    /// Every path that is ignored below a folder has a name that the rules foresee.
     #[test]
     fn a_name_is_foreseen(lines in prop::collection::vec(pattern(), 1..5), path in path()) {
         let Ok(ignore) = Ignore::parse("x", lines.join("\n").as_bytes()) else { return Ok(()) };

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Version of the check and of this record. Increase it with either: older records then count for nothing.
 pub const VERSION: u32 = 1;
 
-/// What was imported, and on what.
+/// Packages that were imported, and the root and scripts of the check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// [`VERSION`].
@@ -122,7 +122,7 @@ impl CheckedPackage {
     }
 }
 
-/// What is used by others of one package.
+/// Names of one package that other packages use.
 struct Offer<'a> {
     name: &'a str,
     modules: BTreeSet<String>,

@@ -14,7 +14,7 @@ pub struct Python {
     pub tags: Tags,
 }
 
-/// Why none of the files can be installed.
+/// Reason why none of the files can be installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoWheel {
     /// There are no files of this version.

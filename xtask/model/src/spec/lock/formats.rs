@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Who writes a lock.
+/// Format of a lock, by the tool that writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `cargo xtask lock`: lines that pip and uv install from.
@@ -89,7 +89,7 @@ impl Format {
     }
 }
 
-/// What a lock is translated for.
+/// Targets that a lock is translated for.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
     pub platforms: &'a [Platform],
@@ -135,8 +135,8 @@ pub fn translate(input: &LockInput<'_>) -> Result<TranslatedLock, Fault> {
     draft.finish(input)
 }
 
-/// Why a lock is out of date with the file that it is made from, as far as both say; nothing where they agree. `load` reads
-/// files next to the lock: those of a workspace's members.
+/// Reasons why a lock is out of date with the file that it is made from, as far as both say; empty where they agree. `load` reads files
+/// next to the lock: those of a workspace's members.
 pub fn stale(input: &LockInput<'_>, load: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Vec<String>, Fault> {
     let Some(source) = input.source else { return Ok(Vec::new()) };
     match Format::of(&input.path.to_string_lossy()) {
@@ -205,7 +205,7 @@ struct DraftPin {
     hashes: BTreeSet<String>,
     /// Names of its files; none where they are unknown.
     files: Vec<String>,
-    /// Why it cannot be installed by hash.
+    /// Reason why it cannot be installed by hash.
     problem: Option<String>,
 }
 
@@ -222,7 +222,7 @@ impl DraftPin {
         }
     }
 
-    /// Why it cannot be a line of a lock: everything in it is printed into one.
+    /// Reason why it cannot be a line of a lock: everything in it is printed into one.
     fn wrong(&self) -> Option<String> {
         let is_name = |name: &String| {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -309,7 +309,7 @@ impl Draft {
     }
 }
 
-/// What is directly asked for, where the lock has it.
+/// Requirements that are asked for directly, where the lock has them.
 fn asked(path: &Path, names: BTreeMap<String, BTreeSet<String>>, packages: &[LockedPackage]) -> Vec<Requirement> {
     let mut found = Vec::new();
     for (name, extras) in names {

@@ -38,7 +38,7 @@ pub struct SystemPin {
     pub root: String,
     /// The root's release of Debian.
     pub suite: String,
-    /// What the policy named.
+    /// Packages that the policy named.
     pub packages: Vec<String>,
     pub platforms: BTreeMap<Platform, SystemPackages>,
 }

@@ -1,4 +1,4 @@
-//! Where the packages of a lock come from: one list for resolving and for both engines that install.
+//! Indexes of a lock's packages: one list for resolving and for both engines that install.
 //!
 //! Pure: environment and files come from closures. uv resolves with what its own variables and configuration, pip's
 //! configuration and the requirement files name; a build reads no configuration, so the same list is put together here.
@@ -164,7 +164,7 @@ impl Indexes {
         &self.links
     }
 
-    /// Which indexes count if several have a package.
+    /// Strategy that selects the index if several have a package.
     pub fn strategy(&self) -> Strategy {
         match self.strategy.as_deref() {
             Some("unsafe-first-match") => Strategy::FirstMatch,

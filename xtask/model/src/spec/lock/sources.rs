@@ -20,7 +20,7 @@ pub const TAG_PREFIX: &str = "wheel-";
 /// Name of the build context with built wheels, for docker: of the empty stage of a Dockerfile that it takes the place of.
 pub const CONTEXT: &str = "built-wheels";
 
-/// Where the step that installs packages mounts it.
+/// Path at which the step that installs packages mounts it.
 pub const PLACE: &str = "/opt/wheels";
 
 /// One package in `images.lock`.

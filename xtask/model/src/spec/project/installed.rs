@@ -1,4 +1,4 @@
-//! What an installed project has besides its code: its metadata and its programs.
+//! Files of an installed project in addition to its code: its metadata and its programs.
 //!
 //! Core metadata 2.4, entry points and `.dist-info` by the specifications of PyPA. The code is copied by an app; with these files
 //! next to it `importlib.metadata` and the programs of `[project.scripts]` work as if the project were installed.

@@ -12,7 +12,7 @@ use toml::{Table, Value};
 pub(super) const SETTINGS: &str = "setup.cfg";
 pub(super) const PROGRAM: &str = "setup.py";
 
-/// What setuptools reads, whichever file it is in. `None` in a field is a value that only a build knows.
+/// Values that setuptools reads, whichever file they are in. `None` in a field is a value that only a build knows.
 #[derive(Default)]
 struct Setup {
     texts: BTreeMap<&'static str, String>,

@@ -94,7 +94,7 @@ fn without_comment(mut line: Line) -> Line {
     line
 }
 
-/// Where a comment begins: a `#` at the start or after white space, so that a URL keeps its fragment.
+/// Position of a comment: a `#` at the start or after white space, so that a URL keeps its fragment.
 fn comment(text: &str) -> Option<usize> {
     text.char_indices()
         .filter(|(_, c)| *c == '#')

@@ -17,7 +17,7 @@ pub struct LocalProject {
     /// From the top of the repository; empty for the top itself.
     pub folder: PathBuf,
     pub extras: BTreeSet<String>,
-    /// Where it is named: `requirements.txt:3`.
+    /// File and line that name it: `requirements.txt:3`.
     pub place: String,
 }
 

@@ -1,4 +1,4 @@
-//! Where distributions come from, as the files name it: with the credentials or variables in the URLs.
+//! Locations of distributions as the files name them: with the credentials or variables in the URLs.
 //!
 //! Pure. A [`PackageLocation`] may hold a password: it is never printed, compared by a fingerprint or written into a lock.
 
@@ -72,7 +72,7 @@ impl fmt::Debug for PackageLocation {
 /// Parts of `git+URL@COMMIT#subdirectory=FOLDER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkout<'a> {
-    /// What git is given: `https://…`.
+    /// URL for git: `https://…`.
     pub url: &'a str,
     /// 40 hexadecimal digits.
     pub commit: &'a str,

@@ -61,7 +61,7 @@ fn is_false(value: &bool) -> bool {
 pub(crate) struct WrittenOption {
     pub(crate) name: &'static str,
     pub(crate) value: String,
-    /// Where the option begins, and where its value does.
+    /// Position of the option, and of its value.
     pub(crate) at: usize,
     pub(crate) value_at: usize,
 }

@@ -31,7 +31,7 @@ with open(sys.argv[1], encoding="utf-8-sig", newline="") as file:
         print(json.dumps([number, name, extras, sorted(set(map(specifier, r.specifier))), r.url, r.marker is not None]))
 "#;
 
-/// Which version fits which specifier, and how versions are ordered.
+/// Script that says which version fits which specifier, and how versions are ordered.
 const VERSIONS: &str = r#"
 import json, sys
 from pip._vendor.packaging.specifiers import Specifier

@@ -102,7 +102,7 @@ struct Clause {
     operator: char,
     bits: u32,
     executable: bool,
-    /// Whether `=` has already cleared the bits.
+    /// True if `=` has already cleared the bits.
     done: bool,
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn fixed_prefix(reads: &Reads) -> (ContextPath, Option<&str>) {
     }
 }
 
-/// How sources are read: `resolved` follows links, `invalid` makes an error of one lowercase phrase.
+/// Rules for reading sources: `resolved` follows links, `invalid` makes an error of one lowercase phrase.
 pub(crate) struct Rules<'r> {
     pub(crate) resolved: &'r dyn Fn(&ContextPath) -> Result<ContextPath, Fault>,
     pub(crate) invalid: &'r dyn Fn(String) -> Fault,

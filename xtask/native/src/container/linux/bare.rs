@@ -44,7 +44,7 @@ impl Bare {
         Ok(bare)
     }
 
-    /// Whether the image's users are users of this machine. If not, they are mapped to the current user.
+    /// Returns true if the image's users are users of this machine. If not, they are mapped to the current user.
     pub fn has_every_user(&self) -> bool {
         self.rights == Privileges::Root
     }

@@ -65,7 +65,7 @@ pub(super) struct Join {
     pub parent: u32,
     pub rights: Privileges,
     pub manner: Manner,
-    /// Whether the program gets an empty network of its own instead of the container's.
+    /// True if the program gets an empty network of its own instead of the container's.
     pub apart: bool,
     pub program: Program,
 }

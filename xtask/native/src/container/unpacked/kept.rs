@@ -178,7 +178,7 @@ impl KeptFolders {
     }
 }
 
-/// Whether a lock was not removed with its folder while this process waited for it.
+/// Returns true if a lock was not removed with its folder while this process waited for it.
 fn is_current(lock: &File) -> bool {
     lock.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }

@@ -215,7 +215,7 @@ impl LayerToc {
         false
     }
 
-    /// Whether the layer hides a path of lower layers.
+    /// Returns true if the layer hides a path of lower layers.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         let says = |path: &[u8], what: u8| self.find(path, what).is_ok();
         let replaced = |path: &[u8]| self.get(path).is_some_and(|node| node.kind != FileKind::Dir);

@@ -48,7 +48,7 @@ pub(super) struct CompileScript<'a> {
 /// A source: its path below `site-packages`, and its text.
 pub(super) type PythonSource<'s> = (&'s str, Vec<u8>);
 
-/// What takes the byte code of a source, `None` where it is not Python.
+/// Callback for the byte code of a source; `None` where it is not Python.
 pub(super) type Done<'a, T> = dyn Fn(&T, Option<Vec<u8>>) -> Result<(), Fault> + Sync + 'a;
 
 impl CompileScript<'_> {
@@ -116,7 +116,7 @@ pub(super) struct Worker(Option<Python>);
 /// A Python that answers.
 struct Python {
     process: process::PipedProcess,
-    /// What it writes to stderr.
+    /// File that holds its stderr.
     said: std::fs::File,
 }
 

@@ -84,7 +84,7 @@ mod tests {
     const HEAD: &str = "# requirements: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n\
                         # python: >=3.12\n# resolver: uv 1\n";
 
-    /// What is said of these pins, of which `needw` requires `plain<1.1`: by the lock's records, and by what was installed.
+    /// Errors for these pins, of which `needw` requires `plain<1.1`: by the lock's records, and by what was installed.
     fn found(python: &str, pins: &[&str]) -> [Option<Fault>; 2] {
         let hash = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let text: String = pins.iter().map(|pin| format!("{pin} --hash={hash}\n")).collect();

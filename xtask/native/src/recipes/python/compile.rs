@@ -1,4 +1,4 @@
-//! What byte code is made of, and the import check, with the image's Python or one like it.
+//! Compiles byte code and runs the import check, with the image's Python or one like it.
 
 use super::Unpacked;
 use super::bytecode::{self, PythonSource};
@@ -47,7 +47,7 @@ impl Chunk {
     }
 }
 
-/// Where sources and their byte code are.
+/// Folders of sources and of their byte code.
 pub(super) struct BytecodeFiles<'a> {
     pub(super) home: PathBuf,
     pub(super) place: &'a EnvironmentPlace<'a>,

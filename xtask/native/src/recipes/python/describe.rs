@@ -31,8 +31,8 @@ pub(super) fn package(
     }
 }
 
-/// What the sources of a distribution may import. Those of test suites do not count: the check does not import them. `home` has its files,
-/// but for the paths that are `taken` by another distribution.
+/// Modules that the sources of a distribution may import. Those of test suites do not count: the check does not import them. `home` has its
+/// files, except for the paths that are `taken` by another distribution.
 pub(super) fn imports(
     one: &Distribution,
     (home, taken): (Option<&Path>, &BTreeSet<String>),

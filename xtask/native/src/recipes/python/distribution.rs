@@ -272,7 +272,7 @@ fn version(wheel: &str) -> Result<(), String> {
     }
 }
 
-/// What a launcher calls: `attribute` of `module`, at most up to the first dot imported.
+/// Object that a launcher calls: `attribute` of `module`, at most up to the first dot imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ObjectReference {
     module: String,

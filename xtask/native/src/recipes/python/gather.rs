@@ -56,7 +56,7 @@ pub(super) struct Gathered {
     pub(super) from: Option<String>,
     /// All packages of the lock, where a choice needed it.
     pub(super) described: Option<Packages>,
-    /// What was compiled while others were downloaded.
+    /// Chunks that were compiled while others were downloaded.
     pub(super) compiled: BTreeSet<ChunkName>,
 }
 
@@ -235,7 +235,7 @@ struct Compared {
     restored: Option<Restored>,
 }
 
-/// What came from an earlier image.
+/// Result of restoring packages from an earlier image.
 enum Restored {
     Nothing,
     Packages {
@@ -247,7 +247,7 @@ enum Restored {
     Damaged,
 }
 
-/// Where wheels come from: an index, or a build from source.
+/// Source of wheels: an index, or a build from source.
 #[derive(Clone, Copy)]
 pub(super) struct WheelSource<'a> {
     pub(super) root: &'a Path,

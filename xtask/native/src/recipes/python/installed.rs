@@ -1,4 +1,4 @@
-//! What a build keeps of a package between the steps that need its files.
+//! Records of a package that a build keeps between the steps that need its files.
 //!
 //! A large base has tens of thousands of files. Their places are read again from the wheel when they are needed, of one package after the
 //! other, so that memory does not grow with the base.

@@ -1,5 +1,5 @@
-//! What an earlier image of the repository says about the packages of its base: which of them were imported together, on the same
-//! root and by the same scripts. Their files are in its layers, with byte code.
+//! Statements of an earlier image of the repository about the packages of its base: which of them were imported together, on the same root
+//! and by the same scripts. Their files are in its layers, with byte code.
 //!
 //! Anything doubtful makes a package one that is fetched from the index and imported.
 

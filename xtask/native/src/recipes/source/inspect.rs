@@ -15,7 +15,7 @@ const MOST: u64 = 1 << 20;
 /// Number of files of C whose headers are looked at.
 const MOST_TEXTS: usize = 2000;
 
-/// What an archive says of its build.
+/// Build settings of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspected {
     pub system: BuildSystem,

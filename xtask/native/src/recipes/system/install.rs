@@ -1,4 +1,4 @@
-//! What an installation of packages adds to a root: files, dpkg's database, alternatives, the cache of the dynamic linker.
+//! Files that an installation of packages adds to a root, with dpkg's database, alternatives and the cache of the dynamic linker.
 //!
 //! Reads the root, and writes nothing.
 
@@ -37,10 +37,10 @@ pub(super) struct Installation<'a> {
     root: &'a ImageFiles<'a>,
     /// Files of the root's databases.
     known: BTreeMap<ContextPath, Vec<u8>>,
-    /// Where the root takes packages from.
+    /// Archive that the root takes packages from.
     sources: OwnSources,
     filters: Filters,
-    /// Where files go that a package of the root has diverted: from, to.
+    /// Diversions of the root's packages: from, to.
     diverted: BTreeMap<String, String>,
     items: BTreeMap<ContextPath, Item>,
     packages: Vec<Package>,
@@ -126,7 +126,7 @@ impl<'a> Installation<'a> {
         item::resolve(path.as_bytes(), LINKS, &link, &looped)
     }
 
-    /// Where an entry belongs: the links in its folders are those of the root, `/lib` mostly.
+    /// Path of an entry in the image: the links in its folders are those of the root, `/lib` mostly.
     fn place(&self, path: &ContextPath) -> Result<ContextPath, Fault> {
         let Some(name) = path.parts().next_back() else { return Ok(ContextPath::default()) };
         Ok(self.resolve(&path.parent().unwrap_or_default())?.join(name))
@@ -253,7 +253,7 @@ impl<'a> Installation<'a> {
         interests
     }
 
-    /// What the scripts do, of the packages and of those of the root that are called because of them.
+    /// Effects of the scripts: those of the packages, and those of the root that are called because of them.
     fn effects(&self) -> Result<(BTreeSet<Effect>, Vec<PassedOver>), Fault> {
         let mut run =
             ScriptRuns { installation: self, effects: BTreeSet::new(), passed_over: Vec::new(), refused: Vec::new() };
@@ -333,7 +333,7 @@ impl<'a> Installation<'a> {
         Ok(())
     }
 
-    /// What a path is, links followed.
+    /// State of a path, links followed.
     fn seen(&self, path: &str) -> Result<Option<Seen>, Fault> {
         // Every engine mounts it.
         if path == "/etc/hosts" {

@@ -69,7 +69,7 @@ impl Repo {
         self.git(&["commit", "-q", "--allow-empty", "-m", "x"]);
     }
 
-    /// What a key holds of `COPY . /`, by the index and the memory.
+    /// Entries of a key for `COPY . /`, by the index and the memory.
     fn by_stamps(&self) -> Vec<ContextEntry> {
         read(&WorkTree::new(self.root()))
     }

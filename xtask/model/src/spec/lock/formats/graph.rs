@@ -1,4 +1,4 @@
-//! Which packages of a lock are reached from those that are asked for, and under which condition.
+//! Packages of a lock that are reached from those that are asked for, and the condition of each.
 //!
 //! Pure. A package with an extra is a node of its own: its extra's edges count where somebody asks for the extra.
 

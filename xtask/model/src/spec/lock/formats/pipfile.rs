@@ -126,7 +126,7 @@ fn pin(input: &LockInput<'_>, name: &str, package: &Package, draft: &mut Draft) 
     pin
 }
 
-/// What the `Pipfile` asks for, in any of its categories.
+/// Names that the `Pipfile` asks for, in any of its categories.
 fn direct(input: &LockInput<'_>) -> BTreeSet<String> {
     let table = input.source.and_then(|text| toml::from_str::<toml::Table>(text).ok()).unwrap_or_default();
     let sections =

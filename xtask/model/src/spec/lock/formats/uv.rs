@@ -58,7 +58,7 @@ struct Package {
     metadata: Metadata,
 }
 
-/// Where a package comes from; one of the keys is set.
+/// Source of a package; one of the keys is set.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Source {

@@ -23,7 +23,7 @@ const OPEN: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
-/// Whether this process may mount. Root in a container may not.
+/// Returns true if this process may mount. Root in a container may not.
 pub(in crate::container) fn may_mount() -> bool {
     let effective = thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
     rustix::process::geteuid().is_root()
