@@ -1,10 +1,11 @@
-//! Phrases that stop a reader: each has a plain word, and none may be in anything that people read.
+//! Phrases that stop a reader: each has a plain word, and none may be in anything that people read. Doc comments that start with a
+//! question word, and so make the reader find the statement.
 //!
 //! Pure. Reads Markdown, templates, help and configuration whole; of Rust the comments, the string literals and the names of functions.
 //! A phrase may run over a line break.
 
 use super::{Files, Violation};
-use xtask_scan::prose::Prose;
+use xtask_scan::prose::{Prose, lines_with};
 
 /// A phrase in lower case, with what to write instead.
 type Phrase = (&'static str, &'static str);
@@ -63,17 +64,21 @@ const AFTER_NO: [&str; 11] =
 /// Words before "is no" with which it is plain English: "there is no lock".
 const BEFORE_NO: [&str; 4] = ["there", "where", "if", "which"];
 
+/// Words that no doc comment starts with.
+const QUESTION_WORDS: [&str; 12] =
+    ["How", "What", "Whatever", "When", "Whenever", "Where", "Wherever", "Whether", "Which", "Who", "Whose", "Why"];
+
 /// This file, which lists the phrases, and the generated or foreign texts.
 const NOT_READ: [&str; 3] = ["xtask/src/tidy/prose.rs", "LICENSE", "CHANGELOG.md"];
 
 /// Lines that may have a phrase: the file, a part of the line, and the reason.
 const ALLOWED: &[(&str, &str, &str)] = &[];
 
-/// Every phrase in every text that people read.
+/// Every phrase in every text that people read, and every doc comment that starts with a question word.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let read = |path: &str| !NOT_READ.contains(&path);
     let mut found: Vec<Violation> =
-        files.texts().filter(|(path, _)| read(path)).flat_map(|(path, text)| phrases(path, text)).collect();
+        files.texts().filter(|(path, _)| read(path)).flat_map(|(path, text)| found_in(path, text)).collect();
     for (path, part, _) in ALLOWED {
         if files.text(path).is_some_and(|text| !text.contains(part)) {
             let what = format!("the list of allowed phrases names `{part}`, which `{path}` does not have");
@@ -81,6 +86,38 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
         }
     }
     found
+}
+
+fn found_in(path: &str, text: &str) -> Vec<Violation> {
+    let mut found = phrases(path, text);
+    if path.ends_with(".rs") {
+        found.extend(questions(path, text));
+    }
+    found
+}
+
+/// Doc comments whose first line starts with a question word.
+fn questions(path: &str, text: &str) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut last = None;
+    for (line, comment) in lines_with(text, &["///", "//!"]) {
+        let Some((marker, words)) = doc_comment(comment) else { continue };
+        let continues = last.replace((line, marker)) == Some((line - 1, marker));
+        let first = words.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        if !continues && QUESTION_WORDS.contains(&first) {
+            let what = format!("the doc comment starts with `{first}`");
+            let repair = "start with a noun phrase or a verb: \"Path of\", \"Number of\", \"Returns true if\"";
+            found.push(Violation::new(path, line, what, repair));
+        }
+    }
+    found
+}
+
+/// The marker and the words of a line of a doc comment.
+fn doc_comment(line: &str) -> Option<(&'static str, &str)> {
+    let line = line.trim_start();
+    let (marker, words) = ["///", "//!"].into_iter().find_map(|marker| Some((marker, line.strip_prefix(marker)?)))?;
+    (!words.starts_with('/')).then_some((marker, words))
 }
 
 fn phrases(path: &str, text: &str) -> Vec<Violation> {
@@ -151,6 +188,24 @@ mod tests {
     fn is_no_thing_is_found_and_there_is_no_thing_is_not() {
         finds("a.md", "`x` is no name.\n", &["1: `is no name`"]);
         finds("a.md", "There is no name. It is no longer here, and where there is no other.\n", &[]);
+    }
+
+    #[test]
+    fn a_doc_comment_that_starts_with_a_question_word_is_found() {
+        let found = |line: usize, word: &str| format!("{line}: the doc comment starts with `{word}`");
+        finds("a.rs", "//! What it is.\n\n/// Whether it is.\nfn a() {}\n", &[&found(1, "What"), &found(3, "Whether")]);
+        finds("a.rs", "//! A.\n/// Why\n/// not.\nfn a() {}\n", &[&found(2, "Why")]);
+        finds("a.rs", "struct A {\n    ///Where it is.\n    a: u8,\n}\n", &[&found(2, "Where")]);
+        finds("autoscaler/src/a.rs", "/// What's left.\n", &[&found(1, "What")]);
+    }
+
+    #[test]
+    fn other_comments_and_lines_that_continue_one_may_start_with_a_question_word() {
+        finds("a.rs", "//! A path,\n//! which is short.\n//! Where it leads does not matter.\n", &[]);
+        finds("a.rs", "/// A path.\n///\n/// What it names is a file.\nfn a() {} // What it does.\n", &[]);
+        finds("a.rs", "// Why not.\n//// What it was.\nconst A: &str = \"/// What\"; // Who\n", &[]);
+        finds("a.rs", "/// Whatsoever. What it is.\nfn a() {}\n", &[]);
+        finds("a.md", "/// What it is.\n", &[]);
     }
 
     #[test]
