@@ -135,7 +135,7 @@ class Offered:
 
     def why_not(self, module: str) -> str | None:
         if install.is_beside(f"{module.replace('.', '/')}.py", {self.own}):
-            return "it stands next to the package in its project"
+            return "it is next to the package in its project"
         return "it is private" if module.split(".")[-1].startswith("_") else None
 
     def programs(self) -> set[str]:

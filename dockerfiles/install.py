@@ -41,7 +41,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What stands next to the package in a project's repository, and gets into a wheel by accident: nothing that is imported by an app.
+# Files next to the package in a project's repository that get into a wheel by accident: nothing that is imported by an app.
 PROJECT_FILES = {"benchmark", "benchmarks", "conftest", "doc", "docs", "example", "examples", "noxfile", "sample", "samples", "scripts", "setup"}
 PROJECT_FILES |= {"test", "tests"}
 
@@ -159,7 +159,7 @@ def listed(paths, limit=5):
 
 
 def hidden(found):
-    """What stands where only one distribution's file can be used, although the paths are not the same."""
+    """The entry at a path where only one distribution's file can be used, although the paths are not the same."""
     modules, out = {}, []
     for name, rows in found.items():
         for path in rows:

@@ -312,7 +312,7 @@ pub const REBASE: Document = Document {
         ("images[].kind", "`base` or `app`"),
         (
             "images[].action",
-            "`rebased`; `present` if an image of the new key was there; `current` on the newest root, `unfixed` if that fixes nothing; `undone`",
+            "`rebased`; `present` if an image of the new key existed; `current` on the newest root, `unfixed` if that fixes nothing; `undone`",
         ),
         ("images[].from", "its digest before"),
         ("images[].to", "its digest now; absent if nothing was changed"),

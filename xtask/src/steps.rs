@@ -180,7 +180,7 @@ fn judged(step: &Step, outcome: Outcome) -> Result<Outcome, Fault> {
     program::announce(&step.name, &outcome.findings);
     if step.after == After::Push && !outcome.attach.is_empty() {
         return Err(Fault::build(format!("step `{}` cannot attach to an image that is published", step.name))
-            .hint("remove `after = \"push\"`: what is attached is there before a tag moves"));
+            .hint("remove `after = \"push\"`: artifacts are attached before a tag moves"));
     }
     if !outcome.failed {
         return Ok(outcome);

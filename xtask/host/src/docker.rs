@@ -601,7 +601,7 @@ impl Log {
         self.tail.push_back(line.to_owned());
     }
 
-    /// True if another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
+    /// True if another build gave its image the same name at the same moment. BuildKit looks whether the name exists, then
     /// creates it, and containerd lets only one of two do so; the loser has everything but the name in its cache.
     fn lost_name_race(&self) -> bool {
         let error = self.tail.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or_default();

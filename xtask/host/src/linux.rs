@@ -148,7 +148,7 @@ fn mount_points(info: &[u8]) -> Vec<PathBuf> {
     lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescape).collect()
 }
 
-/// Blanks and the like stand as `\040` in mountinfo, once more escaped within options.
+/// Blanks and the like are written as `\040` in mountinfo, once more escaped within options.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -92,7 +92,7 @@ impl Command {
         self
     }
 
-    /// Sets a variable. Values are never shown: a secret may stand here, and never in an argument.
+    /// Sets a variable. Values are never shown: a secret may be in a variable, and never in an argument.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.removed.retain(|removed| removed != name.as_ref());

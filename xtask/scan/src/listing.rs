@@ -291,7 +291,7 @@ impl Reading<'_> {
             }
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
-                // Gone since the folder was read: as if it had never been there.
+                // Gone since the folder was read: as if it had never existed.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(&entry.path(), error)),
             };

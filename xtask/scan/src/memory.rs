@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_learned_is_there_for_the_next() {
+    fn the_next_memory_has_what_is_learned() {
         let (root, files) = folder(3);
         let found: Vec<(Stamp, Id)> = files.iter().zip(0..).map(|(file, number)| (stamp(file), [number; 32])).collect();
         let mut memory = load(&root);

@@ -63,7 +63,7 @@ fn create(global: &Global, images: &[String], output: &Path, since: Option<&Path
     let selected = Selected::read(&client, &images)?;
     let made = bundle::create(&client, &selected, since.as_ref(), output)?;
     let left_out =
-        if made.left_out > 0 { format!(", without {} that are there", made.left_out) } else { String::new() };
+        if made.left_out > 0 { format!(", without {} that the other side has", made.left_out) } else { String::new() };
     let what = format!("`{}`: {} blobs{left_out}, {}", output.display(), made.blobs, quantity::bytes(made.bytes));
     terminal::step("bundle", &what);
     if global.format == Format::Json { documents::BUNDLE_CREATE.print(&made) } else { Ok(()) }
@@ -78,7 +78,7 @@ fn load(global: &Global, file: &Path, key: Option<&Path>) -> anyhow::Result<()> 
         terminal::step("verified", &format!("{signed} images are signed by the key"));
     }
     let loaded = bundle.load(&client, &|name| registry.repository(name))?;
-    let sent = format!("{} blobs, {}; {} were there", loaded.sent, quantity::bytes(loaded.bytes), loaded.present);
+    let sent = format!("{} blobs, {}; {} were present", loaded.sent, quantity::bytes(loaded.bytes), loaded.present);
     terminal::step("loaded", &sent);
     match global.format {
         Format::Json => documents::BUNDLE_LOAD.print(&loaded),

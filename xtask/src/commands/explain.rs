@@ -120,7 +120,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
     Ok(explained)
 }
 
-/// An image that was there before, with its key.
+/// An image that existed before, with its key.
 struct EarlierBuild<K> {
     name: String,
     key: Option<K>,

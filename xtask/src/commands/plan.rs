@@ -263,7 +263,7 @@ struct Clone {
 }
 
 impl Clone {
-    /// A revision that a person named: it has to be there.
+    /// A revision that a person named: it has to exist.
     fn revision(&self, name: &str) -> Result<Revision, Fault> {
         Revision::find(&self.root, &self.objects, name)?.ok_or_else(|| revision::missing(name))
     }

@@ -81,7 +81,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
             .iter()
             .any(|step| step.uses("smoke") && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci));
         if app.action != "built" || !tested {
-            // A build runs the policy's steps; an image that was there already, or has no such step here, is asked now.
+            // A build runs the policy's steps; an image that existed already, or has no such step here, is asked now.
             super::smoke::run(&global, Some(&app.reference.to_string()))?;
         }
     }

@@ -451,7 +451,7 @@ impl<'a> Lookup<'a> {
             return Ok(Presence::Unknown(one_line(&fault)));
         }
         if self.request().wanted.push || self.request().locked {
-            return Err(fault.hint("`--offline` asks no registry"));
+            return Err(fault.hint("registries are not contacted with `--offline`"));
         }
         let cause = fault.causes.last().cloned().unwrap_or(fault.what);
         let registry = self.tree().repository(kind).registry().to_owned();

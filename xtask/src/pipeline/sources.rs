@@ -1,4 +1,4 @@
-//! The inputs of a tree's images: its files, its lock and its pins, read once. Reads files and git objects; asks no registry.
+//! The inputs of a tree's images: its files, its lock and its pins, read once. Reads files and git objects; contacts no registry.
 
 use crate::flags::Global;
 use std::collections::BTreeMap;

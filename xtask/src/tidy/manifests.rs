@@ -1,4 +1,4 @@
-//! Rules about `Cargo.toml`: every version stands once, in the workspace, with its reason.
+//! Rules about `Cargo.toml`: every version is written once, in the workspace, with its reason.
 //!
 //! Pure.
 
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_stand_once() {
+    fn versions_are_written_once() {
         let good =
             "[dependencies]\na.workspace = true\nb = { workspace = true, features = [\"c\"] }\n[features]\nd = []\n";
         finds("xtask/Cargo.toml", good, &[]);

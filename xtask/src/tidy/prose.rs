@@ -15,6 +15,8 @@ const PHRASES: &[Phrase] = &[
     ("anew", "again"),
     ("answers to", "matches"),
     ("are not there", "are missing"),
+    ("ask no", "do not ask any"),
+    ("asks no", "does not ask any"),
     ("asks none", "cannot be used with"),
     ("at hand", "available"),
     ("beneath", "under, below"),
@@ -26,7 +28,7 @@ const PHRASES: &[Phrase] = &[
     ("go on", "continue"),
     ("goes on", "continues"),
     ("is not there", "is missing"),
-    ("it is there", "it is present"),
+    ("made sure of", "ensured"),
     ("make sure of", "ensure"),
     ("makes sure of", "ensures"),
     ("of ours", "our"),
@@ -34,24 +36,28 @@ const PHRASES: &[Phrase] = &[
     ("out of reach", "unreachable"),
     ("shall", "must, will"),
     ("so many", "this number of"),
+    ("stand alone", "need nothing else"),
+    ("stand as", "be"),
+    ("stand at", "be at"),
+    ("stand before", "be in front of"),
+    ("stand below", "be below"),
+    ("stand between", "be between"),
+    ("stand elsewhere", "be in another place"),
     ("stand for", "mean"),
+    ("stand here", "be here"),
     ("stand in", "be in"),
+    ("stand next to", "be next to"),
     ("stand on", "be based on"),
+    ("stand once", "be written once"),
+    ("stand side by side", "be next to each other"),
+    ("stand there", "be present"),
     ("stand under", "be under"),
-    ("stands for", "means"),
-    ("stands in", "is in"),
-    ("stands on", "is based on"),
-    ("stands there", "is there"),
-    ("stands under", "is under"),
-    ("stood for", "meant"),
-    ("stood in", "was in"),
-    ("stood on", "was based on"),
-    ("stood under", "was under"),
+    ("stand where", "be where"),
+    ("stands", "is, means, is based on"),
+    ("stood", "was, meant, was based on"),
     ("tell of", "report"),
     ("tells of", "reports"),
-    ("they are there", "they are present"),
     ("told", "reported, said"),
-    ("what is there", "what exists"),
     ("what of", "which"),
     ("whence", "from where"),
     ("whom", "who"),
@@ -63,6 +69,10 @@ const AFTER_NO: [&str; 11] =
     ["longer", "more", "less", "such", "better", "worse", "different", "closer", "faster", "slower", "reason"];
 /// Words before "is no" with which it is plain English: "there is no lock".
 const BEFORE_NO: [&str; 4] = ["there", "where", "if", "which"];
+
+/// "is there" for "exists": the phrase, and the words behind it with which it is a question.
+const THERE: [&str; 6] = ["are there", "be there", "been there", "is there", "was there", "were there"];
+const AFTER_THERE: [&str; 10] = ["a", "an", "another", "any", "anything", "enough", "no", "one", "something", "such"];
 
 /// Words that no doc comment starts with.
 const QUESTION_WORDS: [&str; 12] =
@@ -138,7 +148,7 @@ fn phrases(path: &str, text: &str) -> Vec<Violation> {
 
 /// Every phrase, with its place in the words of a text.
 fn places(prose: &Prose) -> Vec<(usize, String, &'static str)> {
-    let all: Vec<&str> = PHRASES.iter().map(|(phrase, _)| *phrase).chain(NO).collect();
+    let all: Vec<&str> = PHRASES.iter().map(|(phrase, _)| *phrase).chain(NO).chain(THERE).collect();
     let words = prose.words();
     let place = |(at, number): (usize, usize)| {
         if let Some((phrase, instead)) = PHRASES.get(number) {
@@ -146,6 +156,10 @@ fn places(prose: &Prose) -> Vec<(usize, String, &'static str)> {
         }
         let no = all[number];
         let after = words[at + no.len()..].trim_start().split(|c: char| !c.is_alphanumeric()).next();
+        if THERE.contains(&no) {
+            let is_question = after.is_some_and(|word| AFTER_THERE.contains(&word));
+            return (!is_question).then(|| (at, no.to_owned(), "exists, is present"));
+        }
         let before = words[..at].trim_end().rsplit(|c: char| !c.is_alphanumeric()).next();
         let noun = after.filter(|word| !word.is_empty() && !AFTER_NO.contains(word))?;
         before.is_none_or(|word| !BEFORE_NO.contains(&word)).then(|| (at, format!("{no} {noun}"), "is not a"))
@@ -188,6 +202,12 @@ mod tests {
     fn is_no_thing_is_found_and_there_is_no_thing_is_not() {
         finds("a.md", "`x` is no name.\n", &["1: `is no name`"]);
         finds("a.md", "There is no name. It is no longer here, and where there is no other.\n", &[]);
+    }
+
+    #[test]
+    fn is_there_for_existence_is_found_and_a_question_is_not() {
+        finds("a.md", "The file is there. All were there already.\n", &["1: `is there`", "1: `were there`"]);
+        finds("a.md", "Is there a file, and are there any others? It has to be\nthere\n", &["1: `be there`"]);
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn a_shallow_clone_moves_it_only_for_the_branchs_newest_commit() {
     let why = report.text("app", "latest_stays");
     assert!(why.contains("a commit that this clone does not have (`main` of `origin` is at `"), "{why}");
     assert_eq!(repo.digest("app", "latest"), new.digest("app"));
-    // Once the branch is there, it follows, whatever the clone knows of what was before.
+    // Once the branch exists, it follows, whatever the clone knows of what was before.
     shallow.write("templates/page.html", "<p>four</p>\n").commit("four");
     repo.git(&["checkout", "-q", "--detach"]);
     shallow.git(&["push", "-q", "--force", "origin", "HEAD:main"]);

@@ -94,7 +94,7 @@ fn a_root_that_moved_rebuilds_all_and_a_pinned_one_does_not_move() {
     said.says(&format!("because root {root}:1 linux/"));
     assert_ne!(first.digest("base"), second.digest("base"));
 
-    // Pinned to the first again, whatever the tag says: that base is there already.
+    // Pinned to the first again, whatever the tag says: that base exists already.
     let key: serde_json::Value = {
         let notes = repo.published("app-base", &first.digest("base")).unwrap().notes;
         serde_json::from_str(&notes[xtask_model::image::key::KEY_LABEL]).unwrap()

@@ -9,7 +9,7 @@ const NETRC: &str = "m4rker-netrc";
 const CA: &str = "m4rker-c3rt";
 const SECRETS: [&str; 4] = [INDEX, PROXY, NETRC, CA];
 
-/// Reads each secret, by the beginning of its marker, and leaves nothing of it but whether it was there.
+/// Reads each secret, by the beginning of its marker, and leaves nothing of it but whether it was present.
 const BASE: &str = "\
 ARG ROOT_IMAGE
 FROM ${ROOT_IMAGE} AS packages

@@ -128,7 +128,7 @@ fn a_run_with_nothing_to_do_asks_the_registry_little() {
     repo.xtask(&["build", "--push"]).without_engine().run().ok();
     let asked: Vec<String> =
         proxy.seen()[before..].iter().map(|request| format!("{} {}", request.method, request.target)).collect();
-    // One for each layer too: an image is there only when it is whole.
+    // One for each layer too: an image exists only when it is whole.
     let layers = asked.iter().filter(|line| line.contains("/blobs/") && line.starts_with("HEAD")).count();
     assert!(asked.len() - layers <= 16 && layers <= 8, "{} requests:\n{}", asked.len(), asked.join("\n"));
     assert!(asked.iter().all(|line| line.starts_with("GET") || line.starts_with("HEAD")), "{asked:?}");

@@ -496,7 +496,7 @@ fn run_starts_what_was_built_last_without_an_engine() {
         let again =
             repo.output(&["run", "--", "sh", "-c", "id -u; ls /bin/cp /bin/ls 2>/dev/null; cat /srv/own/file; exit 5"]);
         assert_eq!((out(&again).as_str(), again.status.code()), ("10001\n/bin/ls\nmine", Some(5)), "{}", err(&again));
-        assert!(!err(&again).contains("unpacking"), "it was there already");
+        assert!(!err(&again).contains("unpacking"), "it was unpacked already");
         let folder = repo.root.join("target/images/app");
         let named = repo.output(&["-q", "run", folder.to_str().unwrap(), "--", "echo", "-n", "named"]);
         assert_eq!((out(&named).as_str(), err(&named).as_str()), ("named", ""));

@@ -323,13 +323,13 @@ fn a_store_survives_killed_processes() {
         }
         seen += whole(&store);
     }
-    assert!(seen > 30, "{seen} layers were there to be looked at");
+    assert!(seen > 30, "{seen} layers were checked");
     let store = Store::open(&store, 0).unwrap();
     let pruned = store.prune().unwrap();
     assert_eq!((pruned.left, pruned.busy), (0, false));
 }
 
-/// Everything that the store says is there is whole; how many layers that is.
+/// Checks that everything the store lists is whole. Returns the number of layers.
 fn whole(folder: &Path) -> usize {
     let store = Store::open(folder, u64::MAX).unwrap();
     let mut layers = 0;

@@ -689,7 +689,7 @@ fn what_a_change_affects_is_read_before_the_new_wheels_have_come() {
     let recipe = next.recipe(&root, &platform).unwrap();
     published.then(&recipe).unwrap_err();
     assert_eq!(published.read(&recipe), ["our-pandas 1"]);
-    // It has a file of what was read: that package is fetched too, and nothing is there twice.
+    // It has a file of what was read: that package is fetched too, and nothing is listed twice.
     let next = Repository::of_wheels(&uv, &[PANDAS, PYTZ_WITH_PANDAS, NUMPY]);
     let recipe = next.recipe(&root, &platform).unwrap();
     let (environment, note) = published.then(&recipe).unwrap_or_else(|fault| panic!("{fault}"));
@@ -1137,8 +1137,8 @@ fn byte_code(folder: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Digest>)
     }
 }
 
-/// Compiles a distribution of many small modules that share names with each other and with the library, as what stands at one
-/// path, under conditions of a machine; the others are there only sometimes.
+/// Compiles a distribution of many small modules that share names with each other and with the library, as the entry at one
+/// path, under conditions of a machine; the others are present only sometimes.
 fn compiled(python: &[&str], others: bool, variables: &[(&str, &str)]) -> BTreeMap<PathBuf, Digest> {
     let folder = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str| {

@@ -158,7 +158,7 @@ impl Drop for Registry<'_> {
     }
 }
 
-/// Kills xtask: it is the child itself, for what stands before it has become it.
+/// Kills xtask: it is the child itself, for the program in front of it has become it.
 fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();

@@ -47,7 +47,7 @@ fn two_builds_of_a_root_are_identical() {
             entry.read_to_string(&mut text).unwrap();
             assert!(!text.contains(&host), "{path} names the mirror");
         }
-        assert!(paths.insert(path.clone()), "{path} is there twice");
+        assert!(paths.insert(path.clone()), "{path} is listed twice");
     }
     for wanted in
         ["usr/bin/python3", "usr/local/bin/python", "var/lib/dpkg/status", "etc/ssl/certs/ca-certificates.crt"]

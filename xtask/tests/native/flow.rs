@@ -15,7 +15,7 @@ fn the_second_build_builds_nothing_and_writes_nothing() {
     assert_eq!(second.actions(), actions("reused", "reused"));
     assert_eq!(second.digest("app"), first.digest("app"));
     assert_eq!(traffic.writes(), Vec::<String>::new());
-    // An image is there only when it is whole: its configuration and its layers are asked for once each. That of the base may be read
+    // An image exists only when it is whole: its configuration and its layers are asked for once each. That of the base may be read
     // instead, as the first build did.
     let blobs = NAMES.map(|name| world.manifest(name, "latest").layers.len() + 1).iter().sum::<usize>();
     assert!((blobs - 1..=blobs).contains(&traffic.count("HEAD", "/blobs/")));

@@ -79,7 +79,7 @@ fn tar(lines: &[&str]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Puts the layers as an image where the repository's root stands.
+/// Puts the layers as an image under the name of the repository's root.
 fn push(world: &World, layers: &[Layer]) {
     let (client, root) = (client(), world.root());
     let send = |bytes: &Vec<u8>| {

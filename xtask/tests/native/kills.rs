@@ -45,7 +45,7 @@ fn names(world: &World) -> BTreeMap<String, String> {
     names.map(|(name, tag)| (format!("{name}:{tag}"), world.repo.digest(name, &tag))).collect()
 }
 
-/// Every blob is what it is called, and every note names a blob that is there.
+/// Every blob is what it is called, and every note names an existing blob.
 #[track_caller]
 fn is_sound(store: &Path) {
     let layout = Layout::open_or_create(store).unwrap();

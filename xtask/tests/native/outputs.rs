@@ -28,7 +28,7 @@ fn manifest(report: &Report) -> String {
     report.image("app")["platforms"][Platform::host().to_string()].as_str().unwrap().to_owned()
 }
 
-/// Has umoci unpack an image of a layout, and checks that what runs is there, whole and as it should be.
+/// Has umoci unpack an image of a layout, and checks that what runs is present, whole and as it should be.
 #[track_caller]
 fn unpacks(umoci: Command, layout: &Path, tag: &str, page: &str) {
     let bundle = tempfile::tempdir().unwrap();

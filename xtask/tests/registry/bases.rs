@@ -161,7 +161,7 @@ impl Scene {
         Image { tag: tag.to_string(), digest, manifest }
     }
 
-    fn stands(&self, repository: &str, name: &str) -> Option<Digest> {
+    fn digest(&self, repository: &str, name: &str) -> Option<Digest> {
         let repository = self.repository(repository);
         let head = match name.parse::<Digest>() {
             Ok(digest) => self.client.head(&repository, digest),
@@ -254,22 +254,22 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
             "nothing was deleted",
         ],
     );
-    assert!(scene.stands("autoscaler-base", &unused.tag).is_some(), "{said}");
+    assert!(scene.digest("autoscaler-base", &unused.tag).is_some(), "{said}");
     let json = scene.xtask(&[&plan[..], &["--format", "json"]].concat());
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(xtask::documents::PRUNE.unlisted(&json), [""; 0], "{json:#}");
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 5 manifests"]);
     for gone in [&unused, &stale] {
         for name in [gone.tag.clone(), gone.digest.to_string(), gone.manifest.to_string()] {
-            assert_eq!(scene.stands("autoscaler-base", &name), None, "{name}");
+            assert_eq!(scene.digest("autoscaler-base", &name), None, "{name}");
         }
     }
-    assert_eq!(scene.stands("autoscaler-base", &stray.to_string()), None);
+    assert_eq!(scene.digest("autoscaler-base", &stray.to_string()), None);
     for kept in [&newest, &used, &named] {
         let base = scene.repository("autoscaler-base");
         let found = publish::read(&scene.client, &base, kept.tag.parse::<Tag>().unwrap()).unwrap().present().unwrap();
         assert_eq!(found.digest, kept.digest);
-        assert_eq!(scene.stands("autoscaler-base", &kept.manifest.to_string()), Some(kept.manifest));
+        assert_eq!(scene.digest("autoscaler-base", &kept.manifest.to_string()), Some(kept.manifest));
     }
     // The app whose base went is whole: its layers are in its own repository.
     let apps = scene.repository("autoscaler");
@@ -315,14 +315,14 @@ fn a_part_of_a_root_goes_when_no_base_is_on_the_root() {
     assert_eq!(xtask::documents::PRUNE.unlisted(&json), [""; 0], "{json:#}");
     assert_eq!(json["parts"].as_array().unwrap().len(), 3, "{json:#}");
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 1 manifests of parts of roots"]);
-    assert_eq!(scene.stands("autoscaler-root", &unused), None);
-    assert!(scene.stands("autoscaler-root", &pinned).is_some() && scene.stands("autoscaler-root", &used).is_some());
-    assert_eq!(scene.stands("autoscaler-root", &image.to_string()), Some(image), "a root is not a part");
+    assert_eq!(scene.digest("autoscaler-root", &unused), None);
+    assert!(scene.digest("autoscaler-root", &pinned).is_some() && scene.digest("autoscaler-root", &used).is_some());
+    assert_eq!(scene.digest("autoscaler-root", &image.to_string()), Some(image), "a root is not a part");
     // The base of a root goes, and then its part.
     scene.client.delete_manifest(&scene.repository("autoscaler-base"), on_root).unwrap();
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 1 manifests of parts of roots"]);
-    assert_eq!(scene.stands("autoscaler-root", &used), None);
-    assert!(scene.stands("autoscaler-root", &pinned).is_some());
+    assert_eq!(scene.digest("autoscaler-root", &used), None);
+    assert!(scene.digest("autoscaler-root", &pinned).is_some());
 }
 
 #[test]
@@ -366,19 +366,19 @@ fn an_app_goes_with_its_deleted_branch_unless_it_is_in_use() {
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted "]);
     for gone in [&topic, &plain] {
         for name in [gone.digest, gone.manifest] {
-            assert_eq!(scene.stands("autoscaler", &name.to_string()), None, "{name}");
+            assert_eq!(scene.digest("autoscaler", &name.to_string()), None, "{name}");
         }
     }
     for gone in [lost, with] {
-        assert_eq!(scene.stands("autoscaler", &gone.to_string()), None, "{gone}");
+        assert_eq!(scene.digest("autoscaler", &gone.to_string()), None, "{gone}");
     }
     for kept in [&main, &runs, &tagged] {
         let tag: Tag = kept.tag.parse().unwrap();
         let found = publish::read(&scene.client, &apps, tag).unwrap().present().unwrap();
         assert_eq!(found.digest, kept.digest);
-        assert_eq!(scene.stands("autoscaler", &kept.manifest.to_string()), Some(kept.manifest));
+        assert_eq!(scene.digest("autoscaler", &kept.manifest.to_string()), Some(kept.manifest));
     }
-    assert_eq!(scene.stands("autoscaler", &keeps.to_string()), Some(keeps));
+    assert_eq!(scene.digest("autoscaler", &keeps.to_string()), Some(keeps));
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn a_prune_waits_for_a_build_on_this_machine() {
         std::fs::write(layout.join("index.json"), "{}").unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
-    let stand = || layouts.iter().filter(|layout| layout.exists()).count();
+    let stored = || layouts.iter().filter(|layout| layout.exists()).count();
     let lock = std::fs::File::create(images.join("lock")).unwrap();
     lock.lock().unwrap();
     // What only shows its plan waits for nobody.
@@ -399,11 +399,11 @@ fn a_prune_waits_for_a_build_on_this_machine() {
     std::thread::scope(|scope| {
         let prune = scope.spawn(|| scene.says(&["base", "prune", "--yes"], 0, &["waiting", "deleted 2 layouts"]));
         std::thread::sleep(Duration::from_secs(2));
-        assert!(!prune.is_finished() && stand() == 5, "a build is at work");
+        assert!(!prune.is_finished() && stored() == 5, "a build is at work");
         lock.unlock().unwrap();
         prune.join().unwrap();
     });
-    assert_eq!(stand(), 3);
+    assert_eq!(stored(), 3);
 }
 
 #[test]
@@ -423,8 +423,8 @@ fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
     };
     let other = publish::publish(&scene.client, &publication).unwrap().published.digest;
     scene.says(&["base", "prune", "--keep", "1", "--yes"], 0, &["deleted 1 manifests"]);
-    assert_eq!(scene.stands("autoscaler-base", &other.to_string()), None);
-    assert_eq!(scene.stands("autoscaler-base", &kept.manifest.to_string()), Some(kept.manifest));
+    assert_eq!(scene.digest("autoscaler-base", &other.to_string()), None);
+    assert_eq!(scene.digest("autoscaler-base", &kept.manifest.to_string()), Some(kept.manifest));
 }
 
 #[test]
@@ -436,13 +436,13 @@ fn latest_moves_back_only_with_yes_and_to_a_complete_base() {
     let partial = scene.publish_for(("autoscaler-base", "partial"), 7, &scene.commits[0], &[], (None, &arm));
     let new = scene.publish(("autoscaler-base", "new"), 1, &scene.commits[1], &["latest"], None);
     scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forward again", "add `--yes`"]);
-    assert_eq!(scene.stands("autoscaler-base", "latest"), Some(new.digest));
+    assert_eq!(scene.digest("autoscaler-base", "latest"), Some(new.digest));
     scene.says(&["base", "rollback", &partial.tag, "--yes"], 2, &["is not complete", "it lacks linux/amd64"]);
     scene.says(&["base", "rollback", "--yes"], 0, &["moved"]);
-    assert_eq!(scene.stands("autoscaler-base", "latest"), Some(old.digest));
+    assert_eq!(scene.digest("autoscaler-base", "latest"), Some(old.digest));
     scene.says(&["base", "rollback", "--yes"], 2, &["no complete base of an earlier commit"]);
     scene.says(&["base", "rollback", &side.tag, "--yes"], 0, &["moved"]);
-    assert_eq!(scene.stands("autoscaler-base", "latest"), Some(side.digest));
+    assert_eq!(scene.digest("autoscaler-base", "latest"), Some(side.digest));
 }
 
 #[test]

@@ -215,7 +215,7 @@ fn uploads_survive_every_kind_of_cut() {
     let proxy = arrives(&registry, pieces(), 3_000_000, |proxy| {
         proxy.on("PUT", uploads, 1, Mishap::LoseAnswer);
     });
-    // The blob was there; only the answer was lost.
+    // The blob existed; only the answer was lost.
     assert_eq!(proxy.count("POST", uploads), 1);
     arrives(&registry, pieces(), 3_000_000, |proxy| {
         let gone = fault_proxy::Answer::new(404).body(r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#);

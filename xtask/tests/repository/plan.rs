@@ -281,7 +281,7 @@ fn a_folder_without_git_is_built() {
 }
 
 #[test]
-fn the_policy_may_stand_below_the_repositorys_top_and_object_names_may_be_long() {
+fn the_policy_may_be_below_the_repositorys_top_and_object_names_may_be_long() {
     let folder = tempfile::tempdir().unwrap();
     let top = Repo::at(&folder.path().canonicalize().unwrap());
     top.git(&["init", "-q", "-b", "main", "--object-format=sha256"]);

@@ -255,7 +255,7 @@ fn imports(distributions: &[(&str, Files<'_>)], code: i32, passed: &[&str], fail
 
 #[test]
 fn data_and_a_project_s_own_files_are_never_imported() {
-    let beside = |module: &str| format!("odd 1: {module}: it stands next to the package in its project");
+    let beside = |module: &str| format!("odd 1: {module}: it is next to the package in its project");
     let wrong = "raise ValueError\n";
     let files: Files<'_> = &[
         ("odd/__init__.py", ""),

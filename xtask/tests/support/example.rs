@@ -39,7 +39,7 @@ impl Example {
         std::fs::read_to_string(self.path().join(path)).unwrap()
     }
 
-    /// Replaces a text that is there.
+    /// Replaces a text, which has to exist.
     pub fn edit(&self, path: &str, old: &str, new: &str) {
         let text = self.read(path);
         assert!(text.contains(old), "{text}");

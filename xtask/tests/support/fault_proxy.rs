@@ -1,4 +1,4 @@
-//! A registry that misbehaves on request: an HTTP/1.1 server on loopback that stands before a real registry, or alone.
+//! A registry that misbehaves on request: an HTTP/1.1 server on loopback in front of a real registry, or alone.
 //!
 //! Rules are applied in their order, each to the requests it matches and as often as it says; what no rule takes is
 //! passed on unchanged (with a registry behind it) or answered with 404 (alone). Every request is kept for the test to

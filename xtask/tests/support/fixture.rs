@@ -129,7 +129,7 @@ impl Repo {
         std::fs::read_to_string(self.path.join(path)).unwrap()
     }
 
-    /// Replaces a text of a file that has to be there.
+    /// Replaces a text of a file, which has to exist.
     #[track_caller]
     pub fn edit(&self, path: &str, from: &str, to: &str) -> &Self {
         let text = self.read(path);
@@ -252,7 +252,7 @@ impl Repo {
     #[track_caller]
     pub fn config(&self, name: &str, digest: &str) -> oci::Config {
         let (repository, client) = (self.repository(name), client());
-        let found = self.published(name, digest).expect("the image is there");
+        let found = self.published(name, digest).expect("the image exists");
         let manifest = publish::read_manifest(&client, &repository, found.platforms[&Platform::host()].digest).unwrap();
         publish::read_config(&client, &repository, &manifest).unwrap()
     }

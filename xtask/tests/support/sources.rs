@@ -81,7 +81,7 @@ pub fn code(root: &Path, tool: &str, small: &str) {
 
 /// A file of many equal lines.
 pub fn long() -> String {
-    "# a line that is there often\n".repeat(1000)
+    "# a line that is repeated often\n".repeat(1000)
 }
 
 /// Writes the requirements, and a lock that matches them, for this Python and later ones.

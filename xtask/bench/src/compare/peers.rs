@@ -229,7 +229,7 @@ fn on(order: &Build, digest: Digest) -> String {
     format!("{name}@{digest}")
 }
 
-/// Copies the program to where the app's Dockerfile expects it. One that is there stays: xtask would stage a new file again.
+/// Copies the program to where the app's Dockerfile expects it. An existing one stays: xtask would stage a new file again.
 fn place_binary(harness: &Harness) -> Result<(), Fault> {
     let Some(binary) = &harness.workspace.tree.policy.app.binary else { return Ok(()) };
     let staged = harness.workspace.tree.root.join(binary::staged(&Platform::host(), binary));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_there_stays_the_same_file() {
+    fn an_existing_program_stays_the_same_file() {
         use std::os::unix::fs::MetadataExt as _;
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "deep/to"].map(|name| folder.path().join(name));

@@ -336,9 +336,9 @@ impl Archive {
         fs::write(&stamp, wanted).map_err(|error| cannot_write(&stamp, &error))
     }
 
-    /// Makes sure that the newest versions of these packages are in the cache; downloads only those that are not.
+    /// Puts the newest versions of these packages into the cache; downloads only the missing ones.
     pub fn fetch(&self, names: &[&str]) -> Result<Vec<DebPackage>, Fault> {
-        // Run where nothing lies about: apt prints no address for a file that is there already.
+        // Run where nothing lies about: apt prints no address for a file that exists already.
         let empty = self.folder.join("empty");
         let call = self.apt("apt-get").args(["download", "--print-uris"]).args(names).current_dir(&empty);
         let output = call.output()?;

@@ -68,7 +68,7 @@ impl<'w> Download<'w> {
                 Err(error) => return Ok(BodyEnd::Cut(cut(&url, deadline, error))),
             };
             came += count as u64;
-            // The part that is there already, when a registry knows no ranges.
+            // The part that was downloaded already, when a registry knows no ranges.
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(count);
             skip -= known as u64;
             let fresh = &piece[known..count];

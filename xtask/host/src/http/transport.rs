@@ -465,7 +465,7 @@ fn explain(url: &Url, deadline: &Deadline, error: ureq::Error) -> ExchangeError 
         }
         Error::Timeout(phase) => passing(format!("timed out ({phase})")),
         Error::ConnectionFailed => unreachable("cannot connect".to_owned()),
-        // The proxy is there, and the network beyond it is not; whatever else it answers is a refusal.
+        // The proxy can be reached, and the network beyond it cannot; whatever else it answers is a refusal.
         Error::ConnectProxyFailed(why) if [" 502", " 503", " 504"].iter().any(|status| why.contains(status)) => {
             unreachable(format!("the proxy cannot reach it ({why})"))
         }

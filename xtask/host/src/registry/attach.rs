@@ -47,7 +47,7 @@ pub struct Artifact {
     /// Configuration of the manifest, for what only this program reads.
     pub config: Option<Blob>,
     pub annotations: BTreeMap<String, String>,
-    /// Suffix of cosign's tag, `sig` or `att`. Documents under it are added to those that are there.
+    /// Suffix of cosign's tag, `sig` or `att`. Documents under it are added to the existing ones.
     pub suffix: Option<&'static str>,
 }
 
@@ -70,7 +70,7 @@ pub fn tag_of(digest: &Digest, suffix: Option<&str>) -> Tag {
     Tag::from_name(&format!("{}{suffix}", digest.to_string().replace(':', "-"))).expect("a digest with a dash is a tag")
 }
 
-/// Attaches artifacts to a manifest, which need not be there yet. Returns their manifests.
+/// Attaches artifacts to a manifest, which need not exist yet. Returns their manifests.
 ///
 /// # Errors
 /// Anything that the registry refuses. What was written until then is repeated by the next call, and named by no tag of the image.

@@ -238,7 +238,7 @@ impl PartialBlob<'_> {
     pub fn finish(self, digest: &Digest) -> Result<(), Fault> {
         let path = self.layout.blob_path(digest);
         readable(self.file.as_file()).map_err(|error| cannot_write(&path, &error))?;
-        // Over a blob that is there already: the same bytes, so whoever reads it sees no difference.
+        // Over a blob that exists already: the same bytes, so whoever reads it sees no difference.
         self.file.persist(&path).map(drop).map_err(|error| cannot_write(&path, &error.error))
     }
 }

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn blobs_that_are_there_take_one_connection() {
+    fn existing_blobs_take_one_connection() {
         let (found, asked) = registry(&[&[YES, YES, YES]], &digests());
         assert_eq!(found.unwrap(), [true; 3]);
         assert_eq!(asked[0].len(), 3);

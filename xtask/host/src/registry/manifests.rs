@@ -180,7 +180,7 @@ impl Client {
         Ok(Answer::Present(Head { media_type, digest: said, size: reply.length() }))
     }
 
-    /// Writes a manifest or index, whose blobs are there already. Returns the digest of the bytes.
+    /// Writes a manifest or index, whose blobs exist already. Returns the digest of the bytes.
     pub fn put_manifest(
         &self,
         repository: &Repository,

@@ -37,7 +37,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
     }
 }
 
-/// The same for an image that has to be there: as this client has read or written it before, or else as the registry has it.
+/// The same for an image that has to exist: as this client has read or written it before, or else as the registry has it.
 pub fn read_as_known(client: &Client, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
     match client.manifest_as_known(repository, digest)? {
         Answer::Present(found) => understood(client, repository, found),
@@ -181,7 +181,7 @@ pub struct Publication<'a> {
 
 pub struct PublishOutcome {
     pub published: Published,
-    /// Platforms for which another job's image was there first and was taken.
+    /// Platforms for which another job's image came first and was taken.
     pub adopted: Vec<Platform>,
 }
 
@@ -380,7 +380,7 @@ pub fn notes(fingerprint: &Fingerprint, key: String, labels: &BTreeMap<String, S
     notes
 }
 
-/// Sends an image of a layout to a repository under a tag: blobs first, then the manifest. Blobs that are there are not sent.
+/// Sends an image of a layout to a repository under a tag: blobs first, then the manifest. Blobs that the repository has are not sent.
 pub fn send(
     client: &Client,
     layout: &crate::registry::layout::Layout,

@@ -21,7 +21,7 @@ use xtask_model::spec::reference::{Digest, Repository};
 const SESSIONS: u32 = 5;
 
 pub enum Mount {
-    /// The blob is there; nothing has to be sent.
+    /// The blob exists; nothing has to be sent.
     Mounted,
     /// The registry would rather have the bytes: [`Client::upload_into`] this, or [`Client::cancel`] it.
     Session(UploadSession),

@@ -182,7 +182,7 @@ pub fn state(root: &Path, file: &NewFile) -> Result<FileState, Fault> {
             Ok(bytes) => Ok(FileState::Differs(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) => refuse(&error.to_string()),
         },
-        Ok(_) => refuse("something else than a file is there"),
+        Ok(_) => refuse("it exists and is not a file"),
     }
 }
 

@@ -299,7 +299,7 @@ pub fn args(tree: &Tree, kind: ImageKind) -> &BTreeMap<String, String> {
     }
 }
 
-/// The files that a Dockerfile reads, with those in large folders. `files` is what [`parse`] found, which still has to be there.
+/// The files that a Dockerfile reads, with those in large folders. `files` is what [`parse`] found, which still has to exist.
 pub fn list(tree: &Tree, kind: ImageKind, files: &[ContextEntry]) -> Result<Vec<ContextEntry>, Fault> {
     let whole: Vec<&ContextEntry> = files.iter().filter(|entry| entry.kind == FileKind::Tree).collect();
     if whole.is_empty() {

@@ -40,7 +40,7 @@ fn breaks_off(file: &mut fs::File) -> std::io::Result<bool> {
 /// Reads the ledger of a repository; where there is none, it is empty.
 ///
 /// # Errors
-/// A file that is there and cannot be read.
+/// A file that exists and cannot be read.
 pub fn read(root: &Path) -> Result<Read, Fault> {
     match fs::read(root.join(PATH)) {
         Ok(bytes) => Ok(parse(&String::from_utf8_lossy(&bytes))),

@@ -186,7 +186,7 @@ impl Uv {
         let told = settings.for_uv(&variable, options, indexed);
         let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"];
         let mut command = Command::new(&self.program).env("UV_PYTHON_DOWNLOADS", "never").env("UV_NO_PROGRESS", "1");
-        // uv brings certificates of its own; pip has trusted the system's since 24.2, where a proxy's stands.
+        // uv brings certificates of its own; pip has trusted the system's since 24.2, and a proxy's certificate is among those.
         let untold = !told.contains_key("SSL_CERT_FILE") && certificates.iter().all(|name| variable(name).is_none());
         if untold && (cfg!(target_os = "macos") || STORES.iter().any(|store| Path::new(store).exists())) {
             command = command.env("UV_SYSTEM_CERTS", "true");

@@ -61,7 +61,7 @@ pub(super) fn mentions(text: &str, name: &str) -> bool {
     })
 }
 
-/// The text without comments in backquotes, which stand between the words of a long command.
+/// The text without comments in backquotes, which are between the words of a long command.
 fn without_comments(text: &str) -> String {
     let mut done = String::new();
     let mut rest = text;
@@ -314,7 +314,7 @@ impl Shell<'_> {
     }
 }
 
-/// A test for a folder that only its `mkdir` follows: the folder is there afterwards.
+/// A test for a folder that only its `mkdir` follows: the folder exists afterwards.
 fn makes_a_folder(part: &Part, next: Option<&(Join, Part)>) -> Option<Outcome> {
     let (Part::Command(test), Some((join, Part::Command(then)))) = (part, next) else { return None };
     let (test, then) = (simple(test), simple(then));

@@ -4,7 +4,7 @@
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
 //!   registry not asked), and the app differs, is missing, was built on a different base, or is wanted whatever changed.
 //!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
-//! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
+//! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to exist.
 //! - **rebase**: the regular run takes the root's security updates, and the root is pinned: a build would use the pinned one again.
 //! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads a file that is missing), so that
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
@@ -34,7 +34,7 @@ pub enum Work {
     /// Nothing.
     #[serde(rename = "skip")]
     Skip,
-    /// The app, on a base that is there.
+    /// The app, on an existing base.
     #[serde(rename = "fast")]
     Fast,
     /// The base, then the app on it.
@@ -86,7 +86,7 @@ pub struct Inputs {
 pub enum Purpose {
     /// A change is judged by what it changes.
     Change,
-    /// A release is on the digest that was tested: the app is always made sure of.
+    /// A release is on the digest that was tested: the app is always checked, and built if it is missing.
     Release,
     /// The regular rebuild, for security updates of the root.
     Schedule,

@@ -1170,7 +1170,7 @@ fn read_base(
         repository_name("base.repository", name, problems);
     }
     let dockerfile = file(&mut section, "dockerfile", problems, is_file);
-    // The lock and the installer's lock are written by `cargo xtask lock`: they need not be there yet.
+    // The lock and the installer's lock are written by `cargo xtask lock`: they need not exist yet.
     let anything = |_: &RelPath| true;
     let lock = file(&mut section, "lock", problems, &anything);
     let requirements = read_requirements(&mut section, lock.as_ref(), problems, is_file);

@@ -1,6 +1,6 @@
 //! The tags of a commit: which name each gets, so that no two of them share one, and when one that moves may move.
 //!
-//! Pure. A repository's tags are one namespace: fingerprints, commits, versions, branches and `latest` stand side by side. A
+//! Pure. A repository's tags are one namespace: fingerprints, commits, versions, branches and `latest` share it. A
 //! branch whose name belongs to another kind gets no tag; one whose name is not a tag gets one that ends in a hash of the name.
 
 pub mod moving;

@@ -115,7 +115,7 @@ pub fn obsolete(policy: &Policy, place: &PolicyLocation) -> Vec<(String, &'stati
     files
 }
 
-/// True if a file that is there was written for the policy at this place, and may be replaced.
+/// True if an existing file was written for the policy at this place, and may be replaced.
 pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
     found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
 }

@@ -84,7 +84,7 @@ impl Ignore {
         self.name.as_deref()
     }
 
-    /// Patterns that stand elsewhere (`--exclude`, `--parents`); the error is one lowercase phrase.
+    /// Patterns from another place (`--exclude`, `--parents`); the error is one lowercase phrase.
     pub fn from_patterns<'p>(patterns: impl IntoIterator<Item = &'p str>) -> Result<Self, String> {
         let rules = patterns.into_iter().filter(|p| !p.trim().is_empty()).map(rule).collect::<Result<_, _>>()?;
         Ok(Self { name: None, rules })

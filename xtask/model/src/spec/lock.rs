@@ -49,7 +49,7 @@ pub struct Lock {
     pub overridden: BTreeSet<String>,
 }
 
-/// One pinned distribution. A name may be there twice, with markers that exclude each other.
+/// One pinned distribution. A name may be listed twice, with markers that exclude each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LockedPackage {
     /// Normalised by PEP 503.

@@ -121,7 +121,7 @@ impl Unpacker {
                 let (from, name_there) = target.as_ref().expect("looked up above");
                 rustix::fs::linkat(from, name_there, parent, name, AtFlags::empty()).map_err(cannot)?;
             }
-            // A skipped device still replaces what was there.
+            // A skipped device still replaces the existing entry.
             EntryKind::Special => {}
         }
         if self.owners && !matches!(entry.kind, EntryKind::Special | EntryKind::HardLink(_)) {

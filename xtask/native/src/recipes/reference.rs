@@ -66,7 +66,7 @@ impl Checked<'_> {
             .hint(format!("or write the stage exactly as the recipe `{name}` has it, and move additions to another stage or to the requirements"))
     }
 
-    /// A recipe uses the root's files, so no other stage may be in between but the one with Debian packages, which is there for all
+    /// A recipe uses the root's files, so no other stage may be in between but the one with Debian packages, which exists for all
     /// others where the policy has it.
     fn is_built_on_the_root(
         &self,

@@ -309,7 +309,7 @@ impl Drop for Workplace {
     fn drop(&mut self) {
         self.scratch = None;
         if let Some(made) = &self.made {
-            // Fails if something else is there by now, which stays.
+            // Fails if something else has its name by now, which stays.
             let _ = fs::remove_dir(made);
         }
     }

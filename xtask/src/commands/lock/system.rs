@@ -154,7 +154,7 @@ fn resolve(
     let cache = debian::cache(&tree.root.join("target"));
     let packages = packages::resolve(&cache, &root, names).map_err(|fault| fault.needed_by(needs()))?;
     let packages = SystemPackages { installed: installed(&status), packages };
-    // A build would say so as well, after all wheels are there.
+    // A build would say so as well, after all wheels are downloaded.
     if [tree.policy.project.engine, tree.policy.ci.engine].contains(&Engine::Native) {
         let work = tree.root.join("target/native/work");
         let recipe = recipes::system::SystemPackages::new(&files, (suite, &packages), (&cache, &work));

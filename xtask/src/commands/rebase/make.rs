@@ -1,4 +1,4 @@
-//! Makes the images: new documents over layers that are there, with what the policy's steps attach. Names nothing by a tag.
+//! Makes the images: new documents over existing layers, with what the policy's steps attach. Names nothing by a tag.
 
 use super::images::{Id, Images, Rebasable, What};
 use super::roots::{Roots, opened};
@@ -36,7 +36,7 @@ pub(super) struct Rebased<'a> {
     pub key: String,
     /// The manifest of each platform.
     pub platforms: BTreeMap<Platform, Made>,
-    /// An image of this key is there, on something else.
+    /// An image of this key exists, on something else.
     pub replaces: bool,
 }
 

@@ -163,7 +163,7 @@ pub(crate) const COPYING: &[Case] = &[
         "owner from a copied passwd",
         "FROM scratch\nCOPY <<EOF /etc/passwd\nme:x:77:78::/:\nEOF\nCOPY --chown=me a.txt /x\n",
     ),
-    same("owner of links and of folders that are there", "FROM {base}\nCOPY --chown=9:9 . /data/\n"),
+    same("owner of links and of existing folders", "FROM {base}\nCOPY --chown=9:9 . /data/\n"),
     same("owner by variable", "FROM {base}\nARG WHO=web\nCOPY --chown=${WHO}:staff a.txt /x\n"),
     only_we(
         "unknown owner",
@@ -229,7 +229,7 @@ pub(crate) const COPYING: &[Case] = &[
     },
     // Links between layers.
     same("linked", "FROM {base}\nCOPY --link a.txt /x\n"),
-    same("linked into folders that are there", "FROM {base}\nCOPY --link a.txt /tmp/x\nCOPY --link src /data/deep/\n"),
+    same("linked into existing folders", "FROM {base}\nCOPY --link a.txt /tmp/x\nCOPY --link src /data/deep/\n"),
     same("linked over a link", "FROM {base}\nCOPY --link a.txt /lib/x\n"),
     same("linked over a file", "FROM {base}\nCOPY --link docs /data/file\n"),
     same("linked with an owner", "FROM {base}\nCOPY --link --chown=5:6 src /data/x\n"),
@@ -294,7 +294,7 @@ pub(crate) const COPYING: &[Case] = &[
     refused("a command", "FROM {base}\nRUN [\"/none\"]\nCOPY a.txt /\n"),
     // Working folders and users.
     same("working folders", "FROM scratch\nWORKDIR /a\nWORKDIR b/c\nWORKDIR ../d\nCOPY a.txt .\n"),
-    same("working folder that is there", "FROM {base}\nWORKDIR /data/sub\nWORKDIR /\n"),
+    same("existing working folder", "FROM {base}\nWORKDIR /data/sub\nWORKDIR /\n"),
     same("working folder behind a link", "FROM {base}\nWORKDIR /lib/x\nWORKDIR /var/run/y\n"),
     same(
         "working folder of a user",

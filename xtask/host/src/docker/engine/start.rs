@@ -206,7 +206,7 @@ fn registry_port(known: Option<&State>, options: &EngineOptions) -> Result<Strin
         .map_err(|error| Fault::missing("no free port on 127.0.0.1 for a registry").cause(error))
 }
 
-/// True if the registry's process is there: what answers at its address may be another's.
+/// True if the registry's process runs: what answers at its address may be another's.
 pub(super) fn registry_runs(state: &State) -> bool {
     state.processes.get("docker-registry").is_some_and(Process::runs)
 }
@@ -267,7 +267,7 @@ fn not_ready(log: &Path, program: &str, why: &str) -> Fault {
     fault.hint(format!("read the log: `{}`", log.display()))
 }
 
-/// True if dockerd answers and its containerd is there: without it dockerd still answers, and can do nothing.
+/// True if dockerd answers and its containerd runs: without it dockerd still answers, and can do nothing.
 pub(super) fn daemon_is_whole(state: &State) -> bool {
     state.processes.get("containerd").is_some_and(Process::runs) && daemon_answers(&state.paths())
 }

@@ -49,7 +49,7 @@ pub struct Loaded {
     pub images: Vec<String>,
     pub sent: usize,
     pub bytes: u64,
-    /// Blobs that were there.
+    /// Blobs that the registry had.
     pub present: usize,
 }
 

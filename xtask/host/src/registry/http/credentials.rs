@@ -223,7 +223,7 @@ fn helper_answer(stdout: &[u8]) -> Result<Credential, &'static str> {
     })
 }
 
-/// The keys under which a registry may stand, the one that helpers are asked for first.
+/// The keys under which a registry may be listed, the one that helpers are asked for first.
 fn keys(registry: &str) -> Vec<&str> {
     match registry {
         "docker.io" | "index.docker.io" | "registry-1.docker.io" => {

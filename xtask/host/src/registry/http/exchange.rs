@@ -223,7 +223,7 @@ impl Client {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the API's root: the registry is there, speaks the protocol and takes our credentials.
+    /// Asks the API's root: the registry answers, speaks the protocol and takes our credentials.
     pub fn ping(&self, registry: &str) -> Result<(), Fault> {
         let endpoint = self.endpoint(registry)?;
         self.proven().remove(&endpoint.name);

@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn files_take_the_place_of_those_that_are_there() {
+    fn files_take_the_place_of_existing_ones() {
         let (from, build) = (unpacked(), tempfile::tempdir().unwrap());
         write(build.path(), &format!("release/build/{UNIT}/out/old.rs"), b"old");
         write(build.path(), "release/.fingerprint/app-ffffffffffffffff/bin-app", b"own");

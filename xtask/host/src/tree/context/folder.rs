@@ -69,7 +69,7 @@ impl<P: AsRef<Path> + Send + Sync + ?Sized> Files for P {
         let location = self.as_ref().join(path.to_path());
         match std::fs::symlink_metadata(&location) {
             Ok(metadata) => found(&location, &metadata).map(Some),
-            // Gone since the folder was read: as if it had never been there.
+            // Gone since the folder was read: as if it had never existed.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(cannot_read(&location).cause(error)),
         }

@@ -255,7 +255,7 @@ fn ignore_lines() -> impl Strategy<Value = String> {
     prop::collection::vec(line, 0..4).prop_map(|lines| lines.join("\n"))
 }
 
-/// Changes what stands at a path; whether there was something to change.
+/// Changes the entry at a path. Returns the changed paths.
 fn change(root: &Path, path: &str, how: usize) -> Vec<String> {
     let place = root.join(path);
     let there = fs::symlink_metadata(&place).is_ok();

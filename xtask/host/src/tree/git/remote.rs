@@ -110,7 +110,7 @@ pub(super) fn with_token(call: Command, url: &str) -> Command {
     authorised(call, token.and_then(|token| header(url, &server, user, &token)))
 }
 
-/// Gives git a setting by its environment, after those that are there.
+/// Gives git a setting by its environment, after the existing ones.
 pub(crate) fn authorised(call: Command, setting: Option<[String; 2]>) -> Command {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let Some([key, value]) = setting else { return call };

@@ -27,7 +27,7 @@ impl Revision {
     /// The revision that `name` means in the repository at `place`; `None` where this clone has no such commit.
     pub fn find(place: &Path, objects: &Arc<Objects>, name: &str) -> Result<Option<Self>, Fault> {
         let Some(id) = commit(objects, name)? else { return Ok(None) };
-        // Relative to the folder in which git runs: the policy need not stand at the repository's top.
+        // Relative to the folder in which git runs: the policy need not be at the repository's top.
         let tree = objects
             .get_or_fetch(&format!("{id}:./"))?
             .ok_or_else(|| Fault::usage(format!("this folder is not in commit `{}`", &id[..12])))?;

@@ -23,7 +23,7 @@ pub fn install(root: &Path) -> Result<Uv, Fault> {
     let venv = Command::new(&python).args(["-m", "venv"]).arg(&home).read(Exit::Missing);
     let pip = match &venv {
         Ok(_) => Command::new(home.join("bin/python3")).args(["-m", "pip", "install"]),
-        // Debian's python3 comes without ensurepip; a pip may be there all the same.
+        // Debian's python3 comes without ensurepip; a pip may be installed all the same.
         Err(_) => Command::new(&python).args(["-m", "pip", "install", "--upgrade", "--target"]).arg(&home),
     };
     installed(root, &pip, |fault| {

@@ -25,7 +25,7 @@ struct Local {
 struct Code {
     /// The folder that Python has to find.
     folder: String,
-    /// The packages in it; all that is there, if none are named.
+    /// The packages in it; all of its packages, if none are named.
     packages: Vec<String>,
 }
 

@@ -105,7 +105,7 @@ impl Plans {
         self.0[0].base_revision.as_deref()
     }
 
-    /// The work that does what each app needs: what an app does not need is found to be there, and reused.
+    /// The work that does what each app needs: what an app does not need is found, and reused.
     pub fn decision(&self) -> Work {
         let any = |work| self.0.iter().any(|plan| plan.decision == work);
         match () {
@@ -201,7 +201,7 @@ impl Plans {
     }
 
     /// Outputs for CI's later jobs. Those of an image are, for several apps, those of all of its kind: `base-present` is `true` if every
-    /// base is there.
+    /// base exists.
     pub fn outputs(&self) -> Vec<(&'static str, String)> {
         if let Some(one) = self.only() {
             return one.outputs();

@@ -1,6 +1,6 @@
 //! A path of the build context: bytes, since a file's name need not be UTF-8.
 //!
-//! Pure. Printed and serialised without loss: what is not printable UTF-8, and `%` itself, stands as `%` and two hex digits.
+//! Pure. Printed and serialised without loss: what is not printable UTF-8, and `%` itself, becomes `%` and two hex digits.
 
 use crate::spec::reference::{Malformed, text_type};
 use std::ffi::OsStr;

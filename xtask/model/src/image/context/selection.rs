@@ -137,7 +137,7 @@ fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t
     let mut known = None;
     for leaf in leaves {
         let mut folder = leaf.parent();
-        // What is in one folder comes together, and that folder is there after the first.
+        // What is in one folder comes together, and that folder exists after the first.
         if folder == known {
             continue;
         }
@@ -247,7 +247,7 @@ impl Pick<'_, '_> {
             return Ok(vec![ContextPath::new(text.as_bytes())]);
         };
         let pattern = glob::parse(pattern)?;
-        // A glob may match nothing, but the folder in front of its first wildcard has to be there.
+        // A glob may match nothing, but the folder in front of its first wildcard has to exist.
         let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(Vec::new()) };
         let apart = !folder.is_state();
         let hits = self.view.below(&folder).filter(|(path, rest)| !(apart && path.is_state()) && pattern.matches(rest));

@@ -1,4 +1,4 @@
-//! Reads a TOML document key by key, remembers where each stood, and collects every problem instead of ending at the first.
+//! Reads a TOML document key by key, remembers the position of each, and collects every problem instead of ending at the first.
 //!
 //! [`keys`] describes every table: ranges and defaults come from there, and [`Section::finish`] calls every other key unknown and names
 //! the nearest known one.
@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-/// Something wrong, where it stands, and what to do.
+/// A problem, its position, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     at: usize,
@@ -227,7 +227,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// A text that has to be there.
+    /// A required text.
     pub(crate) fn required(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Spanned<String>> {
         if self.item(key).is_none() {
             self.ask(key);

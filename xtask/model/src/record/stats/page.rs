@@ -378,7 +378,7 @@ mod tests {
     use crate::record::stats::tests::{team, two_machines};
 
     #[test]
-    fn a_page_stands_alone() {
+    fn a_page_needs_no_other_file() {
         let page = print(&team(), "autoscaler");
         for foreign in ["<script", "http:", "https:", "src=", "@import", "url(", "<link"] {
             assert!(!page.contains(foreign), "{foreign}");

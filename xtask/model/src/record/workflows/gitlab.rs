@@ -240,7 +240,7 @@ impl GitlabWriter<'_> {
     /// The commands of a step, as an entry of `script`.
     fn step(&self, job: &Job, step: &JobStep) -> String {
         let (settings, commands): (&[Setting], String) = match &step.does {
-            // GitLab's runner does it: the sources are there, and so is the cache; it is saved after the job.
+            // GitLab's runner does it: it brings the sources and the cache; it is saved after the job.
             Does::CheckOut | Does::Restore(_) => return String::new(),
             Does::Save(cache) if cache.sources.is_empty() => return String::new(),
             Does::Save(_) => (&[], self.in_workspace(&format!("mkdir -p target/debug\n{} > {STAMP}", id_of_sources()))),
@@ -316,7 +316,7 @@ impl GitlabWriter<'_> {
         }
     }
 
-    /// True if docker has to be there: `cargo xtask ci` starts an engine for tests that need one.
+    /// True if docker has to be available: `cargo xtask ci` starts an engine for tests that need one.
     fn needs_docker(&self, purpose: DockerFor) -> bool {
         purpose == DockerFor::Builds || self.policy.ci.cluster || self.policy.ci.engine != Engine::Native
     }

@@ -414,7 +414,7 @@ fn a_cluster_is_started_only_where_the_policy_wants_one() {
 }
 
 #[test]
-fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
+fn the_workflows_of_a_policy_below_the_top_are_where_github_reads_them() {
     let policy = policy(|text| text);
     for (folder, workspace, in_workspace) in [("services/app", "services/app", None), ("services/app", "", Some("."))] {
         let place = PolicyLocation::new(folder, workspace).unwrap();

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The stages that the target reaches, in order, with values in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expanded {
-    /// The stages, the target last. `ONBUILD` triggers of a stage stand where they run: at the start of those built on it.
+    /// The stages, the target last. `ONBUILD` triggers of a stage are where they run: at the start of those built on it.
     pub stages: Vec<Stage>,
 }
 

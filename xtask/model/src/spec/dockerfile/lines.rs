@@ -6,7 +6,7 @@ use super::ParseError;
 use super::limits::{Budget, Counts};
 use super::words::{self, Quoting};
 
-/// A here-document: what stands between `<<NAME` and `NAME`.
+/// A here-document: the lines between `<<NAME` and `NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heredoc {
     /// The delimiter without quotes; for `COPY` also the file's name.

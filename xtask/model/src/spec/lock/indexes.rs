@@ -185,7 +185,7 @@ impl Indexes {
     }
 
     /// The same as secrets of a Dockerfile's steps, by their ids. The default index there is the machine's: the installer
-    /// comes from it too. A repository's own stands last among the others, which are all asked before.
+    /// comes from it too. A repository's own is the last of the others, which are all asked before.
     pub fn secrets(&self) -> BTreeMap<&'static str, String> {
         let extra: Vec<&str> = self.extra.iter().chain(&self.repository).map(String::as_str).collect();
         let links = self.links.iter().map(String::as_str).filter(|link| !link.starts_with('/'));

@@ -93,7 +93,7 @@ impl PipSettings {
         found
     }
 
-    /// True if pip may ask no index at all; uv has no variable for it.
+    /// True if pip may not ask any index; uv has no variable for it.
     pub fn no_index(&self) -> bool {
         self.is_on("no-index")
     }

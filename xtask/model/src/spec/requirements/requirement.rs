@@ -87,7 +87,7 @@ impl fmt::Display for NormalRequirement {
     }
 }
 
-/// Reads what stands before the options of a line; file, line and hashes are left for the caller to fill in.
+/// Reads the part before the options of a line; file, line and hashes are left for the caller to fill in.
 pub(crate) fn read(text: &str) -> Result<Requirement, LineError> {
     let mut cursor = Cursor::new(text.trim_end());
     cursor.blanks();

@@ -1,4 +1,4 @@
-//! URLs without what stands before their `@`: a password or token is neither meaning nor for show.
+//! URLs without the part before their `@`: a password or token is neither meaning nor for show.
 //!
 //! Pure. Nothing that leaves this project's readers carries a URL that did not pass here.
 

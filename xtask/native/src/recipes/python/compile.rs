@@ -72,7 +72,7 @@ impl BytecodeFiles<'_> {
         };
         let (Some(file), Some(code)) = (to, code) else { return Ok(()) };
         let folder = file.parent().unwrap_or(&file);
-        // A wheel's own byte code may be there.
+        // A wheel may bring byte code of its own.
         let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, code));
         written.map_err(|error| Fault::build(format!("cannot write `{}`", file.display())).cause(error))
     }

@@ -213,7 +213,7 @@ fn a_file_that_is_made_by_a_build_is_copied_again_when_it_is_made_again() {
     let context = ContextPath::default();
     let contents = ContextContents { root: root.path(), context: &context, entries: &[], made: &made, sources: &[] };
     drop(stage(&contents, &folder).unwrap());
-    assert!(!folder.join("target").exists(), "it need not be there yet");
+    assert!(!folder.join("target").exists(), "it need not exist yet");
     fs::create_dir(root.path().join("target")).unwrap();
     for text in ["one", "two"] {
         let file = root.path().join("target/program");
