@@ -78,11 +78,12 @@ const AFTER_THERE: [&str; 10] = ["a", "an", "another", "any", "anything", "enoug
 const QUESTION_WORDS: [&str; 12] =
     ["How", "What", "Whatever", "When", "Whenever", "Where", "Wherever", "Whether", "Which", "Who", "Whose", "Why"];
 
-/// This file, which lists the phrases, and the generated or foreign texts.
-const NOT_READ: [&str; 3] = ["xtask/src/tidy/prose.rs", "LICENSE", "CHANGELOG.md"];
+/// This file, which lists the phrases, and a foreign text.
+const NOT_READ: [&str; 2] = ["xtask/src/tidy/prose.rs", "LICENSE"];
 
 /// Lines that may have a phrase: the file, a part of the line, and the reason.
-const ALLOWED: &[(&str, &str, &str)] = &[];
+const ALLOWED: &[(&str, &str, &str)] =
+    &[("CHANGELOG.md", "the field `beside` of `explain`", "readers of the old JSON look for this name")];
 
 /// Every phrase in every text that people read, and every doc comment that starts with a question word.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
