@@ -235,7 +235,7 @@ fn images_have_the_same_layers_on_every_system() {
         app 1dd168de0b8e1aa8 105
         app 695313818e84711b 161
         app bfd70892448a0de5 206
-        app e76e7e42f2ba0beb 662
+        app e1a32b8064047676 748
         app 0c381562bacd1391 199
     "#]],
     );
