@@ -2,6 +2,7 @@
 //!
 //! Everything is read first ([`Files::read`]); the rules are pure, so that each can be shown a made-up tree that breaks it.
 
+mod cycles;
 mod edges;
 mod files;
 mod generated;
@@ -48,10 +49,11 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 9] = [
+    let rules: [fn(&Files) -> Vec<Violation>; 10] = [
         text::check,
         prose::check,
         edges::check,
+        cycles::check,
         portable::check,
         manifests::check,
         names::check,

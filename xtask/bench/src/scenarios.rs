@@ -14,7 +14,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::Registry;
 use xtask_model::spec::lock::{self, Lock};
 
-pub type Measure = fn(&Workspace) -> Result<Sample, Fault>;
+pub(crate) type Measure = fn(&Workspace) -> Result<Sample, Fault>;
 
 pub struct Scenario {
     pub name: &'static str,
@@ -208,11 +208,11 @@ fn compile_xtask(workspace: &Workspace) -> Result<Sample, Fault> {
     sample
 }
 
-pub fn build(workspace: &Workspace) -> Result<Sample, Fault> {
+pub(crate) fn build(workspace: &Workspace) -> Result<Sample, Fault> {
     xtask(workspace, workspace.cargo("warm")?, "build")
 }
 
-pub fn build_plain(workspace: &Workspace) -> Result<Sample, Fault> {
+pub(crate) fn build_plain(workspace: &Workspace) -> Result<Sample, Fault> {
     let built = plain::build(workspace)?;
     Ok(Sample { seconds: built.took.as_secs_f64(), ..Sample::default() })
 }

@@ -1,5 +1,5 @@
 //! Work that is done once for each of many files: reading a folder's names and stamps, finding their ids in git's index, and hashing the
-//! rest; finding what sources import, and phrases in what people read; and leaving out most of an index's page.
+//! rest; finding what sources import, paths in Rust code, and phrases in what people read; and leaving out most of an index's page.
 //!
 //! A crate of its own because it is optimised even where the rest is not: with 100,000 files each microsecond counts. Decides nothing
 //! about images, runs no program, and depends on no other crate of xtask. Ids are those that git gives to blobs and trees.
@@ -11,6 +11,7 @@ pub mod index;
 pub mod listing;
 pub mod memory;
 pub mod prose;
+pub mod rust;
 pub mod tree;
 
 pub use id::{Format, Id};

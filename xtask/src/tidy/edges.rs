@@ -1,9 +1,12 @@
 //! Pure modules stay pure: they name nothing of the world in `std`, and no function of a module that does.
 //!
-//! The whole of `xtask-model` is pure, and some modules of other crates. Pure itself. Reads paths in the text, not types: a value
+//! Pure. The whole of `xtask-model` is pure, and each module whose header says so. Reads paths in the text, not types: a value
 //! of an impure module may be used, its functions may not be called.
 
 use super::{Files, Violation};
+use std::collections::BTreeSet;
+use xtask_scan::rust;
+pub(super) use xtask_scan::rust::without_tests;
 
 /// Sources of each crate, with the name by which other crates import it.
 pub(super) const CRATES: [(&str, &str); 13] = [
@@ -22,41 +25,34 @@ pub(super) const CRATES: [(&str, &str); 13] = [
     ("autoscaler/cli/src/", "autoscaler_cli"),
 ];
 
-/// Pure modules, each with everything below it.
-const PURE: &[&str] = &[
-    "autoscaler_floor",
-    "xtask::commands::test::tally",
-    "xtask::reference::picture",
-    "xtask::reference::policy",
-    "xtask::reference::schema",
-    "xtask::tidy::edges",
-    "xtask::tidy::names",
-    "xtask::tidy::portable",
-    "xtask::tidy::prose",
-    "xtask::tidy::text",
-    "xtask_bench::compare::rewrite",
-    "xtask_host::docker::engine::settings",
-    "xtask_host::http::url",
-    "xtask_host::index::netrc",
-    "xtask_host::registry::http::challenge",
-    "xtask_model",
-    "xtask_scan::id",
-    "xtask_scan::imports",
-    "xtask_scan::prose",
-    "xtask_scan::tree",
-    "xtask_native::assembly::base",
-    "xtask_native::assembly::config",
-    "xtask_native::assembly::copy",
-    "xtask_native::assembly::fingerprint",
-    "xtask_native::container::program",
-    "xtask_native::layer::item",
-    "xtask_native::recipes::python::environment",
-    "xtask_native::recipes::python::groups",
-    "xtask_native::recipes::python::record",
+/// Crates that are pure as a whole. Another module is pure, with everything below it, if a sentence of its header begins with `Pure`.
+const PURE: [&str; 2] = ["autoscaler_floor", "xtask_model"];
+
+/// Beginnings of the paths that are read.
+const ROOTS: [&str; 18] = [
+    "std::",
+    "rustix::",
+    "crate::",
+    "super::",
+    "self::",
+    "xtask_model::",
+    "xtask_scan::",
+    "xtask_host::",
+    "xtask_native::",
+    "xtask_bench::",
+    "xtask_fuzz::",
+    "xtask::",
+    "autoscaler::",
+    "autoscaler_forecast::",
+    "autoscaler_floor::",
+    "autoscaler_show::",
+    "autoscaler_cluster::",
+    "autoscaler_cli::",
 ];
 
-/// Paths of the standard library that reach the world.
-const WORLD: [&str; 12] = [
+/// Beginnings of paths that reach the world.
+const WORLD: [&str; 14] = [
+    "rustix::",
     "std::env",
     "std::fs",
     "std::io::stderr",
@@ -65,6 +61,7 @@ const WORLD: [&str; 12] = [
     "std::net::Tcp",
     "std::net::Udp",
     "std::net::ToSocketAddrs",
+    "std::os::unix::net",
     "std::process",
     "std::thread",
     "std::time::Instant",
@@ -73,57 +70,130 @@ const WORLD: [&str; 12] = [
 /// Path of constants that are known when compiling.
 const KNOWN: &str = "std::env::consts";
 
-/// Every path that leads out of a pure module into the world.
+/// Calls that reach the world through a value, a type or a macro that needs no path.
+const CALLS: [&str; 21] = [
+    ".canonicalize()",
+    ".elapsed()",
+    ".exists()",
+    ".is_dir()",
+    ".is_file()",
+    ".is_symlink()",
+    ".read_dir()",
+    ".read_link()",
+    ".symlink_metadata()",
+    ".to_socket_addrs()",
+    ".try_exists()",
+    "Instant::now(",
+    "SystemTime::now(",
+    "dbg!(",
+    "eprint!(",
+    "eprintln!(",
+    "print!(",
+    "println!(",
+    "use std as ",
+    "use std::*",
+    "use std;",
+];
+
+const REPAIR: &str = "pass the value as an argument, or move this code to an impure module";
+
+/// Every path and call that leads out of a pure module into the world.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
+    let pure = Purity::of(files);
     let mut found = Vec::new();
     for (path, text) in files.texts() {
         let Some(module) = module(path) else { continue };
-        // Tests ask the real tools.
-        if !is_pure(&module) || module.ends_with("::tests") || module.ends_with("::oracle") {
+        if !pure.has(&module) || is_test(&module) {
             continue;
         }
         let code = without_tests(text);
         for (line, used) in paths(&code) {
-            if let Some(what) = leads_out(files, &absolute(&module, &used)) {
-                let repair = "pass the value as an argument, or move this code to an impure module";
-                found.push(Violation::new(path, line, what, repair));
+            if let Some(what) = pure.leads_out(files, &absolute(&module, &used)) {
+                found.push(Violation::new(path, line, what, REPAIR));
             }
         }
+        for (line, call) in calls(&code) {
+            found.push(Violation::new(path, line, format!("`{call}` in a pure module"), REPAIR));
+        }
     }
+    found.sort();
     found.dedup();
     found
 }
 
+/// True for tests, which ask the real tools.
+pub(super) fn is_test(module: &str) -> bool {
+    module.split("::").any(|part| part == "tests" || part == "oracle" || part.ends_with("_tests"))
+}
+
+/// Calls of [`CALLS`], with their lines.
+fn calls(code: &str) -> Vec<(usize, &'static str)> {
+    let mut found = Vec::new();
+    for (index, line) in code.lines().enumerate() {
+        for call in CALLS {
+            let is_whole = |at: usize| {
+                let before = line[..at].chars().next_back();
+                call.starts_with('.') || !before.is_some_and(|c| c.is_alphanumeric() || "_\"`".contains(c))
+            };
+            if line.find(call).is_some_and(is_whole) {
+                found.push((index + 1, call.trim_end_matches(['(', ' '])));
+            }
+        }
+    }
+    found
+}
+
+/// Pure modules, each with everything below it.
+struct Purity(BTreeSet<String>);
+
+impl Purity {
+    fn of(files: &Files) -> Self {
+        let named = files.texts().filter(|(_, text)| says_pure(text)).filter_map(|(path, _)| module(path));
+        Self(PURE.map(str::to_owned).into_iter().chain(named).collect())
+    }
+
+    fn has(&self, module: &str) -> bool {
+        let ends = module.match_indices("::").map(|(at, _)| at).chain([module.len()]);
+        ends.into_iter().any(|end| self.0.contains(&module[..end]))
+    }
+
+    /// Reason why a path may not be used in a pure module.
+    fn leads_out(&self, files: &Files, path: &str) -> Option<String> {
+        let world = WORLD.iter().find(|world| path.starts_with(**world));
+        if world.is_some() && !path.starts_with(KNOWN) {
+            return Some(format!("`{path}` in a pure module"));
+        }
+        let parts: Vec<&str> = path.split("::").collect();
+        let (src, _) = CRATES.iter().find(|(_, name)| *name == parts[0])?;
+        let is_module = |count: usize| files.text(&format!("{src}{}.rs", parts[1..count].join("/"))).is_some();
+        let depth = (2..=parts.len()).rev().find(|count| is_module(*count))?;
+        let is_type = |part: &&str| part.starts_with(|c: char| c.is_ascii_uppercase());
+        // A glob, a function or the module itself; a type without a function of it is a value's.
+        let value = depth < parts.len() && parts[depth..].iter().all(is_type);
+        (!self.has(&parts[..depth].join("::")) && !value).then(|| format!("`{path}` of an impure module in a pure one"))
+    }
+}
+
+/// True if a sentence of a module's header begins with `Pure`.
+fn says_pure(text: &str) -> bool {
+    let header: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+    let header = header.join(" ");
+    header.match_indices("Pure").any(|(at, word)| {
+        let before = header[..at].trim_end();
+        let after = header[at + word.len()..].chars().next();
+        (before.is_empty() || before.ends_with('.')) && after.is_none_or(|c| c.is_ascii_punctuation())
+    })
+}
+
 /// The module in a file, from its crate: `xtask_model::image::key`.
-fn module(path: &str) -> Option<String> {
+pub(super) fn module(path: &str) -> Option<String> {
     let (rest, name) = CRATES.iter().find_map(|(src, name)| Some((path.strip_prefix(src)?, name)))?;
     let rest = rest.strip_suffix(".rs")?;
     Some(if rest == "lib" { (*name).to_owned() } else { format!("{name}::{}", rest.replace('/', "::")) })
 }
 
-fn is_pure(module: &str) -> bool {
-    let is_in = |pure: &str| module.strip_prefix(pure).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    PURE.iter().any(|pure| is_in(pure))
-}
-
-/// Reason why a path may not be used in a pure module.
-fn leads_out(files: &Files, path: &str) -> Option<String> {
-    let world = WORLD.iter().find(|world| path.starts_with(**world));
-    if world.is_some() && !path.starts_with(KNOWN) {
-        return Some(format!("`{path}` in a pure module"));
-    }
-    let parts: Vec<&str> = path.split("::").collect();
-    let (src, _) = CRATES.iter().find(|(_, name)| *name == parts[0])?;
-    let is_module = |count: usize| files.text(&format!("{src}{}.rs", parts[1..count].join("/"))).is_some();
-    let depth = (2..=parts.len()).rev().find(|count| is_module(*count))?;
-    let is_type = |part: &&str| part.starts_with(|c: char| c.is_ascii_uppercase());
-    // A glob, a function or the module itself; a type without a function of it is a value's.
-    let value = depth < parts.len() && parts[depth..].iter().all(is_type);
-    (!is_pure(&parts[..depth].join("::")) && !value).then(|| format!("`{path}` of an impure module in a pure one"))
-}
-
 /// A path without `crate::`, `super::` and `self::`.
-fn absolute(module: &str, path: &str) -> String {
+pub(super) fn absolute(module: &str, path: &str) -> String {
     let mut parts: Vec<&str> = module.split("::").collect();
     if let Some(rest) = path.strip_prefix("crate::") {
         return format!("{}::{rest}", parts[0]);
@@ -140,75 +210,9 @@ fn absolute(module: &str, path: &str) -> String {
     parts.join("::")
 }
 
-/// The text without comments and test modules; lines keep their numbers.
-pub(super) fn without_tests(text: &str) -> String {
-    let mut code = String::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if line.trim_start().starts_with("#[cfg(test)]") {
-            match lines.next() {
-                Some(item) if item.ends_with('{') => break,
-                _ => code.push('\n'),
-            }
-        } else if !line.trim_start().starts_with("//") {
-            code.push_str(line);
-        }
-        code.push('\n');
-    }
-    code
-}
-
-/// Every path that begins at a root, groups of `use` spread out, with its line.
+/// Paths that begin at a root, with their lines.
 pub(super) fn paths(code: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    let roots = ["std::", "rustix::", "crate::", "super::", "self::"].map(str::to_owned);
-    for root in roots.into_iter().chain(CRATES.map(|(_, name)| format!("{name}::"))) {
-        for (at, _) in code.match_indices(&root) {
-            let before = code[..at].chars().next_back();
-            // The path of a visibility only says who may use the item.
-            let visibility = code[..at].ends_with("pub(in ");
-            if visibility || before.is_some_and(|c| c.is_alphanumeric() || "_:\"`".contains(c)) {
-                continue;
-            }
-            let line = code[..at].matches('\n').count() + 1;
-            spread(&mut code[at..].chars().peekable(), "", &mut |path| found.push((line, path)));
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Reads one path, or a group of paths, behind `prefix`.
-fn spread(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, prefix: &str, each: &mut dyn FnMut(String)) {
-    let mut path = prefix.to_owned();
-    while let Some(&next) = rest.peek() {
-        match next {
-            '{' => {
-                rest.next();
-                loop {
-                    while rest.peek().is_some_and(|c| c.is_whitespace() || *c == ',') {
-                        rest.next();
-                    }
-                    match rest.peek() {
-                        Some('}') | None => break,
-                        Some(_) => spread(rest, &path, each),
-                    }
-                }
-                rest.next();
-                return;
-            }
-            c if c.is_alphanumeric() || c == '_' || c == ':' || c == '*' => {
-                path.push(c);
-                rest.next();
-            }
-            _ => break,
-        }
-    }
-    // ` as name` says nothing of where the path leads; what cannot be read is passed over, so that this ends.
-    while rest.peek().is_some_and(|c| !matches!(c, ',' | '}' | ';' | '\n')) && !prefix.is_empty() {
-        rest.next();
-    }
-    each(path.trim_end_matches(':').trim_end_matches("::self").to_owned());
+    rust::paths(code, &ROOTS)
 }
 
 #[cfg(test)]
@@ -277,13 +281,42 @@ mod tests {
     }
 
     #[test]
-    fn every_pure_module_exists() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    fn calls_that_need_no_path_are_found() {
+        for call in CALLS {
+            let call = call.trim_end_matches(['(', ' ']);
+            let text =
+                format!("fn a(b: &Path) {{\n    {}{call}(x) y; }}\n", if call.starts_with('.') { "b" } else { "" });
+            let text = if call.starts_with("use") { format!("\n{call} world;\n") } else { text };
+            let text = text.replace(")(x)", ")").replace("; world;", ";").replace("* world;", "*;");
+            finds(&text, &[&format!("2: `{call}` in a pure module")]);
+        }
+        finds("use std::os::unix::net::UnixStream;\n", &["1: `std::os::unix::net::UnixStream` in a pure module"]);
+        finds("fn a() { rustix::process::geteuid(); }\n", &["1: `rustix::process::geteuid` in a pure module"]);
+        finds("fn a() { my_print!(b); self.exists; \"println!(\" }\n", &[]);
+    }
+
+    #[test]
+    fn a_header_says_that_a_module_is_pure() {
+        let impure = "use std::fs;\n";
+        let checked = |header: &str| {
+            let files = Files::made_up(&[
+                ("xtask/host/src/a.rs", &format!("{header}\n{impure}")),
+                ("xtask/host/src/a/b.rs", impure),
+            ]);
+            check(&files).len()
+        };
+        for pure in ["//! Pure.", "//! What it is for.\n//!\n//! Pure: text in, values out.", "//! Read here. Pure."] {
+            assert_eq!(checked(pure), 2, "{pure}");
+        }
+        for impure in ["//! Pure modules are elsewhere.", "//! Impure.", "//! It is Pure.", ""] {
+            assert_eq!(checked(impure), 0, "{impure}");
+        }
+    }
+
+    #[test]
+    fn the_crates_that_are_pure_exist() {
         for pure in PURE {
-            let (name, rest) = pure.split_once("::").unwrap_or((pure, "lib"));
-            let (src, _) = CRATES.iter().find(|(_, known)| *known == name).unwrap();
-            let path = format!("{src}{}.rs", rest.replace("::", "/"));
-            assert!(root.join(&path).is_file(), "`{pure}` is listed as pure, but `{path}` does not exist");
+            assert!(CRATES.iter().any(|(_, known)| *known == pure), "{pure}");
         }
     }
 }
