@@ -9,6 +9,7 @@ mod generated;
 mod images;
 mod links;
 mod manifests;
+mod messages;
 mod names;
 mod portable;
 mod prose;
@@ -59,6 +60,7 @@ pub fn check(files: &Files) -> Vec<Violation> {
         names::check,
         images::check,
         links::check,
+        messages::check,
         generated::check,
     ];
     let mut found: Vec<Violation> = std::thread::scope(|scope| {

@@ -83,6 +83,59 @@ pub fn lines_with<'t>(text: &'t str, words: &[&str]) -> Vec<(usize, &'t str)> {
     text.split('\n').enumerate().map(|(index, line)| (index + 1, line)).filter(|(_, line)| has_one(line)).collect()
 }
 
+/// The string literals of a Rust source, one a line: as they are printed, with `…` for each value.
+pub fn literals(text: &str) -> String {
+    let mut found = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let (taken, read) = piece(rest, first);
+        if let Some(read) = read.filter(|_| first != '/') {
+            printed(&rest[read], first == 'r', &mut found);
+            found.push('\n');
+        }
+        rest = &rest[taken..];
+    }
+    found
+}
+
+/// Adds a literal's text without its escapes and line breaks.
+fn printed(literal: &str, is_raw: bool, found: &mut String) {
+    let mut rest = literal;
+    while let Some(c) = rest.chars().next() {
+        let after = &rest[c.len_utf8()..];
+        rest = match c {
+            '\\' if !is_raw && after.starts_with('\n') => after.trim_start(),
+            '\\' if !is_raw => {
+                let escaped = after.chars().next().unwrap_or(' ');
+                found.push(if matches!(escaped, 'n' | 't' | 'r') { ' ' } else { escaped });
+                &after[escaped.len_utf8().min(after.len())..]
+            }
+            '{' | '}' if after.starts_with(c) => {
+                found.push(c);
+                &after[1..]
+            }
+            '{' => match after.find(['}', '{', '"', '\n']).filter(|end| after[*end..].starts_with('}')) {
+                Some(end) => {
+                    found.push('…');
+                    &after[end + 1..]
+                }
+                None => {
+                    found.push(c);
+                    after
+                }
+            },
+            '\n' => {
+                found.push(' ');
+                after
+            }
+            _ => {
+                found.push(c);
+                after
+            }
+        };
+    }
+}
+
 /// Byte for byte, so that places stay the same.
 fn lower(c: char) -> char {
     c.to_ascii_lowercase()
@@ -175,5 +228,17 @@ mod tests {
         assert!(Prose::of("a.csv", "one").is_none());
         assert_eq!(lines_with("one\ntwo\nbe one\n", &["one", "three"]), [(1, "one"), (3, "be one")]);
         assert_eq!(lines_with("one\n", &["two"]), []);
+    }
+
+    #[test]
+    fn literals_are_read_as_they_are_printed() {
+        #[track_caller]
+        fn check(text: &str, expected: &[&str]) {
+            assert_eq!(literals(text).lines().collect::<Vec<_>>(), expected, "{text}");
+        }
+        check("// \"no\"\nlet a = \"one\"; /* \"no\" */ b('\"', \"\")", &["one", ""]);
+        check(r#"format!("`{file}` has {} of {count:>3}, {{x}}\n\"q\"")"#, &["`…` has … of …, {x} \"q\""]);
+        check("\"one \\\n    two\"", &["one two"]);
+        check("r#\"a \"b\" \\d\"#", &["a \"b\" \\d"]);
     }
 }
