@@ -3,7 +3,7 @@
 //! The protocol has files, so that a program may print what it likes. `XTASK_REQUEST` names a JSON document with the question; a program that
 //! has something to say beyond its exit code writes a JSON document to the path in `XTASK_OUTCOME`.
 
-use super::{Artifact, Blob, Call, Finding, Outcome, Severity};
+use super::{Artifact, Blob, Call, Finding, Outcome, Severity, Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -77,20 +77,7 @@ pub struct SaidDescription {
 /// Runs the program of a step on an image.
 pub fn run(call: &Call<'_>) -> Result<Outcome, Fault> {
     let subject = call.subject;
-    let request = json!({
-        "protocol": PROTOCOL,
-        "ask": "run",
-        "step": call.step.name,
-        "settings": call.settings.to_json(),
-        "image": {
-            "kind": subject.kind,
-            "reference": subject.reference.to_string(),
-            "digest": subject.digest,
-            "platform": subject.platform.to_string(),
-            "size": subject.size,
-        },
-        "output": call.output,
-    });
+    let request = run_request(&call.step.name, call.settings, subject, &call.output);
     let command = command_of(&call.tree.root, &call.step.action)
         .env("XTASK_STEP", &call.step.name)
         .env("XTASK_IMAGE", subject.reference.to_string())
@@ -125,6 +112,23 @@ pub fn run(call: &Call<'_>) -> Result<Outcome, Fault> {
     }
     let files = reply.files.iter().map(|file| inside(file)).collect::<Result<_, _>>()?;
     Ok(Outcome { files, attach, findings: reply.findings, failed: !reply.passed })
+}
+
+fn run_request(step: &str, settings: &Settings, subject: &Subject<'_>, output: &Path) -> Value {
+    json!({
+        "protocol": PROTOCOL,
+        "ask": "run",
+        "step": step,
+        "settings": settings.to_json(),
+        "image": {
+            "kind": subject.kind,
+            "reference": subject.reference.to_string(),
+            "digest": subject.digest,
+            "platform": subject.platform.to_string(),
+            "size": subject.size,
+        },
+        "output": output,
+    })
 }
 
 /// Has a program of the workspace check its settings; returns each problem with its place.
@@ -230,6 +234,7 @@ pub(crate) fn announce(step: &str, findings: &[Finding]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xtask_model::image::policy::ImageKind;
 
     fn reply(script: &str) -> Result<Option<Reply>, Fault> {
         let root = tempfile::tempdir().unwrap();
@@ -266,5 +271,36 @@ mod tests {
             let fault = reply(&format!("printf '%s' '{text}' > \"$XTASK_OUTCOME\"")).err().unwrap();
             assert!(fault.to_string().contains(why), "{fault}");
         }
+    }
+
+    #[test]
+    fn the_documented_protocol_is_the_one_that_is_spoken() {
+        let text = include_str!("../../../docs/plugins.md").replace("sha256:…", &format!("sha256:{}", "0".repeat(64)));
+        let blocks: Vec<&str> =
+            text.split("```json\n").skip(1).map(|rest| rest.split_once("\n```\n").unwrap().0).collect();
+        let [request, outcome, problems, vex] = blocks[..] else { panic!("{} documents", blocks.len()) };
+
+        let request: Value = serde_json::from_str(request).unwrap();
+        let said = |name: &str| request["image"][name].as_str().unwrap();
+        let subject = Subject {
+            kind: ImageKind::App,
+            reference: &said("reference").parse().unwrap(),
+            digest: said("digest").parse().unwrap(),
+            place: None,
+            platform: &said("platform").parse().unwrap(),
+            size: request["image"]["size"].as_u64(),
+            version: None,
+        };
+        let (step, output) = (request["step"].as_str().unwrap(), Path::new(request["output"].as_str().unwrap()));
+        assert_eq!(request, run_request(step, &Settings::default(), &subject, output));
+        assert_eq!(output, output_folder(Path::new("/repository"), step));
+
+        let outcome: Reply = serde_json::from_str(outcome).unwrap();
+        assert_eq!((outcome.findings.len(), outcome.files.len(), outcome.attach.len()), (1, 1, 1));
+        assert_eq!(serde_json::from_str::<Reply>(problems).unwrap().problems.len(), 1);
+        let (_, described) = text.split_once("is for `plugin describe`: `").unwrap();
+        let described: Reply = serde_json::from_str(described.split_once('`').unwrap().0).unwrap();
+        assert!(described.about.is_some() && described.settings.contains_key("largest"));
+        assert_eq!(xtask_model::supply::vex::read("vex.json", vex.as_bytes()).unwrap().len(), 1);
     }
 }
