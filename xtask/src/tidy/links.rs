@@ -26,15 +26,17 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
 /// Texts that look like a path and are none: the branch of `lock --pull-request`.
 const NO_PATHS: [&str; 1] = ["xtask/lock"];
 
-/// Paths in backquotes that lead nowhere. A module may be written without `.rs`, and a source file by the end of its path. In a table
-/// below a heading that is a folder, the first column has what is in the folder.
+/// Paths in backquotes that lead nowhere, in documents of the top folder, in `docs`, and in the README of any folder, whose paths may begin
+/// in that folder. A module may be written without `.rs`, and a source file by the end of its path. In a table below a heading that is a
+/// folder, the first column has what is in the folder.
 fn named(files: &Files) -> Vec<Violation> {
-    let is_document = |path: &str| !path.contains('/') || path.starts_with("docs/");
+    let is_document = |path: &str| !path.contains('/') || path.starts_with("docs/") || path.ends_with("/README.md");
     let is_there = |path: &str| files.exists(path) || files.exists(&format!("{path}.rs"));
     let is_end = |path: &str| files.paths().any(|file| file.strip_suffix(path).is_some_and(|rest| rest.ends_with('/')));
     let mut found = Vec::new();
     for (path, text) in files.texts().filter(|(path, _)| path.ends_with(".md") && is_document(path)) {
         let (mut code, mut folder) = (false, None);
+        let own = path.strip_suffix("/README.md").unwrap_or_default();
         for (line, number) in text.lines().zip(1..) {
             code ^= line.trim_start().starts_with("```");
             if code {
@@ -49,9 +51,14 @@ fn named(files: &Files) -> Vec<Violation> {
             };
             for name in quoted(line).filter(|name| !NO_PATHS.contains(name)) {
                 let top = name.split_once('/').map(|(top, _)| top).filter(|top| !top.is_empty());
-                let is_missing = match top.is_some_and(|top| files.exists(top)) {
-                    true => !is_there(name.trim_end_matches('/')),
-                    false => name.ends_with(".rs") && !is_end(name),
+                let has_it = |folder: &str| is_there(format!("{folder}{name}").trim_end_matches('/'));
+                let is_below = |folder: &str| top.is_some_and(|top| files.exists(&format!("{folder}{top}")));
+                let mut folders = vec![String::new()];
+                folders.extend((!own.is_empty()).then(|| format!("{own}/")));
+                folders.retain(|folder| is_below(folder));
+                let is_missing = match folders.is_empty() {
+                    true => name.ends_with(".rs") && !is_end(name),
+                    false => !folders.iter().any(|folder| has_it(folder)),
                 };
                 if is_missing {
                     absent(name);
@@ -130,7 +137,9 @@ mod tests {
 
     #[track_caller]
     fn names(path: &str, text: &str, expected: &[&str]) {
-        let files = Files::made_up(&[(path, text), ("xtask/src/pipeline/facts.rs", ""), ("docs/a.md", "")]);
+        let others =
+            [("xtask/src/pipeline/facts.rs", ""), ("docs/a.md", ""), ("app/src/a.rs", ""), ("app/b/src/c.rs", "")];
+        let files = Files::made_up(&[&others[..], &[(path, text)]].concat());
         let found: Vec<String> =
             check(&files).into_iter().map(|violation| format!("{}: {}", violation.line, violation.what)).collect();
         assert_eq!(found, expected, "{text}");
@@ -148,7 +157,10 @@ mod tests {
             "`src/facts.rs` or `cts.rs`\n",
             &["1: `src/facts.rs` does not exist", "1: `cts.rs` does not exist"],
         );
-        names("xtask/tests/README.md", "`xtask/src/plan.rs`\n", &[]);
+        names("xtask/tests/a.md", "`xtask/src/plan.rs`\n", &[]);
+        names("app/README.md", "`src/a.rs`, `src/a`, `src/`, `b/src/c.rs`, `xtask/src/pipeline/`\n", &[]);
+        names("app/README.md", "`xtask/src/plan.rs`\n", &["1: `xtask/src/plan.rs` does not exist"]);
+        names("app/README.md", "`src/c.rs`\n", &["1: `src/c.rs` does not exist"]);
     }
 
     #[test]
