@@ -1,6 +1,6 @@
 //! The generated parts of the documents: policy keys, commands, exit codes, JSON output, the policy's JSON Schema, the terminal picture.
 //!
-//! Pure: takes the texts of the files, and returns those that are out of date. Hand-written parts of a document stay as they are: a generated part is
+//! Takes the texts of the files, and returns those that are out of date. Hand-written parts of a document stay as they are: a generated part is
 //! between a line `<!-- generated: NAME -->` and a line `<!-- end -->`.
 
 mod command_line;

@@ -50,7 +50,7 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 10] = [
+    let rules: [fn(&Files) -> Vec<Violation>; 11] = [
         text::check,
         prose::check,
         edges::check,

@@ -1,7 +1,7 @@
 //! A JSON document on its way into memory, without the objects that nobody needs: pages of a package index list thousands of files, of which
 //! a build wants a few.
 //!
-//! An object in an array in the outermost object is given to a function, which says whether it stays. The rest is passed on as it is, and
+//! Pure. An object in an array in the outermost object is given to a function, which says whether it stays. The rest is passed on as it is, and
 //! whoever reads it finds what is invalid.
 
 use std::io::{self, Write};

@@ -1,6 +1,6 @@
 //! Ids as git makes them: the hash of a kind, a length and the bytes.
 //!
-//! SHA-1 is hashed with the detection of collisions that git has: git refuses a file that was made for one, and so does this, so two files with
+//! Pure. SHA-1 is hashed with the detection of collisions that git has: git refuses a file that was made for one, and so does this, so two files with
 //! one id do not exist in practice.
 
 use sha1_checked::Sha1;

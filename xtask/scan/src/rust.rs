@@ -84,7 +84,7 @@ fn spread(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, prefix: &str, eac
             _ => break,
         }
     }
-    // ` as name` does not change the path. Text that is no path is passed over, so that this ends.
+    // ` as name` does not change the path. Other text is passed over, so that this ends.
     while rest.peek().is_some_and(|c| !matches!(c, ',' | '}' | ';' | '\n')) && !prefix.is_empty() {
         rest.next();
     }

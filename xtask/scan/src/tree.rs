@@ -1,4 +1,6 @@
 //! Git's tree objects: `MODE NAME\0ID`, over and over.
+//!
+//! Pure.
 
 use crate::id::{self, Format, Id};
 use std::io;

@@ -71,7 +71,7 @@ const WORLD: [&str; 14] = [
 const KNOWN: &str = "std::env::consts";
 
 /// Calls that reach the world through a value, a type or a macro that needs no path.
-const CALLS: [&str; 21] = [
+const CALLS: [&str; 20] = [
     ".canonicalize()",
     ".elapsed()",
     ".exists()",
@@ -85,7 +85,6 @@ const CALLS: [&str; 21] = [
     ".try_exists()",
     "Instant::now(",
     "SystemTime::now(",
-    "dbg!(",
     "eprint!(",
     "eprintln!(",
     "print!(",
@@ -133,7 +132,8 @@ fn calls(code: &str) -> Vec<(usize, &'static str)> {
         for call in CALLS {
             let is_whole = |at: usize| {
                 let before = line[..at].chars().next_back();
-                call.starts_with('.') || !before.is_some_and(|c| c.is_alphanumeric() || "_\"`".contains(c))
+                !before
+                    .is_some_and(|c| "\"`".contains(c) || !call.starts_with('.') && (c.is_alphanumeric() || c == '_'))
             };
             if line.find(call).is_some_and(is_whole) {
                 found.push((index + 1, call.trim_end_matches(['(', ' '])));

@@ -1,6 +1,6 @@
 //! Generated files and parts of files are up to date.
 //!
-//! Pure.
+//! Reads no file itself.
 
 use super::{Files, Violation};
 use crate::reference;

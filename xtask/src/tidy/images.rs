@@ -1,6 +1,6 @@
 //! Rules about the policy's Dockerfiles: the project's conventions, and ignore files that let in exactly what is copied.
 //!
-//! Pure. Files that a build puts under `target` are taken as present.
+//! Reads no file itself. Files that a build puts under `target` are taken as present.
 
 use super::{Files, Violation};
 use std::collections::{BTreeMap, BTreeSet};

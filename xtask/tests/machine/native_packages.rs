@@ -743,8 +743,11 @@ fn by_uv(uv: &Uv, repository: &Repository) -> BTreeMap<String, Found> {
     let lock = repository.folder.path().join(&repository.policy.base.lock);
     let indexes = uv::indexes(
         repository.folder.path(),
-        &xtask_host::tree::inputs::requirements_at(repository.folder.path(), repository.policy.base.requirements.paths()[0].as_ref())
-            .unwrap(),
+        &xtask_host::tree::inputs::requirements_at(
+            repository.folder.path(),
+            repository.policy.base.requirements.paths()[0].as_ref(),
+        )
+        .unwrap(),
     )
     .unwrap();
     let python = Command::new("python3")
@@ -1097,7 +1100,9 @@ fn setuptools_builds_a_package_of_the_index() {
     lock.records.add_missing_wheel(&lock.packages[0], &format!("{} 3.13", Platform::host()));
     std::fs::write(&path, lock.records.written(&text, &lock.packages)).unwrap();
     let requires = BuildSystem::of(None).unwrap().requires;
-    let found = xtask_host::tree::inputs::requirements_at(repository.folder.path(), "requirements-enhanced.txt".as_ref()).unwrap();
+    let found =
+        xtask_host::tree::inputs::requirements_at(repository.folder.path(), "requirements-enhanced.txt".as_ref())
+            .unwrap();
     let indexes = uv::indexes(repository.folder.path(), &found).unwrap();
     let request = BuildRequest {
         requires: &requires,

@@ -54,7 +54,7 @@ pub(super) struct NewUser {
 /// The primary group of a new user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Group {
-    /// What the program does without an option.
+    /// The program's default, without an option.
     #[default]
     Default,
     /// A group of the user's name, created with it.
@@ -70,7 +70,7 @@ pub(super) struct NewGroup {
     pub range: IdRange,
 }
 
-/// Where a number is looked for.
+/// Range in which a number is looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum IdRange {
     /// From 1000 upwards.

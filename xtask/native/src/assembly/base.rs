@@ -29,7 +29,7 @@ impl Stat {
     }
 
     /// False for a link to a folder.
-    pub fn is_dir(&self) -> bool {
+    pub fn is_folder(&self) -> bool {
         self.kind == FileKind::Dir
     }
 }

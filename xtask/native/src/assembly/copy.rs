@@ -93,7 +93,7 @@ pub(crate) fn copy(target: &mut Target<'_>, selected: Selected, to: &str, flags:
     let mut place = target.resolve(to.as_bytes())?;
     let there = target.stat(&place)?;
     let is_folder = top.content == Content::Dir;
-    if !is_folder && there.as_ref().is_some_and(Stat::is_dir) {
+    if !is_folder && there.as_ref().is_some_and(Stat::is_folder) {
         place = place.join(&selected.name);
     }
     if is_folder && there.is_none() {
@@ -114,10 +114,10 @@ fn put(target: &mut Target<'_>, node: SelectedNode, place: &ContextPath, flags: 
     let there = target.stat(&at)?;
     let is_folder = node.content == Content::Dir;
     match &there {
-        Some(stat) if is_folder && !stat.is_dir() => {
+        Some(stat) if is_folder && !stat.is_folder() => {
             return Err(Fault::usage(format!("cannot copy a folder to `/{at}`: it is not a folder in the image")));
         }
-        Some(stat) if !is_folder && stat.is_dir() => {
+        Some(stat) if !is_folder && stat.is_folder() => {
             return Err(Fault::usage(format!("cannot copy a file to `/{at}`: it is a folder in the image")));
         }
         // An existing destination folder keeps its attributes; folders below it get the copied ones.

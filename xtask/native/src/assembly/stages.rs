@@ -390,7 +390,7 @@ impl<'a> Stages<'a> {
         let make = || {
             let view = self.layers.view(&state.chain);
             let path = resolve(folder.as_bytes(), &|path| view.lookup(path))?;
-            if path.as_bytes().is_empty() || view.lookup(&path)?.is_some_and(|stat| stat.is_dir()) {
+            if path.as_bytes().is_empty() || view.lookup(&path)?.is_some_and(|stat| stat.is_folder()) {
                 return Ok(Vec::new());
             }
             let user = &state.description.config.config.user;

@@ -1,6 +1,6 @@
 //! Instructions that the native engine does not support, found in a Dockerfile's text before a build.
 //!
-//! Pure. A build checks each instruction with it; `doctor` checks the whole target.
+//! Reads nothing. A build checks each instruction with it; `doctor` checks the whole target.
 
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;

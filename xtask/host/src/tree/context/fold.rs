@@ -1,6 +1,6 @@
 //! Large folders as one entry: the id of git's tree of all that counts in it.
 //!
-//! Pure. A folder that was not read file by file has such an entry already; this gives one to the others, so that the result does not
+//! Reads nothing. A folder that was not read file by file has such an entry already; this gives one to the others, so that the result does not
 //! depend on how the files were read.
 
 use crate::tree::files::scan_format;

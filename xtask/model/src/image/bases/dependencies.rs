@@ -1,4 +1,4 @@
-//! Which compiled dependencies go, which stay, and why: a pure function of what the registry has.
+//! Pruning of compiled dependencies, with a reason for each: a pure function of what the registry has.
 
 use super::{Stored, Verdict, age};
 use crate::spec::reference::Digest;

@@ -370,15 +370,6 @@ fn pip_reads_what_is_read_here() {
         .map(|((line, _), _)| *line)
         .collect();
     assert!(differ.iter().all(|line| NEWER.contains(line)), "read here and refused by pip: {differ:?}");
-    let (read, refused) = theirs.iter().zip(KINDS).filter(|(theirs, _)| **theirs == serde_json::json!(true)).fold(
-        (0, 0),
-        |(read, refused), (_, (_, why))| if why.is_empty() { (read + 1, refused) } else { (read, refused + 1) },
-    );
-    println!(
-        "of {} kinds of lines pip reads {}; {read} are read here too, {refused} refused",
-        KINDS.len(),
-        read + refused
-    );
 }
 
 /// Lines that some versions of pip refuse and others read.

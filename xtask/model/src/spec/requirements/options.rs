@@ -67,7 +67,7 @@ pub(crate) struct WrittenOption {
 }
 
 impl WrittenOption {
-    /// Where distributions come from, if the option says so.
+    /// The source of distributions that the option names, if it names one.
     pub(crate) fn location(&self) -> Option<PackageLocation> {
         let kind = match self.name {
             "--index-url" | "--pypi-url" => LocationKind::Index,

@@ -74,7 +74,7 @@ impl<'l> Target<'l> {
     /// Creates a folder and its missing parents, all with the same attributes. Existing ones are unchanged.
     pub(crate) fn make_folders(&mut self, path: &ContextPath, like: &Stat) -> Result<(), Fault> {
         match self.stat(path)? {
-            Some(stat) if stat.is_dir() => return Ok(()),
+            Some(stat) if stat.is_folder() => return Ok(()),
             Some(_) => return Err(Fault::usage(format!("`/{path}` in the image is not a folder"))),
             None => {}
         }

@@ -170,13 +170,13 @@ impl<'a> Installation<'a> {
         let before = self.lookup(&path)?;
         let content = match (entry.kind, file) {
             (EntryKind::Dir, _) => match before {
-                Some(stat) if stat.is_dir() => return Ok(()),
+                Some(stat) if stat.is_folder() => return Ok(()),
                 // A link to a folder stays.
                 Some(stat) if stat.link.is_some() => return Ok(()),
                 Some(_) => return refuse(format!("`{shown}` is a file in the root")),
                 None => Content::Dir,
             },
-            (EntryKind::Symlink(_), _) if before.as_ref().is_some_and(Stat::is_dir) => return Ok(()),
+            (EntryKind::Symlink(_), _) if before.as_ref().is_some_and(Stat::is_folder) => return Ok(()),
             (EntryKind::Symlink(target), _) => Content::Symlink(target),
             (EntryKind::File(_), Some((bytes, _))) => Content::File(bytes),
             (EntryKind::HardLink(target), _) => {
@@ -207,7 +207,7 @@ impl<'a> Installation<'a> {
             if self.items.contains_key(&path) {
                 continue;
             }
-            let stat = self.root.lookup(&path)?.filter(Stat::is_dir);
+            let stat = self.root.lookup(&path)?.filter(Stat::is_folder);
             let (mode, uid, gid) = stat.map_or((0o755, 0, 0), |stat| (stat.mode, stat.uid, stat.gid));
             self.items.insert(path.clone(), Item { path, mode, uid, gid, content: Content::Dir });
         }

@@ -1,4 +1,4 @@
-//! The places of entries in a staged context, so that BuildKit is sent only what changed. Pure.
+//! The places of entries in a staged context, so that BuildKit is sent only what changed. Reads nothing.
 
 use super::{ContextEntry, ContextPath, FileKind};
 use crate::tree::context::from_top;
