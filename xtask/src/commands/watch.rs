@@ -83,7 +83,8 @@ struct Watch<'a, 'r> {
 
 #[derive(Default)]
 struct App<'r> {
-    /// The image that runs, or that was pushed.
+    /// The image that is known to run, or whose command succeeded after its push. `None` while this is not known, such as after a
+    /// command that failed: what it did before it failed stays, and the same image needs it again.
     image: Option<Reference>,
     running: Option<RunningProgram<'r>>,
 }
@@ -221,6 +222,9 @@ impl<'r> Watch<'_, 'r> {
     fn push(&mut self, (name, image): &Built) -> Result<Option<String>, Fault> {
         if self.apps.get(name).is_some_and(|app| app.image.as_ref() == Some(image)) {
             return Ok(None);
+        if let Some(app) = self.apps.get_mut(name) {
+            app.image = None;
+        }
         }
         if !self.flags.command.is_empty() {
             let mut command = self.command(name.as_deref(), image).start_group()?;
@@ -249,6 +253,7 @@ impl<'r> Watch<'_, 'r> {
         // The old program may have the port that the new one needs.
         if let Some(running) = app.running.take() {
             running.end();
+        app.image = None;
         }
         let program = match prepared {
             Some(app) => {

@@ -134,6 +134,32 @@ fn a_command_gets_each_pushed_image_and_no_shared_tag_moves() {
     assert_eq!(repo.digest("app", "latest"), latest);
 }
 
+#[test]
+fn after_a_failed_command_the_same_image_gets_it_again() {
+    let Some(world) = World::new("watchagain") else { return };
+    let repo = &world.repo;
+    let one = repo.read("templates/page.html");
+    // It leaves something behind before it fails, as half of a rollout does.
+    let script = "echo \"$IMAGE\" >> target/images.txt; ! grep -q two templates/page.html";
+    let folder = repo.path.to_str().unwrap();
+    let args = ["watch", "--push", "--", "sh", "-c", script];
+    let mut watch = repo.xtask(&args).without_engine().through(&["env", "-C", folder]).start();
+    watch.wait_for("watching pushed `");
+    repo.write("templates/page.html", "<p>two</p>\n");
+    watch.wait_for("`sh` failed (exit status: 1)");
+    // The edit is undone: the image before it is built, and the command has to run for it too.
+    repo.write("templates/page.html", &one);
+    until(
+        || repo.read("target/images.txt").lines().count() == 3,
+        || "the command did not run for the first image again".to_owned(),
+    );
+    watch.signal(Signal::INT);
+    watch.end().ok();
+    let printed = repo.read("target/images.txt");
+    let images: Vec<&str> = printed.lines().collect();
+    assert!(images[0] == images[2] && images[0] != images[1], "{printed}");
+}
+
 /// A page that runs on, for another app.
 const WORKER: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY --link worker/page.txt /app/page.txt\n\
                       ENTRYPOINT [\"sh\", \"-c\", \"cat /app/page.txt >&2; exec sleep NUMBER\"]\n";
