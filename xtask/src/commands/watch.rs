@@ -5,7 +5,6 @@
 //! library (`notify` and its ten crates take 2.3 s of processor time to compile, which every first build would wait for).
 
 use crate::flags::{BuildFlags, Format, Global, WatchFlags};
-use crate::leftovers;
 use crate::pipeline::{self, Sources, Target};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -38,14 +37,14 @@ pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {
         return Err(Fault::usage("`watch` prints text only").hint("leave out `--format`").into());
     }
     let root = facts::find_root(global.root.as_deref())?;
-    let tree = global.any_tree()?;
-    leftovers::sweep(&tree);
     let runner = OnceCell::new();
+    // The policy is read when it is needed: one that is invalid at the start ends nothing, as one that becomes invalid later. Builds
+    // sweep what killed commands have left.
     let start = || -> Result<&Runner, Fault> {
         match runner.get() {
             Some(runner) => Ok(runner),
             None => {
-                let found = Runner::available(&tree)?;
+                let found = Runner::available(&global.any_tree()?)?;
                 Ok(runner.get_or_init(|| found))
             }
         }

@@ -160,6 +160,25 @@ fn after_a_failed_command_the_same_image_gets_it_again() {
     assert!(images[0] == images[2] && images[0] != images[1], "{printed}");
 }
 
+#[test]
+fn a_policy_that_is_invalid_at_the_start_ends_nothing() {
+    let Some(world) = World::new("watchinvalid") else { return };
+    let repo = &world.repo;
+    let number = runs_on(repo, 6);
+    let valid = repo.read("images.toml");
+    for invalid in [format!("{valid}\n[nonsense]\n"), "not TOML".to_owned(), String::new()] {
+        repo.write("images.toml", &invalid);
+        let mut watch = repo.xtask(&["watch"]).without_engine().start();
+        watch.wait_for("failed in").wait_for("nothing runs");
+        repo.write("images.toml", &valid);
+        watch.wait_for("watching runs `");
+        until(|| running(&number) == 1, || "the app does not run".to_owned());
+        watch.signal(Signal::INT);
+        watch.end().ok();
+        ends(&number);
+    }
+}
+
 /// A page that runs on, for another app.
 const WORKER: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY --link worker/page.txt /app/page.txt\n\
                       ENTRYPOINT [\"sh\", \"-c\", \"cat /app/page.txt >&2; exec sleep NUMBER\"]\n";
