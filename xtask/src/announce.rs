@@ -16,17 +16,22 @@ const SHORTEST: f64 = 0.005;
 /// The plan as a person reads it, on stderr: what happens to an image, and why.
 pub fn announce(plan: &ImagePlan, policy: &Policy) {
     let (image, reference) = (policy.shown(plan.kind), plan.shown());
+    // Where the line has no room for the registry and its folders, the name and the tag say which image it is. Lines of the end have the
+    // whole reference.
+    let name = reference.rsplit('/').next().unwrap_or_default();
+    let step = |verb, what: &dyn Fn(&str) -> String| terminal::step_or(verb, &what(&reference), &what(name));
     match &plan.decision {
         Decision::Reuse { place, .. } => {
             let place = match place {
                 Place::Registry => "in the registry",
                 Place::Local => "on this machine",
             };
-            terminal::step("reusing", &format!("{image} `{reference}`: it is {place}"));
+            step("reusing", &|reference| format!("{image} `{reference}`: it is {place}"));
         }
         Decision::Build { platforms, reasons } => {
             let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-            terminal::step("planned", &format!("{image} `{reference}` for {}", platforms.join(", ")));
+            let platforms = platforms.join(", ");
+            step("planned", &|reference| format!("{image} `{reference}` for {platforms}"));
             for reason in reasons.iter().take(REASONS) {
                 terminal::step("because", reason);
             }

@@ -49,9 +49,17 @@ const WARN: Style = AnsiColor::Yellow.on_default().bold();
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// A step begins or has been decided: a right-aligned verb and what it is about.
+/// A step begins or has been decided: a right-aligned verb and what it is about. On a terminal it is wrapped within its column.
 pub fn step(verb: &str, what: &str) {
+    step_or(verb, what, what);
+}
+
+/// The same for a line of which a shorter form says enough where the terminal has no room for the line: not for what a person may copy.
+pub fn step_or(verb: &str, what: &str, short: &str) {
+    use std::io::IsTerminal as _;
     if volume() >= Volume::Normal {
+        let columns = std::io::stderr().is_terminal().then(width);
+        let what = columns.map_or_else(|| what.to_owned(), |width| fitted(verb, what, short, width));
         print(format_args!("{STEP}{verb:>12}{STEP:#} {what}"));
     }
 }
@@ -196,6 +204,53 @@ fn joined<'t>(texts: impl Iterator<Item = &'t String>, width: usize) -> String {
     clipped(&texts.enumerate().map(rest).collect::<String>(), width)
 }
 
+/// Columns of a step's verb.
+const VERB: usize = 12;
+
+/// A step's text for a terminal of this width: one line if the text or its short form fits, else wrapped.
+fn fitted(verb: &str, what: &str, short: &str, width: usize) -> String {
+    let head = verb.chars().count().max(VERB) + 1;
+    let text = if head + what.chars().count() > width { short } else { what };
+    text.lines().map(|line| wrapped(line, head, width)).collect::<Vec<_>>().join(&format!("\n{:VERB$} ", ""))
+}
+
+/// Text that begins at column `head`, broken between words and continued in the steps' column. A word that is too long for the column
+/// begins further left. One that is longer than the terminal is left to the terminal to break: what is copied from it stays whole.
+fn wrapped(text: &str, head: usize, width: usize) -> String {
+    let (mut out, mut column) = (String::new(), head);
+    for (number, word) in words(text, width.saturating_sub(VERB + 1)).into_iter().enumerate() {
+        let (length, space) = (word.chars().count(), usize::from(number > 0));
+        if column + space + length <= width {
+            out += &" ".repeat(space);
+            column += space + length;
+        } else {
+            let indent = (VERB + 1).min(width.saturating_sub(length));
+            out += &format!("\n{:indent$}", "");
+            column = indent + length;
+        }
+        out += word;
+    }
+    out
+}
+
+/// Words of a text. What is quoted, such as a command, is one word if it has room in a line.
+fn words(text: &str, room: usize) -> Vec<&str> {
+    let (mut found, mut begin, mut quoted) = (Vec::new(), 0, false);
+    for (at, char) in text.char_indices() {
+        match char {
+            '`' => quoted = !quoted,
+            ' ' if !quoted => {
+                found.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    found.push(&text[begin..]);
+    let parts = |word: &'_ str| word.chars().count() > room;
+    found.into_iter().flat_map(|word| if parts(word) { word.split(' ').collect() } else { vec![word] }).collect()
+}
+
 /// As much of a line as leaves the last column free.
 fn clipped(line: &str, width: usize) -> String {
     line.chars().take(width.saturating_sub(1)).collect()
@@ -216,6 +271,83 @@ mod tests {
             assert!(line.contains("12 s installing") && line.contains("3 s ") && line.contains("7/314"), "{line}");
         }
         assert_eq!(joined([&"one".to_owned()].into_iter(), 80), "one");
+    }
+
+    const REFERENCE: &str = "`ghcr.io/acme/platform/autoscaler-base:3f9c02d1a7b4`";
+
+    /// Lines of ordinary builds, with their short forms.
+    fn steps() -> Vec<(&'static str, String, String)> {
+        let same = |verb, what: &str| (verb, what.to_owned(), what.to_owned());
+        let reuse = |name: &str| format!("base {name}: it is on this machine");
+        let plan = |name: &str| format!("app {name} for linux/amd64, linux/arm64");
+        let short = "`autoscaler-base:3f9c02d1a7b4`";
+        vec![
+            ("reusing", reuse(REFERENCE), reuse(short)),
+            ("planned", plan(REFERENCE), plan(short)),
+            same("because", "app: `autoscaler/templates/list.html` was edited"),
+            same("because", "12 more changes: `cargo xtask explain` lists them"),
+            same(
+                "image",
+                "app built, 32.5 MB, dependencies pulled (31.4 MB in 12 files) (plan 0.07 s, compile 4.21 s, build 0.35 s)",
+            ),
+            same("tags", "3f9c02d1a7b4, sha-0123456789abcdef0123456789abcdef01234567, main, latest"),
+            same("local", &format!("{REFERENCE} is on this machine only: `--push` publishes it")),
+            same("fallback", "`docker.io/library/python:3.12-slim` is unreachable: using a root from Debian packages"),
+            same("passed over", "the import of `torch`: it is not in `requirements-enhanced.lock`"),
+            same(
+                "watching",
+                &format!("runs `ghcr.io/acme/autoscaler@sha256:{}` in 0.21 s", "0123456789abcdef".repeat(4)),
+            ),
+            same("finished", "nothing to build in 0.11 s"),
+            same("note", "é`ü` und `"),
+            same("a verb that is longer", "than its column, and words that follow it in the line"),
+            same("empty", ""),
+        ]
+    }
+
+    #[test]
+    fn steps_fit_every_terminal_and_lose_nothing() {
+        for width in [40, 60, 80, 120, 200] {
+            for (verb, what, short) in steps() {
+                let text = fitted(verb, &what, &short, width);
+                let whole = format!("{verb:>12} {text}");
+                for (number, line) in whole.lines().enumerate() {
+                    let is_word = !line.contains(' ');
+                    assert!(line.chars().count() <= width || is_word, "{width}: {line}");
+                    assert!(
+                        number == 0 || line.starts_with("   ") || line.chars().count() >= width - 13,
+                        "{width}: {whole}"
+                    );
+                }
+                let said: Vec<&str> = text.split_whitespace().collect();
+                let fits = verb.chars().count().max(12) + 1 + what.chars().count() <= width;
+                let expected = if fits { &what } else { &short };
+                assert_eq!(said.join(" "), *expected, "{width}");
+                assert!(!fits || text == what, "{width}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_step_continues_in_its_column() {
+        let what = format!("{REFERENCE} is on this machine only: `--push` publishes it");
+        let text = |width| format!("{:>12} {}", "local", fitted("local", &what, &what, width));
+        assert_eq!(
+            text(80),
+            "       local `ghcr.io/acme/platform/autoscaler-base:3f9c02d1a7b4` is on this\n             \
+             machine only: `--push` publishes it"
+        );
+        // What may be copied is in one piece, and words that fit follow it.
+        assert_eq!(
+            text(60),
+            "       local \n        `ghcr.io/acme/platform/autoscaler-base:3f9c02d1a7b4`\n             \
+             is on this machine only: `--push` publishes it"
+        );
+        let command = "12 more changes: `cargo xtask explain` lists them";
+        assert_eq!(
+            fitted("because", command, command, 50),
+            "12 more changes:\n             `cargo xtask explain` lists them"
+        );
     }
 
     #[test]
