@@ -173,7 +173,7 @@ pub const CENSUS: Document = Document {
         ("classes[].saved", "seconds saved against building everything"),
         ("tests.*", "number of commits that need these tests"),
         ("everything.seconds", "seconds of building everything once"),
-        ("everything.builds", "as `classes[].cost.builds`"),
+        ("everything.builds", "as `classes[].cost.builds`; of a sum, the smallest number, and 0 if a part is assumed"),
         ("spent", "seconds of all builds"),
         ("saved", "seconds saved by all"),
         ("commits[].commit", "a commit, the oldest first"),

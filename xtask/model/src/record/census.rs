@@ -1,7 +1,7 @@
 //! Work that a range of commits would have caused: what was built, tested and skipped, and the time saved compared with building everything
 //! each time. Pure.
 //!
-//! Seconds are medians of this machine's ledger; where it has none for a kind, a time is assumed, and the result says so.
+//! Seconds are medians of this machine's ledger; where it has none for a kind, a time is assumed, and the row and the total say so.
 
 use crate::image::change::Work;
 use crate::image::key::EditKind;
@@ -87,7 +87,7 @@ pub struct ReplayedCommit {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Cost {
     pub seconds: f64,
-    /// Number of builds of which it is the median; 0 if it is assumed.
+    /// Number of builds of which it is the median, and of a sum the smallest number; 0 if it is assumed, or a part of it is.
     pub builds: usize,
 }
 
@@ -168,9 +168,10 @@ impl Censuses {
         let all = self.spent + self.saved;
         let less = if all > 0.0 { 100.0 * self.saved / all } else { 0.0 };
         format!(
-            "all apps: {} of builds instead of {}, {less:.1} % less; a base that several apps share is counted once",
+            "all apps: {} of builds instead of {}, {less:.1} % less{}; a base that several apps share is counted once",
             seconds(self.spent),
             seconds(all),
+            listed(&self.apps.iter().flat_map(|app| app.census.assumed()).collect()),
         )
     }
 
@@ -203,8 +204,8 @@ const ASSUMED: [(Class, f64); 4] =
 /// Seconds of a cold base, from the same table.
 const COLD_BASE: f64 = 32.0;
 
-/// Median seconds of the builds of a class on this machine.
-fn cost(records: &[Record], class: Class) -> Cost {
+/// Median of the builds of a class on this machine, if there is any.
+fn measured(records: &[Record], class: Class) -> Option<Cost> {
     let belongs = |record: &&Record| match class {
         Class::Nothing => record.decision == BuildKind::Reused,
         Class::Files => record.decision == BuildKind::Fast && record.change() == Some(EditKind::Files),
@@ -216,23 +217,43 @@ fn cost(records: &[Record], class: Class) -> Cost {
     let times: Vec<f64> =
         records.iter().filter(|record| record.counts()).filter(belongs).map(|record| record.seconds).collect();
     let builds = times.len();
-    let assumed = || match class {
-        Class::Unreadable => 0.0,
-        // Everything is a cold base, and the compiler.
-        Class::Everything => COLD_BASE + cost(records, Class::Program).seconds,
-        class => ASSUMED.iter().find(|(of, _)| *of == class).map_or(0.0, |(_, seconds)| *seconds),
-    };
-    Cost { seconds: median(times).unwrap_or_else(assumed), builds }
+    Some(Cost { seconds: median(times)?, builds })
 }
 
-/// Sums up. `records` are those of this machine.
-pub fn count(range: &str, commits: Vec<ReplayedCommit>, records: &[Record]) -> Census {
-    let everything = cost(records, Class::Everything);
+/// Seconds of a build of one class, other than everything.
+fn cost(records: &[Record], class: Class) -> Cost {
+    let assumed = || {
+        let known = ASSUMED.iter().find(|(of, _)| *of == class).map_or(0.0, |(_, seconds)| *seconds);
+        // A part takes no longer than the whole does here.
+        let whole = measured(records, Class::Everything).map_or(f64::INFINITY, |whole| whole.seconds);
+        Cost { seconds: known.min(whole), builds: 0 }
+    };
+    measured(records, class).unwrap_or_else(assumed)
+}
+
+/// Seconds of building everything. Where it was not measured, they are those of a base with its app, and of the compiler if the app has a
+/// program; a part that was measured on this machine is never assumed.
+fn everything(records: &[Record], has_program: bool) -> Cost {
+    if let Some(whole) = measured(records, Class::Everything) {
+        return whole;
+    }
+    let base = measured(records, Class::Base).unwrap_or(Cost { seconds: COLD_BASE, builds: 0 });
+    if !has_program {
+        return base;
+    }
+    let program = cost(records, Class::Program);
+    Cost { seconds: base.seconds + program.seconds, builds: base.builds.min(program.builds) }
+}
+
+/// Sums up. `records` are those of this machine; `has_program` says whether the app has a program that is compiled.
+pub fn count(range: &str, commits: Vec<ReplayedCommit>, records: &[Record], has_program: bool) -> Census {
+    let has_program = has_program || commits.iter().any(|commit| commit.class == Class::Program);
+    let everything = everything(records, has_program);
     let mut classes = Vec::new();
     for class in Class::ALL {
         let number = commits.iter().filter(|commit| commit.class == class).count();
         if number > 0 {
-            let cost = cost(records, class);
+            let cost = if class == Class::Everything { everything } else { cost(records, class) };
             let counted = if class == Class::Unreadable { 0.0 } else { number as f64 };
             let spent = counted * cost.seconds;
             classes.push(Row { class, commits: number, cost, spent, saved: counted * everything.seconds - spent });
@@ -245,6 +266,14 @@ pub fn count(range: &str, commits: Vec<ReplayedCommit>, records: &[Record]) -> C
     let spent = classes.iter().map(|row| row.spent).sum();
     let saved = classes.iter().map(|row| row.saved).sum();
     Census { range: range.to_owned(), classes, tests, everything, spent, saved, commits }
+}
+
+/// What a sum says about times that are assumed.
+fn listed(assumed: &BTreeSet<&str>) -> String {
+    match assumed.is_empty() {
+        true => String::new(),
+        false => format!(" (assumed times: {})", assumed.iter().copied().collect::<Vec<_>>().join(", ")),
+    }
 }
 
 impl Cost {
@@ -277,12 +306,20 @@ impl Census {
         let all = self.spent + self.saved;
         let less = if all > 0.0 { 100.0 * self.saved / all } else { 0.0 };
         format!(
-            "{} commits: {:.1} % need no base; {} of builds instead of {}, {less:.1} % less",
+            "{} commits: {:.1} % need no base; {} of builds instead of {}, {less:.1} % less{}",
             self.counted(),
             self.share(self.without_base()),
             seconds(self.spent),
             seconds(all),
+            listed(&self.assumed()),
         )
+    }
+
+    /// Names of the times in the sum that were not measured on this machine.
+    fn assumed(&self) -> BTreeSet<&'static str> {
+        let rows = self.classes.iter().filter(|row| row.class != Class::Unreadable && row.cost.builds == 0);
+        let whole = (self.everything.builds == 0).then_some("everything");
+        rows.map(|row| row.class.name()).chain(whole).collect()
     }
 
     fn tests_text(&self) -> String {
@@ -391,7 +428,7 @@ mod tests {
             commit(Class::Program, "all"),
             commit(Class::Unreadable, "all"),
         ];
-        count("a..b", commits.to_vec(), &records)
+        count("a..b", commits.to_vec(), &records, true)
     }
 
     #[test]
@@ -414,7 +451,7 @@ mod tests {
         assert!(
             census
                 .text()
-                .ends_with("4 commits: 100.0 % need no base; 48.5 s of builds instead of 6 min 40 s, 87.9 % less\n"),
+                .ends_with("4 commits: 100.0 % need no base; 48.5 s of builds instead of 6 min 40 s, 87.9 % less (assumed times: program of the app)\n"),
             "{}",
             census.text()
         );
@@ -427,7 +464,7 @@ mod tests {
         let app = |name: &str, base: &str, classes: &[Class]| {
             let commits = classes.iter().enumerate();
             let commits = commits.map(|(at, class)| ReplayedCommit { commit: at.to_string(), ..commit(*class, "all") });
-            let census = count("a..b", commits.collect(), &records);
+            let census = count("a..b", commits.collect(), &records, true);
             AppCensus { name: name.to_owned(), base: Some(base.to_owned()), census }
         };
         let web = app("web", "cpu", &[Class::Base, Class::Files, Class::Base]);
@@ -446,11 +483,34 @@ mod tests {
         assert_eq!(json["apps"][1]["classes"][0]["class"], "files");
     }
 
+    #[track_caller]
+    fn whole(records: &[Record], has_program: bool, seconds: f64, builds: usize) {
+        let census = count("a..b", vec![commit(Class::Base, "all")], records, has_program);
+        assert_eq!(census.everything, Cost { seconds, builds });
+        let says = census.text().lines().last().unwrap().contains("everything");
+        assert_eq!(says, builds == 0, "{}", census.text());
+    }
+
     #[test]
-    fn everything_is_assumed_from_its_parts() {
-        let census = count("a..b", vec![commit(Class::Base, "all")], &[record(BuildKind::BaseFast, 1, 40.0)]);
-        assert_eq!(census.everything, Cost { seconds: 76.0, builds: 0 });
-        assert_eq!(count("a..b", Vec::new(), &[]).text(), "no commit in `a..b`\n");
+    fn everything_is_the_sum_of_its_parts_and_no_measured_part_is_assumed() {
+        let base = || record(BuildKind::BaseFast, 1, 40.0);
+        let program = || Record { change: Some(EditKind::Program), ..record(BuildKind::Fast, 1, 9.0) };
+        whole(&[], true, 76.0, 0);
+        whole(&[program()], true, 41.0, 0);
+        whole(&[base()], true, 84.0, 0);
+        whole(&[base(), base(), program()], true, 49.0, 1);
+        // No program, no compiler.
+        whole(&[], false, 32.0, 0);
+        whole(&[base(), base()], false, 40.0, 2);
+        whole(&[base(), record(BuildKind::Enhanced, 1, 100.0)], true, 100.0, 1);
+        assert_eq!(count("a..b", Vec::new(), &[], true).text(), "no commit in `a..b`\n");
+    }
+
+    #[test]
+    fn an_assumed_part_takes_no_longer_than_the_measured_whole() {
+        let census = count("a..b", vec![commit(Class::Program, "all")], &[record(BuildKind::Enhanced, 1, 30.0)], true);
+        assert_eq!((census.spent, census.saved), (30.0, 0.0));
+        assert!(census.text().ends_with("(assumed times: program of the app)\n"), "{}", census.text());
     }
 
     #[test]

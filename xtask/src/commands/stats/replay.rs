@@ -44,7 +44,8 @@ pub(super) fn run(
         // A base is recorded under the first of its apps.
         let of_app = |record: &&Record| record.app == *app || record.decision == BuildKind::BaseFast;
         let records: Vec<Record> = here.iter().filter(of_app).cloned().collect();
-        Ok(census::count(&range, replay.all(&steps)?, &records))
+        let has_program = tree.policy.app.binary.is_some();
+        Ok(census::count(&range, replay.all(&steps)?, &records, has_program))
     };
     let title = &tree.policy.project.name;
     let (json, text, page) = if tree.policy.app.name.is_none() {
