@@ -544,7 +544,8 @@ Examples:
     Tidy,
     /// Delete what builds left under `target` and no build needs; prints the list with its reasons first
     ///
-    /// Keeps the newest images, the layers of the native engine and what cargo compiled.
+    /// Keeps the newest images, the layers of the native engine and what cargo compiled and used within 7 days. Where cargo works, nothing that it
+    /// compiled is deleted.
     Clean {
         /// Make the change
         #[arg(short, long)]

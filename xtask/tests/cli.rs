@@ -387,6 +387,56 @@ fn clean_lists_what_no_build_needs_and_deletes_it_when_asked() {
 }
 
 #[test]
+fn clean_deletes_compiled_units_that_no_build_uses() {
+    let (_folder, root) = repository();
+    let target = root.join("target/debug");
+    let write = |path: &str, days: u64| {
+        let path = target.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "twelve bytes").unwrap();
+        let made = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 60 * 60);
+        let times = fs::FileTimes::new().set_modified(made).set_accessed(made);
+        fs::File::open(&path).unwrap().set_times(times).unwrap();
+    };
+    write(".cargo-lock", 0);
+    for (hash, days) in [("0000000000000000", 8), ("1111111111111111", 8), ("2222222222222222", 6)] {
+        write(&format!(".fingerprint/itoa-{hash}/lib-itoa"), days);
+        write(&format!("deps/libitoa-{hash}.rlib"), days);
+        write(&format!("build/itoa-{hash}/output"), days);
+    }
+    // Cargo works: nothing is deleted.
+    let lock = fs::File::options().write(true).open(target.join(".cargo-lock")).unwrap();
+    lock.lock().unwrap();
+    check(
+        &root,
+        &["clean", "--yes"],
+        expect![[r#"
+            exit: 0
+            --- stderr
+                left out compiled units of `target/debug`: cargo works there
+                 nothing to delete under `target`
+        "#]],
+    );
+    drop(lock);
+    check(
+        &root,
+        &["clean", "--yes"],
+        expect![[r#"
+            exit: 0
+            --- stdout
+                  72 B  target/debug: 2 compiled units, unused for 7 days
+            --- stderr
+                 deleted 72 B
+        "#]],
+    );
+    for folder in [".fingerprint", "deps", "build"] {
+        let left = fs::read_dir(target.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+        assert!(left.len() == 1 && left[0].contains("2222222222222222"), "{folder}: {left:?}");
+    }
+}
+
+#[test]
 fn drift_has_its_own_exit_code() {
     let (_folder, root) = repository();
     edit(&root.join("requirements-enhanced.txt"), "numpy>=2.2,<3", "numpy>=99");

@@ -1,5 +1,7 @@
 //! `clean`: lists what builds left under `target` and no build needs, each with its reason; `--yes` deletes it.
 
+mod units;
+
 use crate::commands;
 use crate::flags::Global;
 use crate::pipeline;
@@ -18,14 +20,15 @@ use xtask_native::container::unpacked;
 /// Number of bases on this machine to keep.
 const BASES: usize = 2;
 
-/// Age from which a crate's incremental compilation and an unpacked image are deleted.
+/// Age from which a compiled unit, a crate's incremental compilation and an unpacked image are deleted.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A file or folder to delete.
-#[derive(Debug, PartialEq, Eq)]
 struct Item {
     path: PathBuf,
     why: String,
+    /// The parts of the folder to delete, where it stays itself.
+    parts: Option<Vec<PathBuf>>,
     /// Bytes that its deletion frees: those of files that have no other link.
     bytes: u64,
 }
@@ -36,10 +39,23 @@ pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
     let tree = &trees[0];
     // A running build may use a layout that is to be deleted.
     let lock = if yes { Some(pipeline::lock_images(&tree.images())?) } else { None };
-    let items = find(&trees, SystemTime::now());
+    let now = SystemTime::now();
+    let units::CompiledUnits { unused, skipped } = units::find(&tree.root.join("target"), UNUSED, now);
+    let mut items = find(&trees, now);
+    // They hold cargo's locks until all is deleted.
+    items.extend(unused.iter().map(|units| Item {
+        path: units.profile.clone(),
+        why: format!("{} compiled units, unused for 7 days", units.number),
+        parts: Some(units.paths.clone()),
+        bytes: units.paths.iter().map(|path| size(path)).sum(),
+    }));
     for item in &items {
         let path = item.path.strip_prefix(&tree.root).unwrap_or(&item.path).display();
         commands::print(&format!("{:>10}  {path}: {}\n", quantity::bytes(item.bytes), item.why))?;
+    }
+    for (path, why) in &skipped {
+        let path = path.strip_prefix(&tree.root).unwrap_or(path).display();
+        terminal::step("left out", &format!("compiled units of `{path}`: {why}"));
     }
     let bytes = quantity::bytes(items.iter().map(|item| item.bytes).sum());
     match (items.is_empty(), yes) {
@@ -58,7 +74,7 @@ pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
 fn find(trees: &[Tree], now: SystemTime) -> Vec<Item> {
     let tree = &trees[0];
     let target = tree.root.join("target");
-    let item = |path: PathBuf, why: String| Item { bytes: size(&path), path, why };
+    let item = |path: PathBuf, why: String| Item { bytes: size(&path), path, why, parts: None };
     let mut found = Vec::new();
     let kinds = [(ImageKind::App, pipeline::KEPT), (ImageKind::Enhanced, pipeline::KEPT), (ImageKind::Base, BASES)];
     let mut prefixes = BTreeMap::new();
@@ -101,7 +117,10 @@ fn size(path: &Path) -> u64 {
 
 fn delete(item: &Item) -> Result<(), Fault> {
     process::interrupted()?;
-    let Item { path, .. } = item;
+    let Item { path, parts, .. } = item;
+    if let Some(parts) = parts {
+        return parts.iter().try_for_each(|path| remove(path));
+    }
     if path.parent().is_some_and(|parent| parent.ends_with("native/images")) {
         // A container may have begun to use it.
         unpacked::remove(path);
@@ -110,6 +129,10 @@ fn delete(item: &Item) -> Result<(), Fault> {
     if path.join("index.json").is_file() && path.extension().is_none() {
         return pipeline::remove_layout(path);
     }
+    remove(path)
+}
+
+fn remove(path: &Path) -> Result<(), Fault> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
