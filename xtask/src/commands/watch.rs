@@ -221,9 +221,9 @@ impl<'r> Watch<'_, 'r> {
     fn push(&mut self, (name, image): &Built) -> Result<Option<String>, Fault> {
         if self.apps.get(name).is_some_and(|app| app.image.as_ref() == Some(image)) {
             return Ok(None);
+        }
         if let Some(app) = self.apps.get_mut(name) {
             app.image = None;
-        }
         }
         if !self.flags.command.is_empty() {
             let mut command = self.command(name.as_deref(), image).start_group()?;
@@ -252,8 +252,8 @@ impl<'r> Watch<'_, 'r> {
         // The old program may have the port that the new one needs.
         if let Some(running) = app.running.take() {
             running.end();
-        app.image = None;
         }
+        app.image = None;
         let program = match prepared {
             Some(app) => {
                 let launch = Launch { entrypoint: None, args: Vec::new(), manner: Manner::Open };
@@ -270,7 +270,7 @@ impl<'r> Watch<'_, 'r> {
         let image = image.to_string();
         let words: Vec<String> = self.flags.command.iter().map(|word| word.replace("{}", &image)).collect();
         let command = process::Command::new(&words[0]).args(&words[1..]).env("IMAGE", &image);
-        subprocess::bound(match app {
+        subprocess::supervised(match app {
             Some(app) => command.env("APP", app),
             None => command,
         })

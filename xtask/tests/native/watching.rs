@@ -85,7 +85,15 @@ fn a_killed_watch_leaves_no_app_and_no_command() {
     let Some(world) = World::new("watchkilled") else { return };
     let number = runs_on(&world.repo, 3);
     let sleeps = format!("sleep {number}; true");
-    for args in [&["watch"][..], &["watch", "--", "sleep", &number]] {
+    // Also what a command has started, in its session or in another one.
+    let other = format!("setsid sleep {number} & wait");
+    let commands: [&[&str]; 4] = [
+        &["watch"],
+        &["watch", "--", "sleep", &number],
+        &["watch", "--", "sh", "-c", &sleeps],
+        &["watch", "--", "sh", "-c", &other],
+    ];
+    for args in commands {
         let mut watch = world.repo.xtask(args).without_engine().start();
         watch.wait_for("watching runs `");
         until(|| running(&number) == 1, || "nothing runs".to_owned());
@@ -93,7 +101,7 @@ fn a_killed_watch_leaves_no_app_and_no_command() {
         watch.end();
         ends(&number);
     }
-    // What a command has started ends with it.
+    // Ctrl-C does the same.
     let mut watch = world.repo.xtask(&["watch", "--", "sh", "-c", &sleeps]).without_engine().start();
     watch.wait_for("watching runs `");
     until(|| running(&number) == 1, || "nothing runs".to_owned());

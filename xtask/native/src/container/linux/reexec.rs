@@ -9,6 +9,7 @@ mod isolated;
 mod loopback;
 mod privileges;
 mod rootfs;
+mod supervised;
 
 pub(super) use privileges::may_mount;
 
@@ -81,8 +82,11 @@ pub(super) enum Task {
     First(Start),
     Second(Start),
     Join(Join),
-    /// A host program, given by the remaining arguments, as for the next two.
+    /// A host program, given by the remaining arguments, as for the next three.
     Bound {
+        parent: u32,
+    },
+    Supervised {
         parent: u32,
     },
     Isolated(Isolated),
@@ -125,7 +129,7 @@ pub fn dispatch() -> Option<ExitCode> {
     let text = args.next().unwrap_or_default();
     let argv: Vec<OsString> = args.collect();
     let task = serde_json::from_str(&text.to_string_lossy());
-    if !matches!(task, Ok(Task::Bound { .. } | Task::Map(_))) {
+    if !matches!(task, Ok(Task::Bound { .. } | Task::Supervised { .. } | Task::Map(_))) {
         // Files for an image must be readable for all its users, whatever the caller's umask.
         rustix::process::umask(Mode::from_raw_mode(0o022));
     }
@@ -134,6 +138,7 @@ pub fn dispatch() -> Option<ExitCode> {
         Ok(Task::Second(start)) => reported(&start, second),
         Ok(Task::Join(task)) => join(&task),
         Ok(Task::Bound { parent }) => isolated::bound(parent, &argv),
+        Ok(Task::Supervised { parent }) => supervised::run(parent, &argv),
         Ok(Task::Isolated(task)) => isolated::first(&task, &argv),
         Ok(Task::Init { parent }) => isolated::init(parent, &argv),
         Ok(Task::Map(ranges)) => isolated::map(&ranges),

@@ -1,7 +1,7 @@
 //! Programs of the host that end with xtask, however it ends, and inherit only their standard streams.
 //!
 //! xtask starts itself again first: that process asks the kernel for a signal at the parent's end, closes inherited
-//! files, and becomes the program ([`bound`]) or starts it in own mount and process namespaces ([`Isolation::isolated`]),
+//! files, and becomes the program ([`bound`]), ends it with all that it started ([`supervised`]), or starts it in own mount and process namespaces ([`Isolation::isolated`]),
 //! so that its mounts and processes end with it.
 
 use super::binary;
@@ -28,6 +28,12 @@ pub enum Isolation {
 pub fn bound(call: Command) -> Command {
     let Some(xtask) = binary::known() else { return call };
     call.wrapped_by(xtask, Task::Bound { parent: std::process::id() }.args().expect("a number is valid JSON"))
+}
+
+/// The same command; it ends with the thread that starts it, and so does every process that it started.
+pub fn supervised(call: Command) -> Command {
+    let Some(xtask) = XTASK.get() else { return call };
+    call.wrapped_by(xtask, Task::Supervised { parent: std::process::id() }.args().expect("a number is valid JSON"))
 }
 
 impl Isolation {
