@@ -387,6 +387,20 @@ fn clean_lists_what_no_build_needs_and_deletes_it_when_asked() {
 }
 
 #[test]
+fn the_first_compilation_says_so_without_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let source = format!("{ROOT}/xtask/scan/build.rs");
+    let compiled = Command::new(rustc).args(["--edition=2024", "-o"]).arg(&script).arg(source).status().unwrap();
+    assert!(compiled.success());
+    // The shell is in cargo's place: it keeps what the script prints. A session of its own has no terminal.
+    let call = ["-w", "sh", "-c", "said=$(\"$0\" 2>&1); test -n \"$said\""];
+    let output = Command::new("setsid").args(call).arg(&script).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(shown(&output), "exit: 0\n--- stderr\n   compiling xtask; the first time takes about a minute\n");
+}
+
+#[test]
 fn clean_deletes_compiled_units_that_no_build_uses() {
     let (_folder, root) = repository();
     let target = root.join("target/debug");
