@@ -18,7 +18,8 @@ use xtask_model::spec::reference::Platform;
 /// Does it all.
 pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result<()> {
     let tree = global.any_tree()?;
-    let start = start(&tree, engine.unwrap_or(tree.policy.project.engine), global.registry.is_some());
+    let has_registry = global.registry.is_some() || !pipeline::private_registries(&tree.root).is_empty();
+    let start = start(&tree, engine.unwrap_or(tree.policy.project.engine), has_registry);
     let lacks_lock = |tree: &Tree| {
         let base = &tree.policy.base;
         [&base.lock, &base.installer].iter().any(|path| !tree.root.join(path).is_file())
@@ -30,7 +31,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
         Start::Nothing => {}
         Start::Engine => todo
             .push("start a private Docker engine and registry under `target/engine` (about 100 MB of Debian packages)"),
-        Start::Registry => todo.push("start a private registry under `target/engine-registry`; no Docker is needed"),
+        Start::Registry => todo.push("start a private registry under `target/engine-registry`"),
     }
     if needs_uv {
         todo.push("install uv from the package index under `target/tools`");
@@ -38,7 +39,10 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     if needs_lock {
         todo.push("resolve the requirements into the lock");
     }
-    todo.push("build the base and the app, smoke-test the app, push both");
+    todo.push(match has_registry || start != Start::Nothing {
+        true => "build the base and the app, smoke-test the app, push both",
+        false => "build the base and the app on this machine, smoke-test the app",
+    });
     for (index, what) in todo.iter().enumerate() {
         terminal::step(&format!("{}.", index + 1), what);
     }
@@ -85,7 +89,11 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
             super::smoke::run(&global, Some(&app.reference.to_string()))?;
         }
     }
-    terminal::step("try", "edit a template, then `cargo xtask build`; `cargo xtask --help` for the rest");
+    let push = global.registry.as_ref().map(|registry| format!(" --push --registry {registry}")).unwrap_or_default();
+    terminal::step(
+        "try",
+        &format!("edit a template, then `cargo xtask build{push}`; `cargo xtask --help` for the rest"),
+    );
     if start != Start::Nothing {
         terminal::step(
             "try",
@@ -103,19 +111,16 @@ enum Start {
     Registry,
 }
 
+/// Only Debian has the package of the registry; elsewhere images stay on this machine.
 fn start(tree: &Tree, engine: Engine, has_registry: bool) -> Start {
     let answers = || {
         let Ok(docker) = Docker::find(&tree.root) else { return false };
         !docker.podman && docker.version().is_ok() && docker.buildx_version().is_ok()
     };
     match engine {
-        Engine::Docker if answers() => Start::Nothing,
-        Engine::Docker => Start::Engine,
-        Engine::Auto if answers() => Start::Nothing,
-        Engine::Auto | Engine::Native if has_registry => Start::Nothing,
-        // Only Debian has the registry's package; elsewhere images stay in layouts.
-        Engine::Auto | Engine::Native if !linux::PRESENT || debian::Host::read().is_err() => Start::Nothing,
-        Engine::Auto | Engine::Native => Start::Registry,
+        Engine::Docker if !answers() => Start::Engine,
+        _ if has_registry || !linux::PRESENT || debian::Host::read().is_err() => Start::Nothing,
+        _ => Start::Registry,
     }
 }
 

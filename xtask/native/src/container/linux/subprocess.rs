@@ -32,7 +32,7 @@ pub fn bound(call: Command) -> Command {
 
 /// The same command; it ends with the thread that starts it, and so does every process that it started.
 pub fn supervised(call: Command) -> Command {
-    let Some(xtask) = XTASK.get() else { return call };
+    let Some(xtask) = binary::known() else { return call };
     call.wrapped_by(xtask, Task::Supervised { parent: std::process::id() }.args().expect("a number is valid JSON"))
 }
 
