@@ -39,6 +39,11 @@ impl Wheel {
         Ok(Self { path: path.into(), name: name.to_owned(), entries })
     }
 
+    /// Its own name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Files and folders in the order of their names.
     pub fn entries(&self) -> &[ZipEntry] {
         &self.entries
@@ -99,7 +104,9 @@ pub fn entries(archive: &[u8]) -> Result<Vec<ZipEntry>, String> {
 }
 
 fn invalid(name: &str, why: &str) -> Fault {
-    Fault::build(format!("the wheel `{name}` is invalid")).cause(why)
+    Fault::build(format!("the wheel `{name}` is invalid"))
+        .cause(why)
+        .hint("choose another version of the package in the requirements, then `cargo xtask lock`")
 }
 
 #[cfg(test)]

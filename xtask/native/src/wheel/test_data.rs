@@ -24,6 +24,14 @@ pub(crate) struct Made {
     /// Uses the bytes of the file with this number.
     pub(crate) bytes_of: Option<usize>,
     pub(crate) local_name: Option<String>,
+    /// Extra fields of both records.
+    pub(crate) extra: Vec<u8>,
+    /// Only has a local record.
+    pub(crate) hidden: bool,
+    /// The name is not marked as UTF-8.
+    pub(crate) unmarked: bool,
+    /// Bytes behind the file.
+    pub(crate) behind: Vec<u8>,
 }
 
 pub(crate) fn made(name: &str, bytes: impl AsRef<[u8]>) -> Made {
@@ -52,10 +60,11 @@ pub(crate) fn archive(files: &[Made]) -> Vec<u8> {
         let packed = if file.stored { file.bytes.clone() } else { deflated(&file.bytes) };
         let crc = file.crc.unwrap_or_else(|| crc(&file.bytes));
         let (size, packed_size) = (file.size.unwrap_or(file.bytes.len() as u64), packed.len() as u64);
-        let flags = file.flags | if file.descriptor { 8 } else { 0 };
+        let marked = if file.name.is_ascii() || file.unmarked { 0 } else { 1 << 11 };
+        let flags = file.flags | marked | if file.descriptor { 8 } else { 0 };
         let method = if file.stored { 0 } else { 8 };
         let short = |value: u64| if file.zip64 { u32::MAX } else { value as u32 };
-        let mut extra = Vec::new();
+        let mut extra = file.extra.clone();
         if file.zip64 {
             u16(&mut extra, 1);
             u16(&mut extra, 16);
@@ -88,6 +97,10 @@ pub(crate) fn archive(files: &[Made]) -> Vec<u8> {
             u32(&mut out, packed_size as u32);
             u32(&mut out, size as u32);
         }
+        out.extend(&file.behind);
+        if file.hidden {
+            continue;
+        }
         u32(&mut directory, 0x0201_4b50);
         u16(&mut directory, 0x0314);
         u16(&mut directory, 20);
@@ -107,7 +120,8 @@ pub(crate) fn archive(files: &[Made]) -> Vec<u8> {
         directory.extend(file.name.as_bytes());
         directory.extend(&extra);
     }
-    let (at, size, count) = (out.len() as u64, directory.len() as u64, files.len() as u64);
+    let count = files.iter().filter(|file| !file.hidden).count() as u64;
+    let (at, size) = (out.len() as u64, directory.len() as u64);
     out.extend(directory);
     let zip64 = files.iter().any(|file| file.zip64);
     if zip64 {

@@ -88,6 +88,66 @@ fn records_that_differ_from_the_files_are_rejected() {
 }
 
 #[test]
+fn bytes_of_no_file_are_rejected() {
+    rejects(
+        &[made("a", "1"), Made { hidden: true, ..made("evil.py", "2") }, made("b", "3")],
+        "bytes of no file follow `a`",
+    );
+    rejects(&[Made { hidden: true, ..made("evil.py", "2") }, made("a", "1")], "it begins with 40 bytes of no file");
+    rejects(&[made("a", "1"), Made { hidden: true, ..made("evil.py", "2") }], "bytes of no file follow `a`");
+    rejects(&[Made { behind: vec![0], ..made("a", "1") }], "1 bytes of no file follow `a`");
+    // The numbers behind a file are its own, in each of the four forms.
+    let described = |behind: &[u8]| {
+        let file = Made { flags: 8, stored: true, behind: behind.to_vec(), ..made("a", "1") };
+        contents(&archive(&[file, made("b", "2")])).map(|files| files.len())
+    };
+    let crc = 0x83dc_efb7_u32.to_le_bytes();
+    let (short, long) = ([1, 0, 0, 0].repeat(2), [1, 0, 0, 0, 0, 0, 0, 0].repeat(2));
+    for signature in [&b""[..], b"PK\x07\x08"] {
+        for numbers in [&short, &long] {
+            assert_eq!(described(&[signature, &crc, numbers].concat()), Ok(2));
+            assert!(described(&[signature, b"1234", numbers].concat()).is_err());
+        }
+    }
+    for other in [&b""[..], b"12345678", &[&crc[..], &short, b"more"].concat()] {
+        assert!(described(other).is_err(), "{other:?}");
+    }
+}
+
+#[test]
+fn a_name_is_the_same_for_every_reader() {
+    let second = |name: &[u8]| [b"up", &(name.len() as u16 + 5).to_le_bytes()[..], b"\x01\0\0\0\0", name].concat();
+    rejects(&[Made { extra: second(b"b.py"), ..made("a.py", "1") }], "`a.py` has the second name `b.py`");
+    rejects(&[Made { extra: second(b""), ..made("a.py", "1") }], "`a.py` has the second name ``");
+    rejects(&[Made { unmarked: true, ..made("é.py", "1") }], "the name `é.py` is not marked as UTF-8");
+    for file in [
+        made("é.py", "1"),
+        Made { extra: second(b"a.py"), ..made("a.py", "1") },
+        Made { extra: second("é.py".as_bytes()), unmarked: true, ..made("é.py", "1") },
+    ] {
+        assert!(contents(&archive(&[file])).is_ok());
+    }
+}
+
+#[test]
+fn a_long_end_record_may_be_there_without_need() {
+    let short = archive(&[made("a", "1"), made("b", "2")]);
+    let at = short.len() - 22;
+    let (directory, size, count) = (&short[at + 16..at + 20], &short[at + 12..at + 16], &short[at + 8..at + 10]);
+    let wide = |bytes: &[u8]| [bytes, &vec![0; 8 - bytes.len()]].concat();
+    let long = |count: &[u8], directory: &[u8], length: u8, behind: &[u8]| {
+        let (count, numbers) = (wide(count), [wide(size), wide(directory)].concat());
+        let record = [b"PK\x06\x06", &*wide(&[length]), &[0; 12], &count, &count, &numbers, behind].concat();
+        let locator = [b"PK\x06\x07\0\0\0\0", &*wide(&(at as u32).to_le_bytes()), b"\x01\0\0\0"].concat();
+        contents(&[&short[..at], &record, &locator, &short[at..]].concat()).map_err(|fault| fault.causes[0].clone())
+    };
+    assert_eq!(long(count, directory, 44, b"").unwrap().len(), 2);
+    assert_eq!(long(&[1], directory, 44, b"").unwrap_err(), "its two end records differ");
+    assert_eq!(long(count, &[9], 44, b"").unwrap_err(), "its two end records differ");
+    assert_eq!(long(count, directory, 48, b"more").unwrap_err(), "its ZIP64 records are invalid");
+}
+
+#[test]
 fn an_archive_that_unpacks_to_far_too_much_is_rejected() {
     let zeros = vec![0; 4 << 20];
     let files: Vec<Made> = (0..300).map(|number| made(&format!("{number}"), &zeros)).collect();

@@ -1,11 +1,12 @@
 //! Central directory of a zip archive (APPNOTE 6.3), with what makes an archive ambiguous or unsafe as an error.
 //!
-//! Reads records only, never a file's contents. The local header of a file must agree with the central directory, and no two
-//! files may share bytes, so that every reader finds the same files.
+//! Reads records only, never a file's contents. The local header of a file must agree with the central directory, no two files
+//! may share bytes, and no bytes may be of no file, so that every reader finds the same files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 /// Bytes with random access.
@@ -49,11 +50,18 @@ const END_64: u32 = 0x0606_4b50;
 const LOCATOR_64: u32 = 0x0706_4b50;
 const CENTRAL: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
+const LOCATOR_BYTES: u64 = 20;
+/// Begins the numbers that follow a file's bytes.
+const DESCRIBED: u32 = 0x0807_4b50;
 /// Extra field with sizes that do not fit into 32 bits.
 const EXTRA_64: u16 = 1;
+/// Extra field with a name in UTF-8, which some programs read in place of the name.
+const EXTRA_NAME: u16 = 0x7075;
 
 const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
 const DESCRIPTOR: u16 = 1 << 3;
+/// The name is UTF-8.
+const UTF_8: u16 = 1 << 11;
 
 /// Limits of what one wheel may state: more than any useful one has.
 const MOST_ENTRIES: u64 = 1_000_000;
@@ -115,8 +123,22 @@ fn end<S: RandomAccess + ?Sized>(source: &S, size: u64) -> Result<Directory, Str
     let (length, start) = (fields.u32().unwrap_or(0), fields.u32().unwrap_or(0));
     let mut found = Directory { entries, at: start.into(), size: length.into() };
     let mut stop = from + at as u64;
-    if entries == 0xffff || length == u32::MAX || start == u32::MAX {
-        (found, stop) = end_64(source, stop)?;
+    let is_short = entries == 0xffff || length == u32::MAX || start == u32::MAX;
+    if is_short || has_locator(source, stop)? {
+        // Some programs write the longer record always. What both state must be the same.
+        let (long, at) = end_64(source, stop)?;
+        let short = [
+            (entries, 0xffff, long.entries),
+            (here, 0xffff, long.entries),
+            (disk, 0xffff, 0),
+            (first, 0xffff, 0),
+            (length.into(), u32::MAX.into(), long.size),
+            (start.into(), u32::MAX.into(), long.at),
+        ];
+        if short.iter().any(|(short, none, long)| short != none && short != long) {
+            return Err("its two end records differ".to_owned());
+        }
+        (found, stop) = (long, at);
     } else if disk != 0 || first != 0 || here != entries {
         return Err("it is a part of a divided archive".to_owned());
     }
@@ -130,16 +152,22 @@ fn end<S: RandomAccess + ?Sized>(source: &S, size: u64) -> Result<Directory, Str
     Ok(found)
 }
 
+/// True if the record for large archives precedes the end record, which begins here.
+fn has_locator<S: RandomAccess + ?Sized>(source: &S, end: u64) -> Result<bool, String> {
+    let Some(at) = end.checked_sub(LOCATOR_BYTES) else { return Ok(false) };
+    Ok(ZipFields(&read(source, at, 4)?).u32() == Some(LOCATOR_64))
+}
+
 /// The record for large archives, and where it begins.
 fn end_64<S: RandomAccess + ?Sized>(source: &S, end: u64) -> Result<(Directory, u64), String> {
     let invalid = "its ZIP64 records are invalid";
-    let locator = read(source, end.checked_sub(20).ok_or(invalid)?, 20)?;
+    let locator = read(source, end.checked_sub(LOCATOR_BYTES).ok_or(invalid)?, LOCATOR_BYTES)?;
     let mut fields = ZipFields(&locator);
     if fields.u32() != Some(LOCATOR_64) || fields.u32() != Some(0) {
         return Err(invalid.to_owned());
     }
     let at = fields.u64().ok_or(invalid)?;
-    if at.checked_add(56).is_none_or(|stop| stop > end - 20) {
+    if at.checked_add(56).is_none_or(|stop| stop > end - LOCATOR_BYTES) {
         return Err(invalid.to_owned());
     }
     let record = read(source, at, 56)?;
@@ -148,7 +176,8 @@ fn end_64<S: RandomAccess + ?Sized>(source: &S, end: u64) -> Result<(Directory, 
     fields.skip(12);
     let (here, entries) = (fields.u64().ok_or(invalid)?, fields.u64().ok_or(invalid)?);
     let (size, start) = (fields.u64().ok_or(invalid)?, fields.u64().ok_or(invalid)?);
-    if signature != Some(END_64) || at.checked_add(12 + length) != Some(end - 20) || here != entries {
+    // It has the 44 bytes of this version and nothing behind them.
+    if signature != Some(END_64) || length != 44 || at + 56 != end - LOCATOR_BYTES || here != entries {
         return Err(invalid.to_owned());
     }
     Ok((Directory { entries, at: start, size }, at))
@@ -173,7 +202,8 @@ fn central(fields: &mut ZipFields<'_>) -> Option<Result<(ZipEntry, u64), String>
     fields.skip(comment.into())?;
     let long = long(extra, [size, packed, local]);
     let described = || {
-        let (name, folder) = safe(name)?;
+        let (raw, (name, folder)) = (name, safe(name)?);
+        one_name(raw, flags, extra)?;
         let [size, packed, local] = long.ok_or_else(|| format!("the sizes of `{name}` are missing"))?;
         if disk != 0 {
             return Err(format!("`{name}` is in another part of a divided archive"));
@@ -232,15 +262,36 @@ fn safe(name: &[u8]) -> Result<(String, bool), String> {
     Ok((path.to_owned(), folder))
 }
 
+/// Rejects a name that programs read differently: by a second one, or by the character set.
+fn one_name(name: &[u8], flags: u16, extra: &[u8]) -> Result<(), String> {
+    let (mut fields, mut is_utf_8) = (ZipFields(extra), flags & UTF_8 != 0);
+    while let (Some(id), Some(length)) = (fields.u16(), fields.u16()) {
+        let Some(value) = fields.take(length.into()) else { break };
+        if id != EXTRA_NAME {
+            continue;
+        }
+        // A version and a checksum precede it.
+        let second = value.get(5..).unwrap_or_default();
+        if second != name {
+            return Err(format!("`{}` has the second name `{}`", name.escape_ascii(), second.escape_ascii()));
+        }
+        is_utf_8 = true;
+    }
+    if is_utf_8 || name.is_ascii() {
+        return Ok(());
+    }
+    Err(format!("the name `{}` is not marked as UTF-8", String::from_utf8_lossy(name)))
+}
+
 /// Finds the bytes of each file, and compares the local headers with the directory.
 fn places<S: RandomAccess + ?Sized>(source: &S, found: &mut [(ZipEntry, u64)], end: u64) -> Result<(), String> {
     found.sort_by_key(|(_, local)| *local);
-    let mut free = 0;
+    let (mut free, mut last) = (0, None);
     for (entry, local) in found {
-        let shared = || format!("`{}` shares bytes with another file", entry.name);
         if *local < free {
-            return Err(shared());
+            return Err(format!("`{}` shares bytes with another file", entry.name));
         }
+        check_rest(source, last, free..*local)?;
         let head = read(source, *local, 30)?;
         let mut fields = ZipFields(&head);
         let differs = || format!("the two records of `{}` differ", entry.name);
@@ -254,6 +305,7 @@ fn places<S: RandomAccess + ?Sized>(source: &S, found: &mut [(ZipEntry, u64)], e
         let (name, extra) = (fields.u16().unwrap_or(0), fields.u16().unwrap_or(0));
         let rest = read(source, local.saturating_add(30), u64::from(name) + u64::from(extra))?;
         let (name, extra) = rest.split_at(usize::from(name));
+        one_name(name, flags, extra)?;
         let stated = name.strip_suffix(b"/").unwrap_or(name);
         if stated != entry.name.as_bytes() || method != Some(if entry.deflated { 8 } else { 0 }) {
             return Err(differs());
@@ -273,8 +325,41 @@ fn places<S: RandomAccess + ?Sized>(source: &S, found: &mut [(ZipEntry, u64)], e
         if free > end {
             return Err(format!("the bytes of `{}` are outside the archive", entry.name));
         }
+        last = Some((&*entry, flags & DESCRIPTOR != 0));
     }
-    Ok(())
+    check_rest(source, last, free..end)
+}
+
+/// Rejects bytes behind a file that are not of it: readers that do not use the directory find a file there. Of a file with the flag,
+/// its numbers follow, of 32 or 64 bits, with a signature or without.
+fn check_rest<S: RandomAccess + ?Sized>(
+    source: &S,
+    last: Option<(&ZipEntry, bool)>,
+    rest: Range<u64>,
+) -> Result<(), String> {
+    let length = rest.end - rest.start;
+    let Some((entry, true)) = last else {
+        return match (length, last) {
+            (0, _) => Ok(()),
+            (_, None) => Err(format!("it begins with {length} bytes of no file")),
+            (_, Some((entry, _))) => Err(format!("{length} bytes of no file follow `{}`", entry.name)),
+        };
+    };
+    let numbers = match length {
+        12 | 16 => [entry.packed, entry.size]
+            .iter()
+            .map(|number| u32::try_from(*number).map(u32::to_le_bytes))
+            .collect::<Result<Vec<_>, _>>()
+            .map_or_else(|_| Vec::new(), |numbers| numbers.concat()),
+        20 | 24 => [entry.packed.to_le_bytes(), entry.size.to_le_bytes()].concat(),
+        _ => return Err(format!("{length} bytes follow `{}`, which are not its sizes", entry.name)),
+    };
+    let signature = if length % 8 == 0 { DESCRIBED.to_le_bytes().to_vec() } else { Vec::new() };
+    let expected = [signature, entry.crc.to_le_bytes().to_vec(), numbers].concat();
+    if read(source, rest.start, length)? == expected {
+        return Ok(());
+    }
+    Err(format!("the sizes behind `{}` differ from its record", entry.name))
 }
 
 /// Rejects names that are one path on some file system, and files with something below them. Names are sorted.
