@@ -17,6 +17,7 @@ use xtask_model::spec::requirements;
 use xtask_model::spec::wheel::WheelName;
 use xtask_model::spec::wheel::page::Page;
 use xtask_native::layer::{Limits, Reader, note, toc};
+use xtask_native::recipes::python::recorded_paths;
 use xtask_native::wheel;
 
 pub fn dockerfile(bytes: &[u8]) -> bool {
@@ -141,6 +142,14 @@ pub fn wheel_records(bytes: &[u8]) -> bool {
     assert!(places.iter().all(|(at, packed)| at + packed <= bytes.len() as u64));
     assert!(entries.is_sorted_by(|one, two| one.name < two.name));
     assert!(entries.iter().flat_map(|entry| entry.name.split('/')).all(|part| !matches!(part, "" | "." | "..")));
+    true
+}
+
+/// Reads a wheel's `RECORD`.
+pub fn wheel_rows(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(paths) = recorded_paths(text) else { return false };
+    assert!(paths.len() <= bytes.len() && paths.iter().all(|path| !path.is_empty() && !path.starts_with('/')));
     true
 }
 
@@ -350,6 +359,13 @@ mod tests {
         let words =
             &["PK\u{1}\u{2}", "PK\u{3}\u{4}", "PK\u{5}\u{6}", "PK\u{6}\u{6}", "PK\u{6}\u{7}", "\0\0\0\0", "../", "/"];
         drive(wheel_records, 1500, &seeds, words);
+    }
+
+    #[test]
+    fn rows_of_wheels() {
+        let seeds = texts(&["a.py,sha256=x,1\r\n\"b,\"\"c\"\"\",,\r\na-1.dist-info/RECORD,,\n", "a,,\rb,,\n"]);
+        let words = &["\r", "\n", "\r\n", "\"", "\"\"", ",", ",,", "./", "../", "\u{feff}"];
+        drive(wheel_rows, 1500, &seeds, words);
     }
 
     #[test]

@@ -112,6 +112,14 @@ pub struct PythonPackages<'a> {
     made: Mutex<Vec<Made>>,
 }
 
+/// Paths in a wheel's `RECORD`.
+///
+/// # Errors
+/// The reason, in a few words.
+pub fn recorded_paths(record: &str) -> Result<Vec<String>, String> {
+    Ok(record::parse(record)?.into_iter().map(|row| row.path).collect())
+}
+
 /// Scripts next to the Dockerfile, which both engines run.
 struct Scripts {
     install: PathBuf,
