@@ -123,6 +123,7 @@ impl Distribution {
                 false,
             );
         }
+        install.check_places()?;
         let mut out = install.out;
         out.rows.push(Row { path: record, hash: String::new(), size: String::new() });
         out.rows.sort();
@@ -235,6 +236,20 @@ impl Install<'_> {
         }
     }
 
+    /// Rejects a file where another path needs a folder.
+    fn check_places(&self) -> Result<(), Fault> {
+        let files = &self.out.files;
+        for path in files.keys().chain(&self.out.folders) {
+            if let Some(file) = parents(path).find(|parent| files.contains_key(*parent)) {
+                return Err(self.wheel.invalid(&format!("it has a file for `{file}`, and `{path}` below it")));
+            }
+        }
+        match self.out.folders.iter().find(|folder| files.contains_key(*folder)) {
+            Some(path) => Err(self.wheel.invalid(&format!("it has a file and a folder for `{path}`"))),
+            None => Ok(()),
+        }
+    }
+
     /// A file that the installer writes, instead of one of the wheel.
     fn write(&mut self, path: &str, bytes: Vec<u8>, executable: bool) {
         self.out.rows.push(self.row(path, &bytes));
@@ -343,6 +358,11 @@ fn relative(site: &str, path: &str) -> String {
     let common = site.iter().zip(&path[..path.len() - 1]).take_while(|(one, two)| one == two).count();
     let up = std::iter::repeat_n("..", site.len() - common);
     up.chain(path[common..].iter().copied()).collect::<Vec<_>>().join("/")
+}
+
+/// The folders that a path is below.
+pub(super) fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at])
 }
 
 /// True for a file of a test suite.

@@ -167,6 +167,33 @@ fn a_wheel_that_breaks_the_specification_is_rejected() {
 }
 
 #[test]
+fn a_path_is_a_file_or_a_folder() {
+    let data = "odd_one-1.data";
+    let folder = |name: &str| Made { mode: 0o040_755, ..made(&format!("{data}/purelib/{name}/"), "") };
+    for (files, why) in [
+        (
+            [made("x", ""), made(&format!("{data}/platlib/x/__init__.py"), "")],
+            format!("it has a file for `{SITE}/x`, and `{SITE}/x/__init__.py` below it"),
+        ),
+        (
+            [made("x/y/__init__.py", ""), made(&format!("{data}/purelib/x"), "")],
+            format!("it has a file for `{SITE}/x`, and `{SITE}/x/y/__init__.py` below it"),
+        ),
+        (
+            [made("y", ""), made(&format!("{data}/data/lib/python3.13/site-packages/y/z"), "")],
+            format!("it has a file for `{SITE}/y`, and `{SITE}/y/z` below it"),
+        ),
+        ([made("x", ""), folder("x/y")], format!("it has a file for `{SITE}/x`, and `{SITE}/x/y` below it")),
+        ([made("x", ""), folder("x")], format!("it has a file and a folder for `{SITE}/x`")),
+    ] {
+        rejects(&files, &why);
+    }
+    assert!(
+        installed(&[made("x/__init__.py", ""), made(&format!("{data}/purelib/x/y.py"), ""), folder("x")], None).is_ok()
+    );
+}
+
+#[test]
 fn paths_in_a_record_start_in_site_packages() {
     for (path, expected) in [
         ("bin/x", "../../../bin/x"),
