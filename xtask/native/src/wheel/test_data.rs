@@ -154,11 +154,13 @@ fn hash(bytes: &[u8]) -> String {
     format!("sha256={}", URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
 }
 
-/// Writes a wheel of version 1 with these files and metadata: a `RECORD` that lists them, `WHEEL` and `METADATA`.
+/// Writes a wheel of version 1 with these files and `WHEEL`, and with `METADATA` and a `RECORD` that lists them all, unless they are of these files.
 pub(crate) fn wheel(folder: &Path, name: &str, files: &[Made]) -> PathBuf {
     let info = format!("{name}-1.dist-info");
     let mut all = files.to_vec();
-    all.push(made(&format!("{info}/METADATA"), format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")));
+    if !files.iter().any(|file| file.name == format!("{info}/METADATA")) {
+        all.push(made(&format!("{info}/METADATA"), format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")));
+    }
     all.push(made(&format!("{info}/WHEEL"), "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"));
     if !files.iter().any(|file| file.name == format!("{info}/RECORD")) {
         let rows: String = all

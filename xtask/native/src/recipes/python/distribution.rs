@@ -9,7 +9,8 @@ use crate::wheel::{Wheel, ZipEntry};
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_model::fault::Fault;
 use xtask_model::spec::lock::LockedPackage;
-use xtask_model::spec::requirements::normalised;
+use xtask_model::spec::requirements::{Version, normalised};
+use xtask_model::spec::wheel::WheelName;
 
 /// The environment that wheels are installed into.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,8 @@ impl Distribution {
         version(&needed("WHEEL")?).map_err(|why| wheel.invalid(&why))?;
         let listed = needed("RECORD")?;
         let listed = record::parse(&listed).map_err(|why| wheel.invalid(&format!("`RECORD`: {why}")))?;
+        let metadata = needed("METADATA")?;
+        check_metadata(&metadata, wheel, package).map_err(|why| wheel.invalid(&why))?;
         let entry_points_text = text("entry_points.txt")?.unwrap_or_default();
         let scripts = entry_points(&entry_points_text).map_err(|why| wheel.invalid(&why))?;
         let mut install = Install {
@@ -96,7 +99,7 @@ impl Distribution {
                 files: BTreeMap::new(),
                 folders: BTreeSet::new(),
                 rows: Vec::new(),
-                metadata: needed("METADATA")?,
+                metadata,
                 has_plugins: has_plugins(&entry_points_text),
             },
         };
@@ -275,6 +278,38 @@ fn info(wheel: &Wheel, package: &LockedPackage) -> Result<String, Fault> {
         return Err(wheel.invalid(&format!("it has the metadata `{info}`, but `{}` is locked", package.name)));
     }
     Ok(info.to_owned())
+}
+
+/// Compares what the metadata states with the lock.
+fn check_metadata(metadata: &str, wheel: &Wheel, package: &LockedPackage) -> Result<(), String> {
+    let field = |name: &str| {
+        let mut head = metadata.lines().take_while(|line| !line.is_empty()).skip_while(|line| {
+            !line.split_once(':').is_some_and(|(field, _)| field.trim_end().eq_ignore_ascii_case(name))
+        });
+        let first = head.next()?.split_once(':')?.1;
+        // An indented line continues the one before.
+        let more = head.take_while(|line| line.starts_with([' ', '\t']));
+        let value = std::iter::once(first).chain(more).map(str::trim).collect::<Vec<_>>().join(" ");
+        Some(value.trim().to_owned())
+    };
+    let needed = |name: &str| field(name).ok_or_else(|| format!("its `METADATA` has no `{name}`"));
+    let (name, stated) = (needed("Name")?, needed("Version")?);
+    if normalised(&name) != package.name {
+        return Err(format!("its `METADATA` has the name `{name}`, but `{}` is locked", package.name));
+    }
+    let version: Version = stated.parse()?;
+    // That of a checkout is not known from the lock, and may be from the wheel's name.
+    let locked = package.version.parse().ok();
+    let Some(wanted) = locked.or_else(|| Some(wheel.name().parse::<WheelName>().ok()?.version)) else { return Ok(()) };
+    let public = |version: &Version| {
+        let text = version.to_string();
+        text.split('+').next().and_then(|text| text.parse::<Version>().ok())
+    };
+    // One of the two may be without its local part, as in pins of `==`.
+    if version == wanted || Some(&version) == public(&wanted).as_ref() || public(&version).as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    Err(format!("its `METADATA` has the version `{stated}`, but {wanted} is locked"))
 }
 
 /// Rejects a version of the wheel format that is not known.

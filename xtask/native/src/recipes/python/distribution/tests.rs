@@ -194,6 +194,38 @@ fn a_path_is_a_file_or_a_folder() {
 }
 
 #[test]
+fn metadata_is_of_the_locked_package() {
+    let stated = |name: &str, version: &str, locked: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("Metadata-Version: 2.1\n{name}{version}\nName: other\nVersion: 9\n");
+        let path = wheel(folder.path(), "odd_one", &[made("odd_one-1.dist-info/METADATA", text)]);
+        let package = LockedPackage { version: locked.to_owned(), ..package("odd-one", None) };
+        let found = Distribution::new(&Wheel::open(&path, "odd_one-1-py3-none-any.whl").unwrap(), &package, &PLACE);
+        found.map(drop).map_err(|fault| fault.causes[0].clone())
+    };
+    for (name, version, locked) in [
+        ("Name: odd-one\n", "Version: 1\n", "1"),
+        ("Name: Odd.One\r\n", "Version: 1.0\r\n", "1"),
+        ("name: odd_one\n", "VERSION:\n 1\n", "1"),
+        ("Name: odd_one\n", "Version: 1\n", "1+cpu"),
+        ("Name: odd_one\n", "Version: 1+cpu\n", "1"),
+        ("Name: odd_one\n", "Version: 1\n", "unknown"),
+    ] {
+        assert_eq!(stated(name, version, locked), Ok(()), "{name}{version}");
+    }
+    for (name, version, locked, why) in [
+        ("Name: other\n", "Version: 1\n", "1", "its `METADATA` has the name `other`, but `odd-one` is locked"),
+        ("Name: odd-one\n", "Version: 2\n", "1", "its `METADATA` has the version `2`, but 1 is locked"),
+        ("Name: odd-one\n", "Version: 2\n", "unknown", "its `METADATA` has the version `2`, but 1 is locked"),
+        ("Name: odd-one\n", "Version: 1+a\n", "1+b", "its `METADATA` has the version `1+a`, but 1+b is locked"),
+        ("Name: odd-one\n", "", "1", "its `METADATA` has no `Version`"),
+        ("", "Version: 1\n", "1", "its `METADATA` has no `Name`"),
+    ] {
+        assert_eq!(stated(name, version, locked).unwrap_err(), why);
+    }
+}
+
+#[test]
 fn paths_in_a_record_start_in_site_packages() {
     for (path, expected) in [
         ("bin/x", "../../../bin/x"),
