@@ -26,6 +26,11 @@ impl EnvironmentPlace<'_> {
         format!("lib/{}/site-packages", self.folder)
     }
 
+    /// `13` of `python3.13`.
+    fn minor(&self) -> &str {
+        self.folder.rsplit('.').next().unwrap_or(self.folder)
+    }
+
     fn interpreter(&self) -> String {
         format!("{}/bin/python3", self.home)
     }
@@ -86,7 +91,8 @@ impl Distribution {
         let metadata = needed("METADATA")?;
         check_metadata(&metadata, wheel, package).map_err(|why| wheel.invalid(&why))?;
         let entry_points_text = text("entry_points.txt")?.unwrap_or_default();
-        let scripts = entry_points(&entry_points_text).map_err(|why| wheel.invalid(&why))?;
+        let EntryPoints { scripts, has_others } =
+            entry_points(&entry_points_text, place.minor()).map_err(|why| wheel.invalid(&why))?;
         let mut install = Install {
             wheel,
             place,
@@ -100,7 +106,7 @@ impl Distribution {
                 folders: BTreeSet::new(),
                 rows: Vec::new(),
                 metadata,
-                has_plugins: has_plugins(&entry_points_text),
+                has_plugins: has_others,
             },
         };
         let mut rows: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
@@ -329,52 +335,91 @@ struct ObjectReference {
     attribute: String,
 }
 
-/// Console and GUI scripts of `entry_points.txt`, by name.
-fn entry_points(text: &str) -> Result<BTreeMap<String, ObjectReference>, String> {
-    let mut out = BTreeMap::new();
-    let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
-    let mut section = String::new();
-    for raw in text.lines() {
+/// What `entry_points.txt` has.
+#[derive(Debug)]
+struct EntryPoints {
+    /// Console and GUI scripts by name; of two with one name, the GUI script.
+    scripts: BTreeMap<String, ObjectReference>,
+    /// True if it has a group of others than scripts.
+    has_others: bool,
+}
+
+/// Reads `entry_points.txt` as Python's `configparser` does, with `=` between names and values.
+fn entry_points(text: &str, minor: &str) -> Result<EntryPoints, String> {
+    let wrong = |line: &str| format!("`entry_points.txt` has the invalid line `{}`", line.escape_debug());
+    let mut sections: BTreeMap<&str, Vec<(&str, String)>> = BTreeMap::new();
+    let (mut section, mut indent, mut continues) = (None, 0, false);
+    for raw in text.split(['\n', '\r']) {
         let line = raw.trim();
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            name.clone_into(&mut section);
+        let own = raw.len() - raw.trim_start().len();
+        if continues && own > indent {
+            // More of the value before.
+            let options = section.and_then(|name| sections.get_mut(name));
+            if let Some((_, value)) = options.and_then(|options| options.last_mut()) {
+                value.push('\n');
+                value.push_str(line);
+            }
             continue;
         }
-        if section != "console_scripts" && section != "gui_scripts" {
+        indent = own;
+        // What follows the bracket does not count.
+        let header = line.strip_prefix('[').and_then(|rest| Some(&rest[..rest.rfind(']')?]));
+        if let Some(name) = header.filter(|name| !name.is_empty()) {
+            if sections.insert(name, Vec::new()).is_some() {
+                return Err(format!("`entry_points.txt` has the section `{}` twice", name.escape_debug()));
+            }
+            (section, continues) = (Some(name), false);
             continue;
         }
-        let invalid = || format!("`entry_points.txt` has the invalid line `{line}`");
-        // An indented line continues the one before.
-        if raw.starts_with([' ', '\t']) {
-            return Err(invalid());
-        }
-        let (name, target) = line.split_once('=').ok_or_else(invalid)?;
-        let (name, target) = (name.trim(), target.trim());
-        let target = target.split_once('[').map_or(target, |(target, _)| target.trim_end());
-        let (module, attribute) = target.split_once(':').ok_or_else(invalid)?;
-        let (module, attribute) = (module.trim(), attribute.trim());
-        let dotted = |text: &str| {
-            text.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_'))
-        };
-        if !dotted(module) || !dotted(attribute) || matches!(name, "" | "." | "..") || name.contains(['/', '\\', '\0'])
-        {
-            return Err(invalid());
-        }
-        if !seen.insert((section.clone(), name.to_owned())) {
+        let options = section.and_then(|name| sections.get_mut(name)).ok_or_else(|| wrong(line))?;
+        let (name, value) = line.split_once('=').ok_or_else(|| wrong(line))?;
+        let name = name.trim_end();
+        if options.iter().any(|(other, _)| *other == name) {
             return Err(format!("`entry_points.txt` has `{name}` twice"));
         }
-        out.insert(name.to_owned(), ObjectReference { module: module.to_owned(), attribute: attribute.to_owned() });
+        options.push((name, value.trim_start().to_owned()));
+        continues = true;
+    }
+    let has_others = sections.keys().any(|section| !SCRIPTS.contains(section));
+    let mut out = EntryPoints { scripts: BTreeMap::new(), has_others };
+    for (number, section) in SCRIPTS.into_iter().enumerate() {
+        let mut scripts = BTreeMap::new();
+        for (name, value) in sections.get(section).into_iter().flatten() {
+            let invalid = || wrong(&format!("{name} = {value}"));
+            let target = value.split_once('[').map_or(&**value, |(target, _)| target).trim_end();
+            let (module, attribute) = target.split_once(':').ok_or_else(invalid)?;
+            let (module, attribute) = (module.trim(), attribute.trim());
+            let dotted = |text: &str| {
+                text.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_'))
+            };
+            let is_path = matches!(*name, "" | "." | "..") || name.contains(['/', '\\', '\0']);
+            if is_path || !dotted(module) || !dotted(attribute) {
+                return Err(invalid());
+            }
+            let target = ObjectReference { module: module.to_owned(), attribute: attribute.to_owned() };
+            scripts.insert((*name).to_owned(), target);
+        }
+        if number == 0 {
+            own_pip(&mut scripts, minor);
+        }
+        out.scripts.append(&mut scripts);
     }
     Ok(out)
 }
 
-/// True if `entry_points.txt` has a group of others than scripts.
-fn has_plugins(text: &str) -> bool {
-    let groups = text.lines().filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']'));
-    groups.into_iter().any(|group| !matches!(group.trim(), "console_scripts" | "gui_scripts"))
+/// Sections of console scripts and of GUI scripts.
+const SCRIPTS: [&str; 2] = ["console_scripts", "gui_scripts"];
+
+/// pip's wheel may have `pip3.11`, of the Python that it was built with: installers write one for their own.
+fn own_pip(scripts: &mut BTreeMap<String, ObjectReference>, minor: &str) {
+    let is_numbered = |name: &str| name.strip_prefix("pip3.").is_some_and(|minor| minor.parse::<u8>().is_ok());
+    scripts.retain(|name, _| !is_numbered(name));
+    if let Some(pip) = scripts.get("pip3").cloned() {
+        scripts.insert(format!("pip3.{minor}"), pip);
+    }
 }
 
 /// The script that starts an entry point, as uv writes it.

@@ -226,6 +226,46 @@ fn metadata_is_of_the_locked_package() {
 }
 
 #[test]
+fn entry_points_are_read_as_python_does() {
+    for (text, names) in [
+        ("[console_scripts] # comment\na = m:f\n", &["a"][..]),
+        ("[console_scripts]\ra = m:f\r", &["a"]),
+        ("[console_scripts]\r\na = m:f\r\n", &["a"]),
+        ("  [console_scripts]\n  a = m:f\n", &["a"]),
+        ("[console_scripts]\n\ta = m:f\n", &["a"]),
+        ("[console_scripts]\na = m:f\n  [x]\n\nb =\n  m:f\n", &["a", "b"]),
+        ("[other]\nx = y\n\n  [console_scripts]\n  a = m:f\n", &[]),
+        ("[ console_scripts ]\na = m:f\n", &[]),
+        ("[console_scripts] # see [x]\na = m:f\n", &[]),
+        (
+            "[console_scripts]\npip = m:f\npip3 = m:f\npip3.11 = m:f\npip3.x = m:f\n",
+            &["pip", "pip3", "pip3.13", "pip3.x"],
+        ),
+        ("[console_scripts]\npip3.11 = m:f\n", &[]),
+        ("[gui_scripts]\npip3.11 = m:f\n", &["pip3.11"]),
+        ("", &[]),
+    ] {
+        let found = entry_points(text, "13").unwrap();
+        assert_eq!(found.scripts.keys().collect::<Vec<_>>(), names, "{text}");
+        assert!(found.scripts.values().all(|target| target.module == "m" && target.attribute == "f"), "{text}");
+    }
+    for (text, why) in [
+        ("\u{feff}[console_scripts]\na = m:f\n", "the invalid line `\\u{feff}[console_scripts]`"),
+        ("a = m:f\n[console_scripts]\n", "the invalid line `a = m:f`"),
+        ("[console_scripts]\na: m:f\n", "the invalid line `a: m:f`"),
+        ("[other]\nx = y\n[console_scripts\na = m:f\n", "the invalid line `[console_scripts`"),
+        ("[console_scripts]\na = m:f\n  b = m:f\n", "the invalid line `a = m:f\\nb = m:f`"),
+        ("[console_scripts]\na = m:f # comment\n", "the invalid line `a = m:f # comment`"),
+        ("[console_scripts]\n[other]\n[console_scripts]\n", "the section `console_scripts` twice"),
+    ] {
+        let found = entry_points(text, "13").unwrap_err();
+        assert!(found.contains(why), "{text}: {found}");
+    }
+    let others = |text: &str| entry_points(text, "13").unwrap().has_others;
+    assert!(others("[console_scripts]\n[pytest11]\n") && !others("[console_scripts]\n[gui_scripts]\n"));
+}
+
+#[test]
 fn paths_in_a_record_start_in_site_packages() {
     for (path, expected) in [
         ("bin/x", "../../../bin/x"),
