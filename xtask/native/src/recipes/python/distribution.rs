@@ -116,21 +116,19 @@ impl Distribution {
             install.entry(entry, rows.get(entry.name.as_str()).map_or(&[], Vec::as_slice))?;
         }
         for (name, target) in &scripts {
-            let script = launcher(&place.interpreter(), target);
-            install.write(&format!("bin/{name}"), script.into_bytes(), true);
+            let (path, script) = (format!("bin/{name}"), launcher(&place.interpreter(), target).into_bytes());
+            install.out.rows.push(install.row(&path, &script));
+            install.add(&path, InstalledFile { bytes: Bytes::Here(script.into()), executable: true })?;
         }
         let own = |name: &str| format!("{}/{info}/{name}", place.site());
-        install.write(&own("INSTALLER"), b"uv".to_vec(), false);
-        install.write(&own("REQUESTED"), Vec::new(), false);
+        install.write(&own("INSTALLER"), b"uv".to_vec());
+        install.write(&own("REQUESTED"), Vec::new());
         if let Some(url) = &package.url {
             let document = serde_json::json!({ "url": url, "archive_info": {} });
             // In the order of PEP 610's examples, as uv writes it.
             let url = document["url"].to_string();
-            install.write(
-                &own("direct_url.json"),
-                format!(r#"{{"url":{url},"archive_info":{{}}}}"#).into_bytes(),
-                false,
-            );
+            let document = format!(r#"{{"url":{url},"archive_info":{{}}}}"#);
+            install.write(&own("direct_url.json"), document.into_bytes());
         }
         install.check_places()?;
         let mut out = install.out;
@@ -221,7 +219,8 @@ impl Install<'_> {
     /// A script of the wheel: always executable; a first line that begins with `#!python` becomes the environment's Python.
     fn script(&mut self, entry: &ZipEntry, name: &str, listed: &[&Row]) -> Result<(), Fault> {
         // An entry point of this name is installed in its place.
-        if self.scripts.contains_key(name) {
+        let stem = [".exe", "-script.py", ".pya"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        if self.scripts.contains_key(stem) {
             self.out.rows.extend(listed.iter().map(|row| (*row).clone()));
             return Ok(());
         }
@@ -239,6 +238,11 @@ impl Install<'_> {
     }
 
     fn add(&mut self, path: &str, file: InstalledFile) -> Result<(), Fault> {
+        // The environment has these itself, above all packages.
+        let python = format!("bin/{}", self.place.folder);
+        if ["pyvenv.cfg", "bin/python", "bin/python3", &python].contains(&path) {
+            return Err(self.wheel.invalid(&format!("it has a file for `{path}`, which is the environment's own")));
+        }
         match self.out.files.insert(path.to_owned(), file) {
             Some(_) => Err(self.wheel.invalid(&format!("it has two files for `{path}`"))),
             None => Ok(()),
@@ -259,10 +263,10 @@ impl Install<'_> {
         }
     }
 
-    /// A file that the installer writes, instead of one of the wheel.
-    fn write(&mut self, path: &str, bytes: Vec<u8>, executable: bool) {
+    /// A file that the installer writes, instead of one of the wheel: only below the folder of the metadata.
+    fn write(&mut self, path: &str, bytes: Vec<u8>) {
         self.out.rows.push(self.row(path, &bytes));
-        self.out.files.insert(path.to_owned(), InstalledFile { bytes: Bytes::Here(bytes.into()), executable });
+        self.out.files.insert(path.to_owned(), InstalledFile { bytes: Bytes::Here(bytes.into()), executable: false });
     }
 
     fn row(&self, path: &str, bytes: &[u8]) -> Row {

@@ -266,6 +266,27 @@ fn entry_points_are_read_as_python_does() {
 }
 
 #[test]
+fn a_script_is_not_installed_in_place_of_another_file() {
+    let points =
+        |text: &str| made("odd_one-1.dist-info/entry_points.txt", format!("[console_scripts]\n{text} = odd_one:f\n"));
+    let data = |path: &str| made(&format!("odd_one-1.data/{path}"), "text");
+    for (files, why) in [
+        (vec![points("odd"), data("data/bin/odd")], "it has two files for `bin/odd`"),
+        (vec![data("scripts/odd"), data("data/bin/odd")], "it has two files for `bin/odd`"),
+        (vec![points("python")], "`bin/python`, which is the environment's own"),
+        (vec![data("scripts/python3")], "`bin/python3`, which is the environment's own"),
+        (vec![data("data/bin/python3.13")], "`bin/python3.13`, which is the environment's own"),
+        (vec![data("data/pyvenv.cfg")], "`pyvenv.cfg`, which is the environment's own"),
+    ] {
+        rejects(&files, why);
+    }
+    // Files of other systems' installers for the same script.
+    let found = installed(&[points("odd"), data("scripts/odd-script.py"), data("scripts/odd.exe")], None).unwrap();
+    let scripts: Vec<&String> = found.files.keys().filter(|path| path.starts_with("bin/")).collect();
+    assert_eq!(scripts, ["bin/odd"]);
+}
+
+#[test]
 fn paths_in_a_record_start_in_site_packages() {
     for (path, expected) in [
         ("bin/x", "../../../bin/x"),
