@@ -99,6 +99,7 @@ impl Distribution {
             data: format!("{}.data", info.strip_suffix(".dist-info").unwrap_or(&info)),
             headers: format!("include/site/{}/{}", place.folder, package.name),
             scripts: &scripts,
+            spelled: BTreeMap::new(),
             out: Self {
                 name: package.name.clone(),
                 site: place.site(),
@@ -109,11 +110,21 @@ impl Distribution {
                 has_plugins: has_others,
             },
         };
-        let mut rows: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
-        listed.iter().for_each(|row| rows.entry(&row.path).or_default().push(row));
+        // Of several rows of a path the first counts, however it is spelled.
+        let mut rows: BTreeMap<String, &Row> = BTreeMap::new();
+        for row in &listed {
+            if let Some(path) = record::canonical(&row.path) {
+                rows.entry(path).or_insert(row);
+            }
+        }
         let record = format!("{info}/RECORD");
-        for entry in wheel.entries().iter().filter(|entry| entry.name != record) {
-            install.entry(entry, rows.get(entry.name.as_str()).map_or(&[], Vec::as_slice))?;
+        for entry in wheel.entries() {
+            let listed = rows.get(&entry.name).copied();
+            if entry.name == record {
+                install.list(entry, &record, listed);
+            } else {
+                install.entry(entry, listed)?;
+            }
         }
         for (name, target) in &scripts {
             let (path, script) = (format!("bin/{name}"), launcher(&place.interpreter(), target).into_bytes());
@@ -131,10 +142,17 @@ impl Distribution {
             install.write(&own("direct_url.json"), document.into_bytes());
         }
         install.check_places()?;
-        let mut out = install.out;
-        out.rows.push(Row { path: record, hash: String::new(), size: String::new() });
+        let Install { mut out, spelled, .. } = install;
         out.rows.sort();
-        let text = Bytes::Here(record::print(&out.rows).into_bytes().into());
+        let text = if spelled.is_empty() {
+            record::print(&out.rows)
+        } else {
+            let spell = |row: &Row| Row { path: spelled.get(&row.path).unwrap_or(&row.path).clone(), ..row.clone() };
+            let mut rows: Vec<Row> = out.rows.iter().map(spell).collect();
+            rows.sort();
+            record::print(&rows)
+        };
+        let text = Bytes::Here(text.into_bytes().into());
         out.files.insert(own("RECORD"), InstalledFile { bytes: text, executable: false });
         Ok(out)
     }
@@ -164,11 +182,13 @@ struct Install<'a> {
     data: String,
     headers: String,
     scripts: &'a BTreeMap<String, ObjectReference>,
+    /// Paths that the wheel's `RECORD` has in another spelling, which is kept.
+    spelled: BTreeMap<String, String>,
     out: Distribution,
 }
 
 impl Install<'_> {
-    fn entry(&mut self, entry: &ZipEntry, listed: &[&Row]) -> Result<(), Fault> {
+    fn entry(&mut self, entry: &ZipEntry, listed: Option<&Row>) -> Result<(), Fault> {
         let data = entry.name.strip_prefix(&self.data).and_then(|rest| rest.strip_prefix('/'));
         let Some(rest) = data else {
             // The folder itself is not installed.
@@ -201,27 +221,36 @@ impl Install<'_> {
         self.put(entry, &path, listed)
     }
 
-    fn put(&mut self, entry: &ZipEntry, path: &str, listed: &[&Row]) -> Result<(), Fault> {
+    fn put(&mut self, entry: &ZipEntry, path: &str, listed: Option<&Row>) -> Result<(), Fault> {
         if entry.folder {
             self.out.folders.insert(path.to_owned());
             return Ok(());
         }
-        let row = relative(&self.out.site, path);
-        if listed.is_empty() {
-            self.out.rows.push(Row { path: row, hash: String::new(), size: entry.size.to_string() });
-        } else {
-            self.out.rows.extend(listed.iter().map(|listed| Row { path: row.clone(), ..(*listed).clone() }));
-        }
+        self.list(entry, &relative(&self.out.site, path), listed);
         let file = InstalledFile { bytes: Bytes::Packed(self.wheel.packed(entry)), executable: entry.executable };
         self.add(path, file)
     }
 
+    /// Adds the row of a file of the wheel. One that is not listed has no hash, and signatures of `RECORD` have no row then.
+    fn list(&mut self, entry: &ZipEntry, path: &str, listed: Option<&Row>) {
+        let Some(row) = listed else {
+            if !entry.name.ends_with(".dist-info/RECORD.jws") && !entry.name.ends_with(".dist-info/RECORD.p7s") {
+                self.out.rows.push(Row { path: path.to_owned(), hash: String::new(), size: entry.size.to_string() });
+            }
+            return;
+        };
+        if row.path != path && entry.name == path {
+            self.spelled.insert(path.to_owned(), row.path.clone());
+        }
+        self.out.rows.push(Row { path: path.to_owned(), ..row.clone() });
+    }
+
     /// A script of the wheel: always executable; a first line that begins with `#!python` becomes the environment's Python.
-    fn script(&mut self, entry: &ZipEntry, name: &str, listed: &[&Row]) -> Result<(), Fault> {
+    fn script(&mut self, entry: &ZipEntry, name: &str, listed: Option<&Row>) -> Result<(), Fault> {
         // An entry point of this name is installed in its place.
         let stem = [".exe", "-script.py", ".pya"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         if self.scripts.contains_key(stem) {
-            self.out.rows.extend(listed.iter().map(|row| (*row).clone()));
+            self.list(entry, &entry.name, listed);
             return Ok(());
         }
         let path = format!("bin/{name}");

@@ -146,6 +146,28 @@ fn rows_follow_the_files() {
 }
 
 #[test]
+fn a_row_is_kept_as_it_is_spelled() {
+    let info = "odd_one-1.dist-info";
+    for (record, expected) in [
+        ("./m.py,sha256=x,4\nINFO/RECORD,,\n", "./m.py,sha256=x,4\nINFO/RECORD,,"),
+        ("n/..//m.py,sha256=x,4\nINFO/RECORD,,\n", "n/..//m.py,sha256=x,4\nINFO/RECORD,,"),
+        ("/m.py,sha256=x,04\n./INFO/RECORD,sha256=y,3\n", "./INFO/RECORD,sha256=y,3\nm.py,sha256=x,4"),
+        ("m.py,sha256=x,1\n./m.py,sha256=y,2\nINFO/RECORD,,\n", "m.py,sha256=x,1\nINFO/RECORD,,"),
+        ("\"m.py\",,\n../m.py,sha256=y,2\nINFO/RECORD,,\n", "m.py,,\nINFO/RECORD,,"),
+        ("", "m.py,,6\nINFO/RECORD,,0"),
+    ] {
+        let record = made(&format!("{info}/RECORD"), record.replace("INFO", info));
+        let found =
+            installed(&[made("m.py", "x = 1\n"), made(&format!("{info}/RECORD.jws"), ""), record], None).unwrap();
+        let written = text(&found, &format!("{SITE}/{info}/RECORD"));
+        let others = ["/INSTALLER,", "/METADATA,", "/REQUESTED,", "/WHEEL,"];
+        let own: Vec<&str> = written.lines().filter(|row| !others.iter().any(|name| row.contains(name))).collect();
+        assert_eq!(own.join("\n"), expected.replace("INFO", info));
+        assert!(found.rows.iter().any(|row| row.path == "m.py"));
+    }
+}
+
+#[test]
 fn a_wheel_that_breaks_the_specification_is_rejected() {
     let info = "odd_one-1.dist-info";
     let points = |text: &str| [made(&format!("{info}/entry_points.txt"), text)];
@@ -154,6 +176,7 @@ fn a_wheel_that_breaks_the_specification_is_rejected() {
     rejects(&[made("m.py", "1"), made("odd_one-1.data/purelib/m.py", "2")], "two files for");
     rejects(&[made("other-1.dist-info/METADATA", "")], "2 folders named `*.dist-info`");
     rejects(&[made(&format!("{info}/RECORD"), "\"a")], "`RECORD`: a quote is not closed");
+    rejects(&[made(&format!("{info}/RECORD"), "a,,\nb,\n")], "`RECORD`: the row `b,` does not have three fields");
     rejects(&points("[console_scripts]\nodd = m\n"), "the invalid line `odd = m`");
     rejects(&points("[console_scripts]\n../odd = m:f\n"), "the invalid line `../odd = m:f`");
     rejects(&points("[console_scripts]\nodd = m:f; import os\n"), "the invalid line");
