@@ -278,7 +278,7 @@ impl Install<'_> {
         }
     }
 
-    /// Rejects a file where another path needs a folder.
+    /// Rejects a file where another path needs a folder, and names that are one path on some file system.
     fn check_places(&self) -> Result<(), Fault> {
         let files = &self.out.files;
         for path in files.keys().chain(&self.out.folders) {
@@ -286,10 +286,19 @@ impl Install<'_> {
                 return Err(self.wheel.invalid(&format!("it has a file for `{file}`, and `{path}` below it")));
             }
         }
-        match self.out.folders.iter().find(|folder| files.contains_key(*folder)) {
-            Some(path) => Err(self.wheel.invalid(&format!("it has a file and a folder for `{path}`"))),
-            None => Ok(()),
+        if let Some(path) = self.out.folders.iter().find(|folder| files.contains_key(*folder)) {
+            return Err(self.wheel.invalid(&format!("it has a file and a folder for `{path}`")));
         }
+        // As within the archive.
+        let mut folded: BTreeMap<String, &String> = BTreeMap::new();
+        for path in files.keys() {
+            if let Some(other) = folded.insert(path.to_lowercase(), path) {
+                return Err(self
+                    .wheel
+                    .invalid(&format!("it has files for `{other}` and `{path}`, which differ only by case")));
+            }
+        }
+        Ok(())
     }
 
     /// A file that the installer writes, instead of one of the wheel: only below the folder of the metadata.

@@ -1,6 +1,8 @@
 //! Paths that several distributions have with different bytes: which file is used, and which conflicts are errors.
 //!
 //! The rule is in the repository's `install.py`, which both engines run; here are the facts that it judges.
+//! Paths of several distributions that differ only by case are different paths: an image has a file system that tells them apart, and the stage
+//! under docker accepts them too. Within one wheel they are an error.
 
 use super::distribution::{EnvironmentPlace, InstalledFile};
 use super::installed::{self, Installed};

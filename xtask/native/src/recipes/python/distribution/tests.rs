@@ -310,6 +310,21 @@ fn a_script_is_not_installed_in_place_of_another_file() {
 }
 
 #[test]
+fn paths_differ_by_more_than_case() {
+    for (path, first, second) in [
+        ("purelib/M.py", format!("{SITE}/M.py"), format!("{SITE}/m.py")),
+        (
+            "data/lib/python3.13/Site-Packages/m.py",
+            "lib/python3.13/Site-Packages/m.py".to_owned(),
+            format!("{SITE}/m.py"),
+        ),
+    ] {
+        let files = [made("m.py", "1"), made(&format!("odd_one-1.data/{path}"), "2")];
+        rejects(&files, &format!("it has files for `{first}` and `{second}`, which differ only by case"));
+    }
+}
+
+#[test]
 fn paths_in_a_record_start_in_site_packages() {
     for (path, expected) in [
         ("bin/x", "../../../bin/x"),
