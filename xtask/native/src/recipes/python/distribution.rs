@@ -71,6 +71,19 @@ impl Distribution {
         self.files.values().map(|file| file.bytes.size()).sum()
     }
 
+    /// Folders that it needs, from the environment's folder.
+    pub(super) fn all_folders(&self) -> BTreeSet<&str> {
+        let (mut found, mut last): (BTreeSet<&str>, _) = (self.folders.iter().map(String::as_str).collect(), "");
+        for path in self.files.keys().chain(&self.folders) {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if folder != last {
+                last = folder;
+                found.extend(parents(path));
+            }
+        }
+        found
+    }
+
     /// Installs a wheel.
     ///
     /// # Errors

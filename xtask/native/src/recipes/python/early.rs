@@ -193,8 +193,13 @@ impl<'a> Early<'a> {
                 state.given_up |= state.bytes > self.room;
                 !state.given_up
             });
-        let taken = if is_room { self.folder.unpack_one(&one, false)? } else { BTreeSet::new() };
-        let home = is_room.then(|| self.folder.home());
+        let unpacked = if is_room { self.folder.unpack_one(&one, false)? } else { None };
+        if is_room && unpacked.is_none() {
+            // Which packages these are is found when all are known.
+            self.give_up();
+        }
+        let is_room = unpacked.is_some();
+        let (taken, home) = (unpacked.unwrap_or_default(), is_room.then(|| self.folder.home()));
         let imports = describe::imports(&one, (home.as_deref(), &taken), &self.place)?;
         let chunks = match is_room && self.wanted.contains(package) {
             true => compile::untouched(&one, &taken, &self.place),

@@ -29,6 +29,8 @@ pub(super) struct Installed {
     wheel: Arrived,
     /// A number for each path from the environment's folder. Equal paths have equal numbers, and a few others may too.
     paths: Vec<u64>,
+    /// The same for its folders.
+    folders: Vec<u64>,
 }
 
 impl Installed {
@@ -60,6 +62,7 @@ impl Installed {
             locked: locked.clone(),
             wheel,
             paths: distribution.files.keys().map(|path| number(path)).collect(),
+            folders: distribution.all_folders().into_iter().map(number).collect(),
         };
         (installed, package)
     }
@@ -69,10 +72,21 @@ impl Installed {
         Self::read(&self.wheel, &self.locked, place)
     }
 
+    /// False if none of its folders is one of these.
+    pub(super) fn may_have_folder(&self, numbers: &BTreeSet<u64>) -> bool {
+        self.folders.iter().any(|folder| numbers.contains(folder))
+    }
+
     /// False if none of its paths is one of these.
     pub(super) fn may_have(&self, numbers: &BTreeSet<u64>) -> bool {
         self.paths.iter().any(|path| numbers.contains(path))
     }
+}
+
+/// Numbers of paths that are a package's file and a package's folder.
+pub(super) fn divided(all: &[Installed]) -> BTreeSet<u64> {
+    let folders: BTreeSet<u64> = all.iter().flat_map(|one| &one.folders).copied().collect();
+    all.iter().flat_map(|one| &one.paths).filter(|path| folders.contains(path)).copied().collect()
 }
 
 /// Numbers of paths that several packages have.

@@ -4,7 +4,7 @@
 //! Anything doubtful makes a package one that is fetched from the index and imported.
 
 use super::describe;
-use super::distribution::EnvironmentPlace;
+use super::distribution::{EnvironmentPlace, parents};
 use super::unpack::Folder;
 use crate::layer::{EntryKind, Reader};
 use crate::stage::Earlier;
@@ -68,10 +68,23 @@ impl<'e> Known<'e> {
         self.packages.iter().filter(move |(name, _)| self.has(name) && !fetched.contains(name.as_str()))
     }
 
-    /// Packages that have a path in common with a fetched one: their files have to be compared.
+    /// Packages that have a path in common with a fetched one, be it a file or a folder: their files have to be compared.
     pub(super) fn meeting(&self, fetched: &Packages) -> BTreeSet<&str> {
         let paths: BTreeSet<String> = fetched.values().flat_map(|package| package.paths.iter()).collect();
-        let meets = |package: &CheckedPackage| package.paths.iter().any(|path| paths.contains(&path));
+        let folders: BTreeSet<&str> = paths.iter().flat_map(|path| parents(path)).collect();
+        let meets = |package: &CheckedPackage| {
+            let mut last = String::new();
+            package.paths.iter().any(|path| {
+                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                // Those of the path before were looked up.
+                let is_new = folder != last;
+                if is_new {
+                    folder.clone_into(&mut last);
+                }
+                let is_below = || is_new && parents(&path).any(|parent| paths.contains(parent));
+                paths.contains(&path) || folders.contains(&*path) || is_below()
+            })
+        };
         self.others(fetched).filter(|(_, package)| meets(package)).map(|(name, _)| name.as_str()).collect()
     }
 

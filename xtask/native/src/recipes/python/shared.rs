@@ -34,6 +34,7 @@ pub(super) struct Shared {
 
 /// Finds the paths, from the environment's folder.
 pub(super) fn compare(installed: &[Installed], place: &EnvironmentPlace<'_>) -> Result<Shared, Fault> {
+    check_folders(installed, place)?;
     let repeated = installed::repeated(installed);
     let mut having: BTreeMap<String, Vec<(&str, InstalledFile)>> = BTreeMap::new();
     let mut rows: BTreeMap<String, String> = BTreeMap::new();
@@ -60,6 +61,27 @@ pub(super) fn compare(installed: &[Installed], place: &EnvironmentPlace<'_>) -> 
         shared.owners.insert(path, names);
     }
     Ok(shared)
+}
+
+/// Rejects a file of a distribution where another one needs a folder.
+fn check_folders(installed: &[Installed], place: &EnvironmentPlace<'_>) -> Result<(), Fault> {
+    let divided = installed::divided(installed);
+    let mut files: BTreeMap<String, &str> = BTreeMap::new();
+    for one in installed.iter().filter(|one| one.may_have(&divided)) {
+        let paths = one.distribution(place)?.files.into_keys();
+        files.extend(paths.filter(|path| divided.contains(&installed::number(path))).map(|path| (path, &*one.name)));
+    }
+    for one in installed.iter().filter(|one| one.may_have_folder(&divided)) {
+        let distribution = one.distribution(place)?;
+        let both = distribution.all_folders().into_iter().find_map(|folder| files.get_key_value(folder));
+        if let Some((path, other)) = both {
+            let (name, path) = (&one.name, distribution.row(path));
+            return Err(Fault::usage(format!("`{other}` and `{name}` cannot be installed together"))
+                .cause(format!("`{other}` has the file `{path}`, which is a folder of `{name}`"))
+                .hint("remove one of the distributions from the requirements, then `cargo xtask lock`"));
+        }
+    }
+    Ok(())
 }
 
 /// Has the script judge the distributions. `others` are those that have no file in common with these.
@@ -121,4 +143,66 @@ fn refused(said: &str) -> Fault {
     fault
         .cause("only one of the files can be used, which breaks the other distribution")
         .hint("remove one of the distributions from the requirements")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wheel::test_data::{Made, made, wheel};
+    use std::collections::BTreeSet;
+    use xtask_model::spec::lock::LockedPackage;
+
+    const PLACE: EnvironmentPlace<'static> = EnvironmentPlace { home: "/opt/venv", folder: "python3.13" };
+
+    /// Unpacks and compares two packages.
+    fn compared(one: &[Made], two: &[Made]) -> (Vec<bool>, Result<Shared, Fault>) {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = super::super::unpack::Folder::new(scratch.path(), "test-", 1 << 20).unwrap();
+        let (mut unpacked, mut all) = (Vec::new(), Vec::new());
+        for (name, files) in [("one", one), ("two", two)] {
+            let locked = LockedPackage {
+                name: name.to_owned(),
+                version: "1".to_owned(),
+                extras: BTreeSet::new(),
+                marker: None,
+                url: None,
+                hashes: BTreeSet::new(),
+            };
+            let arrived = (wheel(scratch.path(), name, files), format!("{name}-1-py3-none-any.whl"));
+            let distribution = Installed::read(&arrived, &locked, &PLACE).unwrap();
+            unpacked.push(folder.unpack_one(&distribution, false).unwrap().is_some());
+            all.push(Installed::new(&distribution, (arrived, &locked), &PLACE, BTreeSet::new()).0);
+        }
+        (unpacked, compare(&all, &PLACE))
+    }
+
+    #[test]
+    fn a_file_of_one_package_is_not_a_folder_of_another() {
+        let empty = |name: &str| Made { mode: 0o040_755, ..made(name, "") };
+        for (one, two, file, folder, path, unpacked) in [
+            (made("thing", "x"), made("thing/__init__.py", ""), "one", "two", "thing", [true, false]),
+            (made("thing/__init__.py", ""), made("thing", "x"), "two", "one", "thing", [true, false]),
+            (made("a/b", "x"), made("a/b/c/d.py", ""), "one", "two", "a/b", [true, false]),
+            (made("a/b/tests/c/d.py", ""), made("a/b", "x"), "two", "one", "a/b", [true, true]),
+            (made("thing", "x"), empty("thing/"), "one", "two", "thing", [true, true]),
+            (
+                made("one-1.data/data/share", "x"),
+                made("two-1.data/data/share/doc/x", ""),
+                "one",
+                "two",
+                "../../../share",
+                [true, false],
+            ),
+        ] {
+            let (done, found) = compared(&[one], &[two]);
+            let fault = found.err().unwrap();
+            assert_eq!(done, unpacked, "{path}");
+            assert_eq!(fault.what, format!("`{file}` and `{folder}` cannot be installed together"));
+            assert_eq!(fault.causes, [format!("`{file}` has the file `{path}`, which is a folder of `{folder}`")]);
+        }
+        for (one, two) in [("a/b.py", "a/c.py"), ("a/b", "a/bc/d.py"), ("Mod/__init__.py", "mod/__init__.py")] {
+            let (done, found) = compared(&[made(one, "")], &[made(two, "")]);
+            assert!(done == [true, true] && found.is_ok_and(|shared| shared.having.is_empty()), "{one} {two}");
+        }
+    }
 }

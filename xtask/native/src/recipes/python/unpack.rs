@@ -62,20 +62,35 @@ impl Folder {
         place: &EnvironmentPlace<'_>,
     ) -> Result<(), Fault> {
         // The last one in the lock's order is used.
-        installed.iter().rev().try_for_each(|one| self.unpack_one(&one.distribution(place)?, tests).map(drop))
+        installed.iter().rev().try_for_each(|one| {
+            let unpacked = self.unpack_one(&one.distribution(place)?, tests)?;
+            // Paths were compared before.
+            unpacked.map(drop).ok_or_else(|| cannot(&self.home())(ErrorKind::NotADirectory.into()))
+        })
     }
 
     /// Writes a distribution without test suites, or these alone, and returns the paths that the folder has already, which it leaves alone.
-    pub(super) fn unpack_one(&self, distribution: &Distribution, tests: bool) -> Result<BTreeSet<String>, Fault> {
+    /// `None` if the folder has a file where a folder is needed, or a folder where a file is.
+    pub(super) fn unpack_one(
+        &self,
+        distribution: &Distribution,
+        tests: bool,
+    ) -> Result<Option<BTreeSet<String>>, Fault> {
         let (home, mut archives, mut taken) = (self.home(), Archives::default(), BTreeSet::new());
         let files = || distribution.files.iter().filter(|(path, _)| is_test(path) == tests);
-        make_parents(&home, files().map(|(path, _)| path.as_str()))?;
+        if !make_parents(&home, files().map(|(path, _)| path.as_str()))? {
+            return Ok(None);
+        }
         for (path, file) in files() {
-            if !write_one(&home.join(path), file, &mut archives)? {
+            let at = home.join(path);
+            if !write_one(&at, file, &mut archives)? {
+                if at.is_dir() {
+                    return Ok(None);
+                }
                 taken.insert(path.clone());
             }
         }
-        Ok(taken)
+        Ok(Some(taken))
     }
 
     /// Gives paths that several packages have the version that is used: that of the last one.
@@ -109,9 +124,13 @@ fn cannot(path: &Path) -> impl Fn(std::io::Error) -> Fault {
     move |error| Fault::build(format!("cannot write `{}`", path.display())).cause(error)
 }
 
-fn make_parents<'p>(folder: &Path, files: impl Iterator<Item = &'p str>) -> Result<(), Fault> {
+/// Makes the folders of these paths. False if one is a file.
+fn make_parents<'p>(folder: &Path, files: impl Iterator<Item = &'p str>) -> Result<bool, Fault> {
     let parents: BTreeSet<&str> = files.map(|path| path.rsplit_once('/').map_or("", |(parent, _)| parent)).collect();
-    parents.into_iter().try_for_each(|parent| fs::create_dir_all(folder.join(parent))).map_err(cannot(folder))
+    match parents.into_iter().try_for_each(|parent| fs::create_dir_all(folder.join(parent))) {
+        Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) => Ok(false),
+        made => made.map(|()| true).map_err(cannot(folder)),
+    }
 }
 
 /// Writes a file. False if the path has one already.
