@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use std::io::Seek as _;
 use std::sync::Arc;
 use xtask_model::image::policy::Compression;
+use xtask_model::spec::reference::Digest;
 
 fn item(path: impl AsRef<[u8]>, content: Content) -> Item {
     Item { path: ContextPath::new(path.as_ref()), mode: 0o644, uid: 0, gid: 0, content }
