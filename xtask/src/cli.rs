@@ -63,7 +63,9 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Format::Text | Format::Json => None,
     };
     if let Some(format) = of_plan.filter(|_| !matches!(flags.command, Command::Plan(_))) {
-        return Err(Fault::usage(format!("`--format {format}` is for `plan`")).into());
+        return Err(Fault::usage(format!("`--format {format}` is for `plan`"))
+            .hint(format!("use `--format json`, or `cargo xtask plan --format {format}`"))
+            .into());
     }
     match &flags.command {
         Command::Build(build) => images(global, build, pipeline::Target::App)?,

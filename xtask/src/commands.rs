@@ -35,6 +35,7 @@ pub use crate::documents::print;
 
 use std::path::Path;
 use xtask_model::fault::Fault;
+use xtask_model::spec::reference::Reference;
 
 /// True if the repository is xtask's own: some commands check or measure its sources.
 pub fn has_xtask_sources(root: &Path) -> bool {
@@ -48,4 +49,18 @@ fn needs_xtask_sources(root: &Path, command: &str, instead: &str) -> Result<(), 
     }
     Err(Fault::usage(format!("`cargo xtask {command}` is for the repository that xtask's sources are in"))
         .hint(instead))
+}
+
+/// Reads the name of an image from the command line.
+fn image_named(name: &str) -> Result<Reference, Fault> {
+    name.parse().map_err(|error| {
+        Fault::usage(format!("`{name}` is not the name of an image"))
+            .cause(error)
+            .hint("name an image like `ghcr.io/acme/app:latest`")
+    })
+}
+
+fn not_published(image: &Reference) -> Fault {
+    Fault::network(format!("`{image}` is not in the registry"))
+        .hint("name a published image, or publish the one of this tree: `cargo xtask build --push`")
 }

@@ -140,6 +140,16 @@ impl Global {
         tree
     }
 
+    /// Refuses `--offline` for a command or a flag that works on a registry.
+    pub fn check_online(&self, what: &str) -> Result<(), Fault> {
+        if self.offline {
+            return Err(Fault::usage(format!("`{what}` cannot be used with `--offline`"))
+                .cause("it works on images in a registry")
+                .hint("run this again without `--offline`"));
+        }
+        Ok(())
+    }
+
     /// These flags for the app of a tree alone.
     pub fn of(&self, tree: &Tree) -> Self {
         Self { app: tree.policy.app.name.iter().cloned().collect(), ..self.clone() }

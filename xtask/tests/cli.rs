@@ -260,8 +260,53 @@ fn a_folder_without_a_policy_is_refused() {
         --- stderr
         error: cannot open the repository `no/such`
           cause: No such file or directory (os error 2)
+
+        hint: name an existing folder: `--root DIR`
     "#]],
     );
+}
+
+#[test]
+fn requests_that_cannot_be_served_are_refused_first_and_with_a_hint() {
+    let (_folder, root) = repository();
+    let init = Command::new("git").arg("-C").arg(&root).args(["init", "-q"]).status().unwrap();
+    assert!(init.success());
+    let online = "run this again without `--offline`";
+    let name = "name an image like `ghcr.io/acme/app:latest`";
+    let docker = "use the docker engine: `--engine docker`";
+    let cases: [(&[&str], &str, &str); 18] = [
+        (&["build", "--push", "--offline"], "`--push` cannot be used with `--offline`", online),
+        (&["prune", "--offline"], "`prune` cannot be used with `--offline`", online),
+        (&["base", "list", "--offline"], "`base` cannot be used with `--offline`", online),
+        (&["rebase", "--offline"], "`rebase` cannot be used with `--offline`", online),
+        (&["reproduce", "--offline"], "`reproduce` cannot be used with `--offline`", online),
+        (&["bundle", "have", "--offline"], "`bundle` cannot be used with `--offline`", online),
+        (&["stats", "--from-registry", "--offline"], "`--from-registry` cannot be used with `--offline`", online),
+        (&["build", "--builder", "x", "--engine", "native"], "the native engine cannot build this", docker),
+        (&["build", "--builder", "x", "--engine", "native", "--push"], "the native engine cannot build this", docker),
+        (&["build", "--push", "--output", "docker"], "`--push` cannot be used with `--output docker`", "`docker pull`"),
+        (&["build", "--format", "github"], "`--format github` is for `plan`", "`cargo xtask plan --format github`"),
+        (
+            &["explain", "--commit", "a", "--commit", "b", "--commit", "c"],
+            "`--commit` is given 3 times",
+            "`cargo xtask explain --commit OLD --commit NEW`",
+        ),
+        (&["bundle", "load", "nosuch.tar"], "cannot read the bundle `nosuch.tar`", "`cargo xtask bundle create`"),
+        (&["prune", "--in-use", "nosuch"], "cannot read `nosuch`", "`--in-use FILE`"),
+        (&["sbom", "A B"], "`A B` is not the name of an image", "valid names are"),
+        (&["verify", "A B"], "`A B` is not the name of an image", name),
+        (&["rebase", "A B"], "`A B` is not the name of an image", name),
+        (&["bundle", "create", "-o", "x.tar", "A B"], "`A B` is not the name of an image", name),
+    ];
+    for (args, what, hint) in cases {
+        let output = xtask(&root, args).output().unwrap();
+        let said = shown(&output);
+        assert!(said.starts_with(&format!("exit: 2\n--- stderr\nerror: {what}\n")), "{args:?}: {said}");
+        let hints: Vec<&str> = said.lines().filter(|line| line.starts_with("hint: ")).collect();
+        assert!(matches!(hints.as_slice(), [one] if one.contains(hint)), "{args:?}: {said}");
+    }
+    let said = shown(&xtask(&root, &["run", "ghcr.io/acme/nosuch:1", "--offline"]).output().unwrap());
+    assert!(!said.contains("running"), "{said}");
 }
 
 #[test]

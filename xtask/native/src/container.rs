@@ -187,6 +187,7 @@ impl<'r> RunnableImage<'r> {
         match &self.way {
             Way::Docker(docker) => Err(docker::attach(docker, &self.name, launch)),
             Way::Bare(bare, image) => {
+                announce(&self.name);
                 let status = bare.attach(&image.files, &image.config.config, launch)?;
                 // An end by signal N was already converted to 128 + N.
                 Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
@@ -229,6 +230,10 @@ impl Running<'_> {
             }
         }
     }
+}
+
+fn announce(image: &str) {
+    terminal::step("running", &format!("`{image}`; Ctrl-C ends it"));
 }
 
 /// Error that says what docker and namespaces each need.

@@ -30,9 +30,7 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
     if let BaseCommand::Pin { remove: true, .. } = command {
         return Ok(unpin(&one(global)?)?);
     }
-    if global.offline {
-        return Err(Fault::usage("`base` cannot be used with `--offline`: bases are in the registry").into());
-    }
+    global.check_online("base")?;
     let open = |tree| BaseRepository::open(global, tree);
     match command {
         BaseCommand::List => list(global, global.trees_of_bases()?.into_iter().map(open)),

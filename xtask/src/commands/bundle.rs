@@ -12,12 +12,10 @@ use xtask_host::tree::facts::{self, Tree};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::quantity;
-use xtask_model::spec::reference::{Reference, Repository};
+use xtask_model::spec::reference::Repository;
 
 pub fn run(global: &Global, command: &BundleCommand) -> anyhow::Result<()> {
-    if global.offline {
-        return Err(Fault::usage("`bundle` cannot be used with `--offline`: images are in a registry").into());
-    }
+    global.check_online("bundle")?;
     match command {
         BundleCommand::Create { images, output, since } => create(global, images, output, since.as_deref()),
         BundleCommand::Load { file, key } => load(global, file, key.as_deref()),
@@ -44,16 +42,15 @@ fn create(global: &Global, images: &[String], output: &Path, since: Option<&Path
         }
         named => named.to_vec(),
     };
-    let read = |name: &String| {
-        name.parse::<Reference>()
-            .map_err(|error| Fault::usage(format!("`{name}` is not the name of an image")).cause(error))
-    };
-    let images = names.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let images = names.iter().map(|name| super::image_named(name)).collect::<Result<Vec<_>, _>>()?;
     let since = since.map(|path| {
-        let cannot = |why: String| Fault::usage(format!("cannot read `{}`", path.display())).cause(why);
+        let cannot = |why: String| {
+            Fault::usage(format!("cannot read `{}`", path.display()))
+                .cause(why)
+                .hint("write it on the other side: `cargo xtask bundle have > FILE`")
+        };
         let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
-        Have::parse(&text)
-            .map_err(|why| cannot(why).hint("write it on the other side: `cargo xtask bundle have > FILE`"))
+        Have::parse(&text).map_err(cannot)
     });
     let since = since.transpose()?;
     let client = match facts::find_root(global.root.as_deref()) {

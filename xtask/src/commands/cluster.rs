@@ -109,9 +109,8 @@ fn unavailable(no_programs: &str, no_k3d: Fault) -> Fault {
         .cause(no_programs)
         .cause(no_k3d.what);
     fault.causes.extend(no_k3d.causes);
-    fault
-        .hint(format!("install etcd and kube-apiserver, and name their folder in `{ASSETS}`"))
-        .hint("or install k3d and start Docker")
+    let fault = fault.hint(format!("install etcd and kube-apiserver, and name their folder in `{ASSETS}`"));
+    no_k3d.hints.into_iter().fold(fault, |fault, hint| fault.hint(format!("or {hint}")))
 }
 
 /// Programs of a control plane.
@@ -256,19 +255,24 @@ fn in_docker(folder: &Path, name: &str, k3d: &Path) -> Result<String, Fault> {
     k3d_command().args(["kubeconfig", "get", name]).read(Exit::Build).map(|text| text + "\n")
 }
 
+fn k3d_missing() -> Fault {
+    Fault::missing("`k3d` is not on `PATH`").hint("install k3d: https://k3d.io")
+}
+
 /// k3d: the installed one, or the known version, downloaded under `target/tools`. It needs a Docker that has networks.
 fn k3d(root: &Path, offline: bool) -> Result<PathBuf, Fault> {
     if !Docker::can_build(root) {
-        return Err(Fault::missing("k3d cannot be used: Docker is not running"));
+        return Err(Fault::missing("k3d cannot be used: Docker is not running").hint("start Docker, which k3d needs"));
     }
     if Docker::find(root)?.lacks_bridge()? {
-        return Err(Fault::missing("k3d cannot be used: Docker runs without a bridge network"));
+        return Err(Fault::missing("k3d cannot be used: Docker runs without a bridge network")
+            .hint("start Docker with a bridge network, which k3d needs: without `--bridge=none`"));
     }
     if let Some(installed) = process::found("k3d") {
         return Ok(installed);
     }
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        return Err(Fault::missing("`k3d` is not on `PATH`"));
+        return Err(k3d_missing());
     }
     let (version, digest) = K3D;
     let tools = root.join("target/tools");
@@ -276,12 +280,11 @@ fn k3d(root: &Path, offline: bool) -> Result<PathBuf, Fault> {
     if is_k3d(&program, digest) {
         return Ok(program);
     }
-    let missing = || Fault::missing("`k3d` is not on `PATH`");
     if offline {
-        return Err(missing().cause("`--offline` forbids its download"));
+        return Err(k3d_missing().cause("`--offline` forbids its download"));
     }
     let curl =
-        process::found("curl").ok_or_else(|| missing().cause("`curl`, which would download it, is not either"))?;
+        process::found("curl").ok_or_else(|| k3d_missing().cause("`curl`, which would download it, is not either"))?;
     fs::create_dir_all(&tools).map_err(|error| cannot_write(&tools, error))?;
     let part = tools.join(format!("k3d-{version}.part"));
     let url = format!("https://github.com/k3d-io/k3d/releases/download/{version}/k3d-linux-amd64");
@@ -291,11 +294,13 @@ fn k3d(root: &Path, offline: bool) -> Result<PathBuf, Fault> {
         .arg(&part)
         .arg(&url);
     let fetched = fetch.read(Exit::Missing);
-    fetched
-        .map_err(|fault| Fault { what: missing().what, ..fault.cause(format!("it cannot be downloaded: {url}")) })?;
+    fetched.map_err(|fault| Fault {
+        what: k3d_missing().what,
+        ..fault.cause(format!("it cannot be downloaded: {url}"))
+    })?;
     if !is_k3d(&part, digest) {
         let _ = fs::remove_file(&part);
-        return Err(missing().cause(format!("the file that {url} gives does not have the digest {digest}")));
+        return Err(k3d_missing().cause(format!("the file that {url} gives does not have the digest {digest}")));
     }
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&part, executable)
@@ -386,8 +391,9 @@ mod tests {
 
     #[test]
     fn where_neither_way_is_possible_both_reasons_are_given() {
-        let fault = unavailable("no programs", Fault::missing("no k3d").cause("no network"));
+        let fault = unavailable("no programs", Fault::missing("no k3d").cause("no network").hint("install k3d"));
         assert_eq!((fault.exit, fault.causes.len(), fault.hints.len()), (Exit::Missing, 3, 2));
+        assert_eq!(fault.hints[1], "or install k3d");
     }
 
     #[test]

@@ -44,7 +44,12 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
         [] => published(global)?,
         [old] => between(global, old, None)?,
         [old, new] => between(global, old, Some(new))?,
-        _ => return Err(Fault::usage("`--commit` is for one commit or two").into()),
+        _ => {
+            return Err(Fault::usage(format!("`--commit` is given {} times", commits.len()))
+                .cause("it names one commit to compare with this tree, or two to compare with each other")
+                .hint("compare two commits: `cargo xtask explain --commit OLD --commit NEW`")
+                .into());
+        }
     };
     match global.format {
         Format::Json => documents::EXPLAIN.print_list("images", &explained),

@@ -23,9 +23,7 @@ use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PruneFlags) -> anyhow::Result<()> {
-    if global.offline {
-        return Err(Fault::usage("`prune` cannot be used with `--offline`: apps are in the registry").into());
-    }
+    global.check_online("prune")?;
     let trees = global.trees()?;
     let listed = listed(&trees[0], flags)?;
     // Every app is planned before anything is deleted.
@@ -241,7 +239,11 @@ fn listed(tree: &Tree, flags: &PruneFlags) -> Result<RunningImage, Fault> {
     let mut text = String::new();
     let mut sources = Vec::new();
     if let Some(path) = &flags.in_use {
-        let cannot = |error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error);
+        let cannot = |error| {
+            Fault::usage(format!("cannot read `{}`", path.display()))
+                .cause(error)
+                .hint("name a file that lists what runs: `--in-use FILE`")
+        };
         text += &std::fs::read_to_string(path).map_err(cannot)?;
         sources.push(format!("`{}`", path.display()));
     }

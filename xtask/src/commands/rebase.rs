@@ -63,9 +63,7 @@ struct ImageReport {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &RebaseFlags) -> anyhow::Result<()> {
-    if global.offline {
-        return Err(Fault::usage("`rebase` cannot be used with `--offline`: images are in a registry").into());
-    }
+    global.check_online("rebase")?;
     let began = Instant::now();
     let trees = match flags.images.first() {
         Some(image) => vec![global.tree_for(Some(image))?],

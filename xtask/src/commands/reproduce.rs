@@ -73,9 +73,7 @@ impl Unanswered {
 pub fn run(global: &Global, flags: &ReproduceFlags) -> anyhow::Result<()> {
     let trees = if flags.shadow { global.trees()? } else { vec![global.tree_for(flags.image.as_deref())?] };
     let tree = &trees[0];
-    if global.offline {
-        return Err(Fault::usage("`reproduce` cannot be used with `--offline`: the image is in a registry").into());
-    }
+    global.check_online("reproduce")?;
     leftovers::sweep(tree);
     if flags.shadow {
         let mut done = Vec::new();
@@ -88,8 +86,7 @@ pub fn run(global: &Global, flags: &ReproduceFlags) -> anyhow::Result<()> {
         Some(image) => image.clone(),
         None => super::smoke::this_trees(global, "reproduce")?,
     };
-    let reference: Reference =
-        name.parse().map_err(|error| Fault::usage(format!("`{name}` is not the name of an image")).cause(error))?;
+    let reference = super::image_named(&name)?;
     let done = Attempt::new(global, tree)?.image(&reference, &flags.platform).map_err(Unanswered::fault)?;
     conclude(global, &[done])
 }

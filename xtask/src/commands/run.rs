@@ -4,7 +4,6 @@ use super::smoke::this_trees;
 use crate::flags::Global;
 use crate::leftovers;
 use std::process::ExitCode;
-use xtask_host::terminal;
 use xtask_native::container::{Launch, Manner, Runner};
 
 /// Runs the named image, or the app of this tree; the exit is the program's.
@@ -16,7 +15,6 @@ pub fn run(global: &Global, image: Option<&str>, args: &[String]) -> anyhow::Res
         None => this_trees(global, "run")?,
     };
     let runner = Runner::available(&tree)?;
-    terminal::step("running", &format!("`{image}`; Ctrl-C ends it"));
     let launch = Launch { entrypoint: None, args: args.to_vec(), manner: Manner::Open };
     Ok(ExitCode::from(runner.image(&image)?.attach(&launch)?))
 }

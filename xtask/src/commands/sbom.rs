@@ -26,9 +26,7 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
     let client = tree.client();
     let platform = flags.platform.clone().unwrap_or_else(Platform::host);
     if let [old, new] = flags.diff.as_slice() {
-        let read = |name: &String| {
-            components(&tree, &client, &open(global, &tree, &client, (Some(name), &platform))?, &platform)
-        };
+        let read = |name: &String| components(&tree, &client, &open(&tree, &client, name, &platform)?, &platform);
         let (old, new) = (read(old)?, read(new)?);
         let changes = inventory::diff(&old, &new);
         return match global.format {
@@ -37,7 +35,7 @@ pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
             Format::Text | Format::Github | Format::Gitlab => super::print(&(changes.join("\n") + "\n")),
         };
     }
-    let opened = open(global, &tree, &client, (flags.image.as_deref(), &platform))?;
+    let opened = open(&tree, &client, &name(global, flags.image.as_deref(), "sbom")?, &platform)?;
     let (format, media_type) = match flags.kind {
         SbomType::Cyclonedx => ("cyclonedx", cyclonedx::MEDIA_TYPE),
         SbomType::Spdx => ("spdx", spdx::MEDIA_TYPE),
@@ -94,27 +92,23 @@ pub(super) struct Opened {
     pub(super) repository: Repository,
 }
 
-/// Opens an image of a registry, of a layout, or the app of this tree.
-pub(super) fn open(
-    global: &Global,
-    tree: &Tree,
-    client: &Client,
-    (name, platform): (Option<&str>, &Platform),
-) -> Result<Opened, Fault> {
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None => super::smoke::this_trees(global, "sbom")?,
-    };
+/// The name of an image: the one that `command` was given, else that of this tree's app.
+pub(super) fn name(global: &Global, given: Option<&str>, command: &str) -> Result<String, Fault> {
+    given.map_or_else(|| super::smoke::this_trees(global, command), |name| Ok(name.to_owned()))
+}
+
+/// Opens an image of a registry or of a layout.
+pub(super) fn open(tree: &Tree, client: &Client, name: &str, platform: &Platform) -> Result<Opened, Fault> {
     let reference: Option<Reference> = name.parse().ok();
     let repository = reference.as_ref().map(|reference| reference.repository.clone());
-    if let Some(found) = ImageStore::of(tree).find(&name)? {
+    if let Some(found) = ImageStore::of(tree).find(name)? {
         let (layout, manifest) = found.parts();
         let image = Image::open(client, Place::Layout(layout), manifest.digest, platform)?;
-        let repository = repository.filter(|_| !Path::new(&name).is_dir());
+        let repository = repository.filter(|_| !Path::new(name).is_dir());
         let repository = repository.unwrap_or_else(|| tree.repository(xtask_model::image::policy::ImageKind::App));
         return Ok(Opened { image, repository });
     }
-    let reference = reference.ok_or_else(|| Fault::usage(format!("`{name}` is not the name of an image")))?;
+    let reference = super::image_named(name)?;
     let repository = reference.repository.clone();
     let digest = match reference.digest {
         Some(digest) => digest,
@@ -122,7 +116,7 @@ pub(super) fn open(
             let tag = reference.tag.clone().unwrap_or_else(Tag::latest);
             match client.head(&repository, tag)? {
                 Answer::Present(found) => found.digest,
-                Answer::Absent => return Err(Fault::network(format!("`{reference}` is not in the registry"))),
+                Answer::Absent => return Err(super::not_published(&reference)),
             }
         }
     };
@@ -161,5 +155,5 @@ pub(super) fn published(
         (None, Some(tag)) => publish::read(client, &reference.repository, tag)?,
         (None, None) => publish::read(client, &reference.repository, Tag::latest())?,
     };
-    read.present().ok_or_else(|| Fault::network(format!("`{reference}` is not in the registry")))
+    read.present().ok_or_else(|| super::not_published(reference))
 }

@@ -31,7 +31,8 @@ pub fn run(global: &Global, flags: &ScanFlags) -> anyhow::Result<()> {
         settings.insert("database", json!(database), "--database".to_owned());
     }
     let search = Search::new(&tree.root, &settings)?;
-    let opened = sbom::open(global, &tree, &client, (flags.image.as_deref(), &platform))?;
+    let name = sbom::name(global, flags.image.as_deref(), "scan")?;
+    let opened = sbom::open(&tree, &client, &name, &platform)?;
     let components = sbom::components(&tree, &client, &opened, &platform)?;
     let repository = opened.repository.to_string();
     let found = search.scan(

@@ -30,8 +30,10 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn run_on(tree: &Tree, image: &str) -> Result<Vec<PassedCheck>, Fault> {
+    let runner = Runner::available(tree)?;
+    let runnable = runner.image(image)?;
     terminal::step("smoke", &format!("`{image}`"));
-    smoke::run(&Runner::available(tree)?.image(image)?, &tree.policy.smoke, tree.version().as_deref())
+    smoke::run(&runnable, &tree.policy.smoke, tree.version().as_deref())
 }
 
 /// Asks the app of a tree, unless it passed the same checks earlier in this job of CI: in a step of its build.

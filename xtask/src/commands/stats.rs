@@ -62,9 +62,7 @@ fn records(trees: &[Tree], global: &Global, flags: &StatsFlags) -> Result<Vec<Re
     }
     let mut records = read.records;
     if flags.from_registry {
-        if global.offline {
-            return Err(Fault::usage("`--from-registry` cannot be used with `--offline`"));
-        }
+        global.check_online("--from-registry")?;
         let name = |record: &Record| (record.when, record.commit.clone(), record.machine());
         let mut known: BTreeSet<_> = records.iter().map(name).collect();
         let published = published(trees, &trees[0].client())?;

@@ -44,8 +44,7 @@ pub fn run(global: &Global, image: Option<&str>, key: Option<&Path>) -> anyhow::
         Some(image) => image.to_owned(),
         None => super::smoke::this_trees(global, "verify")?,
     };
-    let reference: Reference =
-        name.parse().map_err(|error| Fault::usage(format!("`{name}` is not the name of an image")).cause(error))?;
+    let reference = super::image_named(&name)?;
     let found = published(&client, &reference)?;
     let repository = &reference.repository;
     let verifier = Verifier::new(&tree, key)?;

@@ -18,18 +18,29 @@ pub(super) enum BuildEngine {
     Native,
 }
 
-/// Chooses: the command line, then the policy, then docker where it answers.
-pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<BuildEngine, Fault> {
-    let asked = flags.engine.unwrap_or(tree.policy.project.engine);
-    let only_docker = match (&flags.builder, target) {
+/// Why only docker can do what the flags ask for.
+fn only_docker(flags: &BuildFlags, target: Target) -> Option<String> {
+    match (&flags.builder, target) {
         (Some(builder), _) => Some(format!("`{builder}` is a builder of docker")),
         (None, Target::Enhanced) => Some("an image from scratch runs programs while it is built".to_owned()),
         (None, Target::Base | Target::App | Target::Fast) => None,
-    };
-    match (asked, only_docker) {
-        (policy::Engine::Native, Some(why)) if flags.engine.is_some() => {
-            Err(Fault::usage("the native engine cannot build this").cause(why).hint("`--engine docker` can"))
-        }
+    }
+}
+
+/// Refuses `--engine native` for what only docker can do.
+pub(super) fn check(flags: &BuildFlags, target: Target) -> Result<(), Fault> {
+    match (flags.engine, only_docker(flags, target)) {
+        (Some(policy::Engine::Native), Some(why)) => Err(Fault::usage("the native engine cannot build this")
+            .cause(why)
+            .hint("use the docker engine: `--engine docker`")),
+        _ => Ok(()),
+    }
+}
+
+/// Chooses: the command line, then the policy, then docker where it answers. [`check`] came before.
+pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<BuildEngine, Fault> {
+    let asked = flags.engine.unwrap_or(tree.policy.project.engine);
+    match (asked, only_docker(flags, target)) {
         (_, only_docker @ Some(_)) | (policy::Engine::Docker, only_docker @ None) => match Docker::find(&tree.root) {
             Ok(docker) if docker.podman => {
                 Err(only_docker.into_iter().fold(docker::podman_cannot_build(), Fault::cause))

@@ -36,16 +36,18 @@ impl Request {
     /// Flags that contradict each other, or that this tree or machine cannot satisfy.
     pub fn new(global: &Global, flags: &BuildFlags, target: Target, tree: &Tree) -> Result<Self, Fault> {
         let push = flags.publishes();
-        if push && global.offline {
-            return Err(Fault::usage("`--push` cannot be used with `--offline`"));
+        if push {
+            global.check_online("--push")?;
         }
+        engine::check(flags, target)?;
         if let (Some(builder), false) = (&flags.builder, push) {
             return Err(Fault::usage(format!("`--builder {builder}` cannot load images into the local Docker"))
                 .hint("add `--push`: the image then goes from the builder to the registry"));
         }
         if push && flags.output == Some(Output::Docker) {
             return Err(Fault::usage("`--push` cannot be used with `--output docker`")
-                .cause("one publishes the image, the other keeps it on this machine"));
+                .cause("one publishes the image, the other keeps it on this machine")
+                .hint("use one of them: `docker pull` brings a published image to this machine"));
         }
         if flags.output == Some(Output::Docker) && !Docker::is_available(&tree.root) {
             return Err(Fault::missing("no Docker engine responds, and there is no podman")

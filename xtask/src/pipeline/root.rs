@@ -259,7 +259,9 @@ pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<BTreeMap<Plat
     };
     let missing = found.missing(platforms);
     if let Some(platform) = missing.first() {
-        return Err(Fault::usage(format!("the root `{image}` has no image for {platform}")));
+        return Err(Fault::usage(format!("the root `{image}` has no image for {platform}")).hint(
+            "name another root in `[root] image` of `images.toml`, or remove the platform from `[project] platforms`",
+        ));
     }
     Ok(platforms.iter().map(|platform| (platform.clone(), found.platforms[platform].digest)).collect())
 }

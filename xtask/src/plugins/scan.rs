@@ -99,7 +99,8 @@ impl Search {
             }
         }
         if !wrong.is_empty() {
-            let fault = Fault::usage("statements of the `scan` step cannot be read");
+            let fault = Fault::usage("statements of the `scan` step cannot be read")
+                .hint("correct the files, or `vex` of the step in `images.toml`");
             return Err(wrong.into_iter().fold(fault, Fault::cause));
         }
         let place = settings.text("database").ok_or_else(|| {

@@ -182,7 +182,9 @@ fn policies(files: &dyn Files) -> Result<Vec<Policy>, Fault> {
 /// The repository's folder: the one that is named, else the nearest above with a policy.
 pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
     let cannot = |path: &Path, error: std::io::Error| {
-        Fault::usage(format!("cannot open the repository `{}`", path.display())).cause(error)
+        Fault::usage(format!("cannot open the repository `{}`", path.display()))
+            .cause(error)
+            .hint("name an existing folder: `--root DIR`")
     };
     if let Some(named) = named {
         let root = named.canonicalize().map_err(|error| cannot(named, error))?;

@@ -896,10 +896,13 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
     let installed =
         named.into_iter().filter_map(|text| Some(section.parse("installed", text, problems)?.value)).collect();
     let at = section.at().clone();
-    let platforms = section.list::<Platform>("platforms", problems);
-    if platforms.as_ref().is_some_and(Vec::is_empty) {
+    let listed = section.texts("platforms", problems);
+    if listed.as_ref().is_some_and(Vec::is_empty) {
         problems.add(&at, "`project.platforms` is empty", Some("write `platforms = [\"linux/amd64\"]`".into()));
     }
+    let platforms = listed.map(|texts| {
+        texts.into_iter().filter_map(|text| Some(section.parse("platforms", text, problems)?.value)).collect()
+    });
     section.finish(problems);
     Some(ProjectPolicy {
         name: name?.value,

@@ -51,6 +51,7 @@ pub(super) fn attach(docker: &Docker, image: &str, launch: &Launch) -> Fault {
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
         call = call.arg("--tty");
     }
+    super::announce(image);
     Fault::missing("cannot run docker").cause(call.args(named(image, launch)).replace())
 }
 

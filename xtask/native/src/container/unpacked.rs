@@ -325,7 +325,7 @@ fn store(tree: &Tree) -> PathBuf {
 
 fn parse(name: &str) -> Result<Reference, Fault> {
     name.parse().map_err(|error| {
-        Fault::usage(format!("cannot run `{name}`"))
+        Fault::usage(format!("`{name}` is not the name of an image"))
             .cause(error)
             .hint("valid names are a reference, `127.0.0.1:5000/app:latest`, and the folder of an OCI layout")
     })

@@ -63,7 +63,9 @@ fn context(
         let plain = named.trim_start_matches("./").trim_matches('/');
         let folder = if plain == "." { "" } else { plain };
         if !survey.root.join(folder).is_dir() {
-            return Err(Fault::usage(format!("`--context {named}` is not a folder of the repository")));
+            return Err(Fault::usage(format!("`--context {named}` is not a folder of the repository"))
+                .cause(format!("the repository is `{}`", survey.root.display()))
+                .hint("name a folder relative to it: `--context .` for the repository itself"));
         }
         return Ok(folder.to_owned());
     }
@@ -109,6 +111,7 @@ impl Source {
         let text = survey.text(path).ok_or_else(|| {
             Fault::usage(format!("cannot read the Dockerfile `{path}`"))
                 .cause("it is missing, or not a text file of less than 1 MB")
+                .hint("name one by its path in the repository: `--dockerfile FILE`")
         })?;
         let mut parsed = Dockerfile::parse(path, &text)?;
         if let Some(target) = &flags.target {

@@ -174,12 +174,8 @@ fn name_it((mut image, base): Read, name: &Reference, tags: &[Tag]) -> Read {
 /// The images that a command line names; by default those that this repository's tags name.
 pub(super) fn named(context: &RebaseContext<'_>, flags: &RebaseFlags) -> Result<Vec<NamedImage>, Fault> {
     let (tree, client) = (context.tree, context.client);
-    let mut wanted: Vec<Reference> = Vec::new();
-    for name in &flags.images {
-        let reference: Reference =
-            name.parse().map_err(|error| Fault::usage(format!("`{name}` is not the name of an image")).cause(error))?;
-        wanted.push(reference);
-    }
+    let named = flags.images.iter().map(|name| crate::commands::image_named(name));
+    let mut wanted = named.collect::<Result<Vec<Reference>, Fault>>()?;
     let by_default = wanted.is_empty();
     if by_default {
         let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
@@ -207,7 +203,7 @@ pub(super) fn named(context: &RebaseContext<'_>, flags: &RebaseFlags) -> Result<
         match found {
             Answer::Present(published) => Ok(Some(NamedImage { repository: repository.clone(), tag, published })),
             Answer::Absent if by_default => Ok(None),
-            Answer::Absent => Err(Fault::network(format!("`{name}` is not in the registry"))),
+            Answer::Absent => Err(crate::commands::not_published(name)),
         }
     })?;
     let mut found: Vec<NamedImage> = read.into_iter().flatten().collect();

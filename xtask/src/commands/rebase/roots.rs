@@ -228,9 +228,9 @@ fn find(
         Answer::Present(found) => {
             Ok(found.platforms.into_iter().map(|(platform, found)| (platform, found.digest)).collect())
         }
-        Answer::Absent => {
-            Err(Fault::network(format!("the root `{wanted}` is not in its registry")).needed_by("the new root"))
-        }
+        Answer::Absent => Err(Fault::network(format!("the root `{wanted}` is not in its registry"))
+            .needed_by("the new root")
+            .hint("name another one with `--root-image`, or correct `[root] image` in `images.toml`")),
     }
 }
 

@@ -60,7 +60,8 @@ impl Database {
             true => Place::Mirror(root.join("target/osv").join(&Digest::of(name.as_bytes()).hex()[..12])),
         };
         if key.is_some() && matches!(place, Place::Service) {
-            return Err(Fault::usage("`public-key` has no effect with a service: it has no archives"));
+            return Err(Fault::usage("`public-key` has no effect with a service: it has no archives")
+                .hint("remove it from the `scan` step of `images.toml`"));
         }
         Ok(Self { name: name.to_owned(), place, key })
     }
@@ -86,7 +87,10 @@ impl Database {
                 self.check()?;
                 let files = files(path)?;
                 if files.is_empty() {
-                    return Err(Fault::usage(format!("the database `{}` has no `.zip` and no `.json`", self.name)));
+                    return Err(Fault::usage(format!("the database `{}` has no `.zip` and no `.json`", self.name))
+                        .hint(
+                            "get one, for example: https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip",
+                        ));
                 }
                 files.iter().try_for_each(|file| reader.file(file))?;
             }

@@ -60,8 +60,11 @@ impl Bundle {
     /// It is damaged, or something else than a bundle.
     pub fn open(path: &Path) -> Result<Self, Fault> {
         let wrong = |why: String| Fault::usage(format!("the bundle `{}` is damaged", path.display())).cause(why);
-        let file = File::open(path)
-            .map_err(|error| Fault::usage(format!("cannot read the bundle `{}`", path.display())).cause(error))?;
+        let file = File::open(path).map_err(|error| {
+            Fault::usage(format!("cannot read the bundle `{}`", path.display()))
+                .cause(error)
+                .hint("name an archive that `cargo xtask bundle create` wrote")
+        })?;
         let (mut blobs, mut index) = (BTreeMap::new(), None);
         let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 20, file));
         for entry in archive.entries_with_seek().map_err(|error| wrong(error.to_string()))? {

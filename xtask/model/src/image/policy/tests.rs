@@ -167,6 +167,24 @@ enhanced = "dockerfiles/Missing"
 }
 
 #[test]
+fn platforms_are_empty_only_if_none_is_listed() {
+    let with = |platforms: &str| GOOD.replace("platforms = [\"linux/amd64\"]", &format!("platforms = {platforms}"));
+    refuses(
+        &with("[\"linux/amd46\"]"),
+        expect![[r#"
+            `images.toml` is invalid
+            images.toml:9:14: `project.platforms`: `linux/amd46` is not a platform like `linux/amd64` or `linux/arm64`"#]],
+    );
+    refuses(
+        &with("[]"),
+        expect![[r#"
+            `images.toml` is invalid
+            images.toml:4:1: `project.platforms` is empty
+              hint: write `platforms = ["linux/amd64"]`"#]],
+    );
+}
+
+#[test]
 fn invalid_toml_is_reported_with_its_place() {
     refuses(
         "[project\nname = 1",
