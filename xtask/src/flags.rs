@@ -44,10 +44,8 @@ Exit codes:
 )]
 pub struct Flags {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub global: Global,
     #[command(subcommand)]
-    #[allow(missing_docs)]
     pub command: Command,
 }
 
@@ -299,7 +297,6 @@ Examples:
     /// Build the base image: Python and every locked dependency
     BuildBase {
         #[command(flatten)]
-        #[allow(missing_docs)]
         build: BuildFlags,
         /// Print the size of each layer and each package
         #[arg(long)]

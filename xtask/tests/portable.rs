@@ -7,10 +7,10 @@
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
 
 #[path = "support/fault_proxy.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod fault_proxy;
 #[path = "support/sources.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod sources;
 
 use expect_test::{Expect, expect};

@@ -6,19 +6,19 @@
 #![allow(clippy::disallowed_methods, reason = "the program under test is run as a person's shell would run it")]
 
 #[path = "../support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod busybox;
 #[path = "../support/fault_proxy.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod fault_proxy;
 #[path = "../support/fixture.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod fixture;
 #[path = "../support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod real_engine;
 #[path = "../support/real_registry.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod real_registry;
 
 mod agreement;

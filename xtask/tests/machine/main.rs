@@ -4,23 +4,23 @@
 #![allow(clippy::disallowed_methods, reason = "programs are run as a person's shell would run them")]
 
 #[path = "../support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod busybox;
 #[path = "../support/debian_root.rs"]
 mod debian_root;
 #[path = "../support/example.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod example;
 #[path = "../support/python_root.rs"]
 mod python_root;
 #[path = "../support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod real_engine;
 #[path = "../support/real_registry.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod real_registry;
 #[path = "../support/sources.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod sources;
 
 mod adoption;

@@ -3,20 +3,20 @@
 #![allow(clippy::disallowed_methods, reason = "programs are run as a person's shell would run them")]
 
 #[path = "../support/busybox.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod busybox;
 #[path = "../support/debian_root.rs"]
 mod debian_root;
 #[path = "../support/example.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod example;
 #[path = "../support/expression.rs"]
 mod expression;
 #[path = "../support/history.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod history;
 #[path = "../support/real_engine.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 mod real_engine;
 #[path = "../support/runner.rs"]
 mod runner;

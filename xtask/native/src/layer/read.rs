@@ -121,7 +121,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The next entry; skips unread contents of the previous one. `None` at the end of a complete layer.
-    #[allow(clippy::should_implement_trait)] // an entry's contents are read from the reader, between two of them
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "an entry's contents are read from the reader, between two entries"
+    )]
     pub fn next(&mut self) -> Result<Option<Entry>, Fault> {
         if self.finished {
             return Ok(None);

@@ -54,7 +54,6 @@ impl Md5 {
                 _ => (c ^ (b | !d), (7 * step) % 16),
             };
             // floor(2^32 * |sin(step + 1)|), as the specification defines its table.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
             let constant = (((step + 1) as f64).sin().abs() * 4_294_967_296.0) as u32;
             let sum = a.wrapping_add(mixed).wrapping_add(constant).wrapping_add(words[index]);
             (a, d, c) = (d, c, b);
