@@ -638,38 +638,84 @@ else:
     print(json.dumps({"html_url": "https://github.com/acme/app/pull/7"}))
 "##;
 
-#[test]
-fn upgraded_locks_are_proposed_as_one_pull_request() {
-    let Some(world) = World::new("a pull request") else { return };
-    let bin = world.folder.path().join("gh");
-    fs::create_dir(&bin).unwrap();
-    fs::write(bin.join("gh"), GH).unwrap();
-    fs::set_permissions(bin.join("gh"), fs::Permissions::from_mode(0o755)).unwrap();
-    let path = std::env::join_paths(
-        [bin.clone(), world.uv.parent().unwrap().to_owned()]
-            .into_iter()
-            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
-    );
-    let path = path.unwrap();
-    let propose = |exit| {
-        let args = ["lock", "--offline", "--upgrade", "--cooldown", "0", "--pull-request"];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        let output = command
-            .args(args)
-            .current_dir(world.path(""))
-            .env("PATH", &path)
-            .env("PIP_INDEX_URL", world.own_index())
+/// A repository whose `gh` is [`GH`].
+struct Proposals<'w> {
+    world: &'w World,
+    bin: PathBuf,
+    /// `PATH` with that program and uv.
+    path: std::ffi::OsString,
+}
+
+impl<'w> Proposals<'w> {
+    fn new(world: &'w World) -> Self {
+        let bin = world.folder.path().join("gh");
+        fs::create_dir(&bin).unwrap();
+        fs::write(bin.join("gh"), GH).unwrap();
+        fs::set_permissions(bin.join("gh"), fs::Permissions::from_mode(0o755)).unwrap();
+        let usual = std::env::var_os("PATH").unwrap();
+        let own = [bin.clone(), world.uv.parent().unwrap().to_owned()];
+        let path = std::env::join_paths(own.into_iter().chain(std::env::split_paths(&usual))).unwrap();
+        Self { world, bin, path }
+    }
+
+    #[track_caller]
+    fn propose(&self, exit: i32) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(["lock", "--offline", "--upgrade", "--cooldown", "0", "--pull-request"])
+            .current_dir(self.world.path(""))
+            .env("PATH", &self.path)
+            .env("PIP_INDEX_URL", self.world.own_index())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(exit), "{said}");
         said
-    };
-    let calls = || -> Vec<Value> {
-        let text = fs::read_to_string(bin.join("calls")).unwrap_or_default();
-        let _ = fs::remove_file(bin.join("calls"));
+    }
+
+    /// Calls of `gh` since the last time.
+    fn calls(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.bin.join("calls")).unwrap_or_default();
+        let _ = fs::remove_file(self.bin.join("calls"));
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    };
+    }
+
+    /// The metadata of installed projects belongs to a proposal: new files, and those that no project has any more.
+    fn hold_metadata_of_projects(&self) {
+        let world = self.world;
+        let policy = fs::read_to_string(world.path("images.toml")).unwrap();
+        let policy = policy.replacen("[project]\n", "[project]\ninstalled = [\"own/pyproject.toml\"]\n", 1);
+        fs::write(world.path("images.toml"), policy).unwrap();
+        fs::create_dir(world.path("own")).unwrap();
+        let project = |version: &str| {
+            let text = format!("[project]\nname = \"own\"\nversion = \"{version}\"\n");
+            fs::write(world.path("own/pyproject.toml"), text).unwrap();
+        };
+        project("1");
+        world.locks(&["lock", "--offline"], 0);
+        world.git(&["add", "-A"]);
+        project("2");
+        world.git(&["commit", "-q", "-a", "-m", "a project"]);
+        let said = self.propose(0);
+        assert!(said.contains("proposed"), "{said}");
+        let asked = self.calls();
+        let files: Vec<(&str, bool)> = asked[0][2]["tree"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| (file["path"].as_str().unwrap(), file["content"].is_string()))
+            .collect();
+        for (path, is_written) in [("own-1", false), ("own-2", true)] {
+            let path = format!("dockerfiles/projects/metadata/{path}.dist-info/METADATA");
+            assert!(files.contains(&(path.as_str(), is_written)), "{path}: {files:?}");
+        }
+    }
+}
+
+#[test]
+fn upgraded_locks_are_proposed_as_one_pull_request() {
+    let Some(world) = World::new("a pull request") else { return };
+    let proposals = Proposals::new(&world);
+    let (bin, propose, calls) = (&proposals.bin, |exit| proposals.propose(exit), || proposals.calls());
     let names = |calls: &[Value]| {
         calls.iter().map(|call| format!("{} {}", call[0], call[1]).replace('"', "")).collect::<Vec<_>>()
     };
@@ -719,33 +765,7 @@ fn upgraded_locks_are_proposed_as_one_pull_request() {
     assert!(propose(0).contains("no pull request"));
     assert_eq!(calls(), [Value::Null; 0]);
 
-    // The metadata of installed projects belongs to it: new files, and those that no project has any more.
-    let policy = fs::read_to_string(world.path("images.toml")).unwrap();
-    let policy = policy.replacen("[project]\n", "[project]\ninstalled = [\"own/pyproject.toml\"]\n", 1);
-    fs::write(world.path("images.toml"), policy).unwrap();
-    fs::create_dir(world.path("own")).unwrap();
-    let project = |version: &str| {
-        let text = format!("[project]\nname = \"own\"\nversion = \"{version}\"\n");
-        fs::write(world.path("own/pyproject.toml"), text).unwrap();
-    };
-    project("1");
-    world.locks(&["lock", "--offline"], 0);
-    world.git(&["add", "-A"]);
-    project("2");
-    world.git(&["commit", "-q", "-a", "-m", "a project"]);
-    let said = propose(0);
-    assert!(said.contains("proposed"), "{said}");
-    let asked = calls();
-    let files: Vec<(&str, bool)> = asked[0][2]["tree"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|file| (file["path"].as_str().unwrap(), file["content"].is_string()))
-        .collect();
-    for (path, is_written) in [("own-1", false), ("own-2", true)] {
-        let path = format!("dockerfiles/projects/metadata/{path}.dist-info/METADATA");
-        assert!(files.contains(&(path.as_str(), is_written)), "{path}: {files:?}");
-    }
+    proposals.hold_metadata_of_projects();
 }
 
 /// Prints what Renovate's managers for custom formats find: `CONFIGURATION NAME=FILE...`.

@@ -406,12 +406,17 @@ fn the_scripts_of_gitlab_do_what_each_event_needs() {
     each_event(Provider::GitLab);
 }
 
+fn needs<'e>(decision: &'e str, base_present: &'e str, tests: &'e str, run: &'e [&'e str]) -> Expected<'e> {
+    Expected { decision, base_present, tests, run }
+}
+
+fn as_on_github(call: &str) -> String {
+    call.replace("--format gitlab", "--format github")
+}
+
 fn each_event(service: Provider) {
     let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
     let Some(world) = World::begin(folder.path(), service) else { return };
-    let plan = |call: &str| call.replace("--format gitlab", "--format github");
-
-    let needs = |decision, base_present, tests, run| Expected { decision, base_present, tests, run };
     let first = world.commit(&[]);
     let expected = needs("base+fast", "false", "all", &["base", "app", "test", "release"]);
     world.happens("first push", &push(MAIN, &"0".repeat(40), &first), &expected);
@@ -470,18 +475,7 @@ fn each_event(service: Provider) {
     let merged = world.latest();
     assert!(merged[0] != after_code[0] && merged[1] != after_code[1]);
 
-    world.runner.git(&["tag", "v1.2.3"]);
-    let tagged = |version: &str, commit: &str| push(&format!("refs/tags/v{version}"), &"0".repeat(40), commit);
-    let outcome = world.runner.run(&in_fork(&tagged("1.2.3", &edited)));
-    assert_eq!(outcome.results[world.version_job()], "skipped", "a fork's version\n{}", outcome.log);
-    assert!(outcome.calls.is_empty() && world.published(&world.app, "1.2.3").is_none(), "{:?}", outcome.calls);
-    let outcome = world.runner.run(&tagged("1.2.3", &edited));
-    assert_eq!(outcome.results[world.version_job()], "success", "{}", outcome.log);
-    let calls = ["xtask plan --locked --format github", "xtask build --engine native --push --locked --reuse-only"];
-    let called: Vec<String> = outcome.calls.iter().map(|call| plan(call)).collect();
-    assert_eq!(called, calls, "no tests again, and no build");
-    assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
-    assert_eq!(world.latest(), merged);
+    world.version_names_what_was_tested(&edited, &merged);
 
     let by_hand = Event { name: "workflow_dispatch", payload: json!({"inputs": null}), ..push(MAIN, "", &edited) };
     let outcome = world.happens("by hand", &by_hand, &needs("fast", "true", "none", &[]));
@@ -495,20 +489,7 @@ fn each_event(service: Provider) {
     world.happens("old commit again", &code, &needs("fast", "true", "app", &[]));
     assert_eq!(world.latest(), merged, "`latest` never goes back");
 
-    let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
-    let outcome = world.happens("weekly", &weekly, &needs("rebase", "true", "none", &[]));
-    let called: Vec<String> = outcome.calls.iter().map(|call| plan(call)).collect();
-    assert_eq!(called, ["xtask plan --locked --format github", "xtask rebase"]);
-    assert_eq!(world.latest(), merged, "the root has nothing new");
-    put_root(&world.client, &world.root, "2");
-    world.happens("weekly, with an update", &weekly, &needs("rebase", "true", "none", &[]));
-    let rebased = world.latest();
-    assert!(rebased.iter().zip(&merged).all(|(now, before)| now != before), "{rebased:?}");
-    world.is_whole();
-    // The same commit again, with the old root in its lock, does not take the update away.
-    world.happens("by hand", &by_hand, &needs("fast", "true", "none", &[]));
-    assert_eq!(world.latest(), rebased);
-
+    world.is_rebased_weekly(&edited, &by_hand);
     world.what_fails_is_not_named(&edited);
 }
 
@@ -519,6 +500,44 @@ impl World {
             Provider::GitHub => "release",
             Provider::GitLab => "version",
         }
+    }
+
+    /// A git tag gives the tested image its version, and no test runs again.
+    fn version_names_what_was_tested(&self, edited: &str, merged: &[Option<Digest>; 2]) {
+        self.runner.git(&["tag", "v1.2.3"]);
+        let tagged = |version: &str, commit: &str| push(&format!("refs/tags/v{version}"), &"0".repeat(40), commit);
+        let outcome = self.runner.run(&in_fork(&tagged("1.2.3", edited)));
+        assert_eq!(outcome.results[self.version_job()], "skipped", "a fork's version\n{}", outcome.log);
+        assert!(outcome.calls.is_empty() && self.published(&self.app, "1.2.3").is_none(), "{:?}", outcome.calls);
+        let outcome = self.runner.run(&tagged("1.2.3", edited));
+        assert_eq!(outcome.results[self.version_job()], "success", "{}", outcome.log);
+        let calls = ["xtask plan --locked --format github", "xtask build --engine native --push --locked --reuse-only"];
+        let called: Vec<String> = outcome.calls.iter().map(|call| as_on_github(call)).collect();
+        assert_eq!(called, calls, "no tests again, and no build");
+        assert_eq!(
+            self.published(&self.app, "1.2.3").map(|found| found.digest),
+            merged[1],
+            "the digest that was tested"
+        );
+        assert_eq!(self.latest(), *merged);
+    }
+
+    /// An update of the root is put under the published images, and no later build takes it away.
+    fn is_rebased_weekly(&self, edited: &str, by_hand: &Event) {
+        let merged = self.latest();
+        let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", edited) };
+        let outcome = self.happens("weekly", &weekly, &needs("rebase", "true", "none", &[]));
+        let called: Vec<String> = outcome.calls.iter().map(|call| as_on_github(call)).collect();
+        assert_eq!(called, ["xtask plan --locked --format github", "xtask rebase"]);
+        assert_eq!(self.latest(), merged, "the root has nothing new");
+        put_root(&self.client, &self.root, "2");
+        self.happens("weekly, with an update", &weekly, &needs("rebase", "true", "none", &[]));
+        let rebased = self.latest();
+        assert!(rebased.iter().zip(&merged).all(|(now, before)| now != before), "{rebased:?}");
+        self.is_whole();
+        // The same commit again, with the old root in its lock, does not take the update away.
+        self.happens("by hand", by_hand, &needs("fast", "true", "none", &[]));
+        assert_eq!(self.latest(), rebased);
     }
 
     /// Failed tests, and a failed build: neither gets a tag that claims the commit.
