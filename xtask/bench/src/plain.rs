@@ -5,7 +5,7 @@
 use super::workspace::Workspace;
 use std::collections::BTreeMap;
 use std::path::Path;
-use xtask_host::docker::{self, Build, Output};
+use xtask_host::docker::{self, Build, NamedContext, Output};
 use xtask_host::tree::facts;
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::toolchain::{self, Portable};
@@ -34,7 +34,7 @@ pub(super) fn secrets(workspace: &Workspace, root: &Root) -> Result<Secrets, Fau
 pub(super) fn in_one_file(
     workspace: &Workspace,
     root: &Root,
-    (from, mut contexts): (String, BTreeMap<String, String>),
+    (from, mut contexts): (String, BTreeMap<String, NamedContext>),
     dockerfile: RelPath,
     (secrets, name): (&Secrets, String),
 ) -> Result<Build, Fault> {
@@ -44,7 +44,8 @@ pub(super) fn in_one_file(
         Some(rust) => rust,
         None => {
             if let Some(own) = Portable::find(&workspace.tree.root, &Platform::host()) {
-                contexts.insert(toolchain::CONTEXT.to_owned(), own.stage(&workspace.tree.root)?.display().to_string());
+                let folder = own.stage(&workspace.tree.root)?;
+                contexts.insert(toolchain::CONTEXT.to_owned(), NamedContext::Folder(folder));
             }
             from.clone()
         }
@@ -118,13 +119,12 @@ impl Root {
         })
     }
 
-    fn from(&self, workspace: &Workspace) -> Result<(String, BTreeMap<String, String>), Fault> {
+    fn from(&self, workspace: &Workspace) -> Result<(String, BTreeMap<String, NamedContext>), Fault> {
         let digest = self.digest()?;
         if self.suite().is_none() {
             return Ok((workspace.tree.policy.root.image.repository.digest(digest).to_string(), BTreeMap::new()));
         }
-        let layout = workspace.tree.root.join("target/images/root");
-        let place = format!("oci-layout://{}@{digest}", layout.display());
+        let place = NamedContext::Layout { folder: workspace.tree.root.join("target/images/root"), digest };
         // A bare `root` would also match the Dockerfile's stage of that name.
         let name = workspace.registry()?.repository("root").digest(digest).to_string();
         Ok((name.clone(), BTreeMap::from([(name, place)])))

@@ -44,6 +44,29 @@ pub struct Docker {
     pub podman: bool,
 }
 
+/// What a name in a Dockerfile's `FROM` or `--from` means for one build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// An image of an OCI layout.
+    Layout {
+        folder: PathBuf,
+        digest: Digest,
+    },
+    Image(Reference),
+    Folder(PathBuf),
+}
+
+impl NamedContext {
+    /// The value for docker's `--build-context`.
+    fn docker_value(&self) -> String {
+        match self {
+            Self::Layout { folder, digest } => format!("oci-layout://{}@{digest}", folder.display()),
+            Self::Image(image) => format!("docker-image://{image}"),
+            Self::Folder(folder) => folder.display().to_string(),
+        }
+    }
+}
+
 /// One call of `docker buildx build`, for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
@@ -57,8 +80,8 @@ pub struct Build {
     pub args: BTreeMap<String, String>,
     /// Predefined arguments whose values docker takes from the environment (proxies): never shown.
     pub inherited_args: Vec<&'static str>,
-    /// Images by their names in `FROM`.
-    pub contexts: BTreeMap<String, String>,
+    /// By the name in the Dockerfile.
+    pub contexts: BTreeMap<String, NamedContext>,
     pub labels: BTreeMap<String, String>,
     pub secrets: BTreeMap<&'static str, PathBuf>,
     pub names: Vec<String>,
@@ -355,7 +378,7 @@ impl Docker {
             call = call.arg("--build-arg").arg(format!("SOURCE_DATE_EPOCH={epoch}"));
         }
         for (name, target) in &build.contexts {
-            call = call.arg("--build-context").arg(format!("{name}={target}"));
+            call = call.arg("--build-context").arg(format!("{name}={}", target.docker_value()));
         }
         for (name, value) in &build.labels {
             call = call.arg("--label").arg(format!("{name}={value}"));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::{Build, Built};
+use xtask_host::docker::{Build, Built, NamedContext};
 use xtask_host::tree::facts::wheels::ByDocker;
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
@@ -183,16 +183,17 @@ fn call(
 ) -> Result<Build, Fault> {
     let (mut contexts, mut args) = (BTreeMap::new(), order.build_args());
     if let Some(wheels) = wheels {
-        contexts.insert(sources::CONTEXT.to_owned(), wheels.folder.display().to_string());
+        contexts.insert(sources::CONTEXT.to_owned(), NamedContext::Folder(wheels.folder.clone()));
         // Nothing is compiled, so no compiler is installed.
         args.insert(BUILD_PACKAGES.to_owned(), String::new());
     }
     let from = &order.from;
     if let FromPlace::Layout(folder) = &from.place {
-        contexts.insert(from.name().to_string(), format!("oci-layout://{}@{}", folder.display(), from.digest));
+        let layout = NamedContext::Layout { folder: folder.clone(), digest: from.digest };
+        contexts.insert(from.name().to_string(), layout);
     }
     if let Some(Compiler::Toolchain(folder)) = &order.compiler {
-        contexts.insert(toolchain::CONTEXT.to_owned(), folder.display().to_string());
+        contexts.insert(toolchain::CONTEXT.to_owned(), NamedContext::Folder(folder.clone()));
     }
     let builder = context.request.builder.clone();
     Ok(Build {

@@ -2,7 +2,7 @@
 //!
 //! Its store is a folder of the caller, so that nothing is left when that folder is removed.
 
-use super::{Build, Output};
+use super::{Build, NamedContext, Output};
 use crate::process::{self, Command};
 use crate::terminal;
 use std::collections::VecDeque;
@@ -108,7 +108,7 @@ impl Buildah {
             "--layers=false",
             "--identity-label=false",
         ]);
-        if build.contexts.values().any(|target| target.starts_with("docker-image://127.0.0.1")) {
+        if build.contexts.values().any(is_on_loopback) {
             call = call.arg("--tls-verify=false");
         }
         let file = build.root.join(&build.dockerfile);
@@ -123,9 +123,10 @@ impl Buildah {
             call = call.arg("--build-arg").arg(name);
         }
         for (name, target) in &build.contexts {
-            let target = match target.strip_prefix("oci-layout://") {
-                Some(layout) => format!("docker-image://{}", self.pull(layout)?),
-                None => target.clone(),
+            let target = match target {
+                NamedContext::Layout { folder, digest } => format!("docker-image://{}", self.pull(folder, *digest)?),
+                NamedContext::Image(image) => format!("docker-image://{image}"),
+                NamedContext::Folder(folder) => folder.display().to_string(),
             };
             call = call.arg("--build-context").arg(format!("{name}={target}"));
         }
@@ -133,17 +134,16 @@ impl Buildah {
         Ok(call.arg(super::joined("--file=", &file)).arg(format!("--tag={NAME}")).arg("--").arg(&build.context))
     }
 
-    /// Brings an image of a layout, `FOLDER@DIGEST`, into the store, and returns its id.
-    fn pull(&self, layout: &str) -> Result<String, Fault> {
-        let cannot =
-            |error: &dyn std::fmt::Display| Fault::build(format!("cannot read the image `{layout}`")).cause(error);
-        let (folder, digest) = layout.rsplit_once('@').ok_or_else(|| cannot(&"it has no digest"))?;
-        let digest: Digest = digest.parse().map_err(|error| cannot(&error))?;
+    /// Brings an image of a layout into the store, and returns its id.
+    fn pull(&self, layout: &Path, digest: Digest) -> Result<String, Fault> {
+        let cannot = |error: &dyn std::fmt::Display| {
+            Fault::build(format!("cannot read the image `{}@{digest}`", layout.display())).cause(error)
+        };
         // A layout with this image alone, by a name: buildah finds none by digest.
         let alone = self.folder.join("from");
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(&alone)?;
-            let blobs = Path::new(folder).canonicalize()?.join("blobs");
+            let blobs = layout.canonicalize()?.join("blobs");
             let size = fs::metadata(blobs.join("sha256").join(digest.hex()))?.len();
             let found = Descriptor::new(media_type::MANIFEST, digest, size).with_annotation(annotation::REF_NAME, NAME);
             fs::write(alone.join("index.json"), serde_json::to_vec(&Index::new(vec![found]))?)?;
@@ -157,4 +157,9 @@ impl Buildah {
         let call = self.call().args(["pull", "--quiet"]).arg(format!("oci:{}:{NAME}", alone.display()));
         Ok(call.read(Exit::Build)?.trim().to_owned())
     }
+}
+
+/// A registry on this machine has no TLS.
+fn is_on_loopback(context: &NamedContext) -> bool {
+    matches!(context, NamedContext::Image(image) if image.repository.is_loopback())
 }

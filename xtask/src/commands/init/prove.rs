@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::buildah::Buildah;
-use xtask_host::docker::{Build, Docker, Output};
+use xtask_host::docker::{Build, Docker, NamedContext, Output};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::scratch::{self, Scratch};
@@ -113,10 +113,9 @@ impl ProofSubject<'_> {
     fn compare(&self, at: usize, new: &Contained, engine: &Engine, context: &Path) -> Result<Compared, Fault> {
         let (path, source) = (&self.paths[at], &self.sources[at]);
         let platform = Platform::host();
-        let from = format!("{}", new.root.name());
         let target = match &new.root.place {
-            FromPlace::Layout(folder) => format!("oci-layout://{}@{}", folder.display(), new.root.digest),
-            FromPlace::Registry | FromPlace::NotBuilt => format!("docker-image://{from}"),
+            FromPlace::Layout(folder) => NamedContext::Layout { folder: folder.clone(), digest: new.root.digest },
+            FromPlace::Registry | FromPlace::NotBuilt => NamedContext::Image(new.root.name()),
         };
         let replaced = source.roots(&platform)?;
         let same = |name: &String| {
