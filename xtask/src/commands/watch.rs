@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SETTLED: Duration = Duration::from_millis(50);
 
 /// Time that a program gets to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Builds and runs until Ctrl-C.
 pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {
@@ -113,10 +113,10 @@ impl RunningProgram<'_> {
     fn end(self) {
         match self {
             Self::App(app, image) => {
-                app.end(PATIENCE);
+                app.end(STOP_TIMEOUT);
                 drop(image);
             }
-            Self::Command(command) => command.end(PATIENCE),
+            Self::Command(command) => command.end(STOP_TIMEOUT),
         }
     }
 }

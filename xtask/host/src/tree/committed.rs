@@ -5,13 +5,13 @@
 //! off, and it looks at files that no image reads. Here the commit's own files are selected by the same rules
 //! ([`facts::parse`]) and compared by contents. Reads files and git's objects; runs no filter.
 
-mod known;
+mod remembered;
 
 use crate::tree::binary;
 use crate::tree::context::Open;
 use crate::tree::facts::{self, Parsed, Tree};
 use crate::tree::git::{Git, Objects, Revision, pointer, revision};
-use known::KnownInputs;
+use remembered::RememberedInputs;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -55,7 +55,7 @@ pub fn compare<'c>(
     memory: &Memory<'_>,
     committed: &dyn Fn() -> Result<&'c Committed, Fault>,
 ) -> Result<Compared, Fault> {
-    if let Some(known) = KnownInputs::read(memory.path, id)
+    if let Some(known) = RememberedInputs::read(memory.path, id)
         && let Some(compared) = known.compare(tree, kind, parsed)?
     {
         return Ok(compared);
@@ -97,7 +97,12 @@ impl Committed {
     }
 
     /// The same, with what there is to remember of a commit that can be read.
-    fn examine(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<(Compared, Option<KnownInputs>), Fault> {
+    fn examine(
+        &self,
+        tree: &Tree,
+        kind: ImageKind,
+        parsed: &Parsed,
+    ) -> Result<(Compared, Option<RememberedInputs>), Fault> {
         let theirs = match &self.tree {
             Ok(theirs) => theirs,
             Err(fault) => {
@@ -138,7 +143,7 @@ impl Committed {
                 self.files(tree, theirs, &before, &now, &mut found)?;
                 let is_pointer = |entry: &&ContextEntry| self.is_pointer(entry);
                 pointers = ours_may.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
-                known = KnownInputs::of(&self.id, theirs, kind, &committed).ok();
+                known = RememberedInputs::of(&self.id, theirs, kind, &committed).ok();
                 if let Some(known) = &mut known {
                     known.pointers = theirs_may.iter().filter(is_pointer).filter_map(|entry| entry.id).collect();
                     known.contents.clone_from(&self.contents.borrow());

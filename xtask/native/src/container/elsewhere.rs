@@ -66,7 +66,7 @@ pub mod bare {
             match *self {}
         }
 
-        pub fn end_within(self, _patience: Duration) {
+        pub fn end_within(self, _limit: Duration) {
             match self {}
         }
 

@@ -13,6 +13,7 @@ mod closure;
 mod compile;
 mod describe;
 mod distribution;
+mod earlier;
 mod early;
 mod environment;
 mod gather;
@@ -20,7 +21,6 @@ mod groups;
 mod installed;
 mod interpreter;
 mod items;
-mod known;
 mod record;
 mod shared;
 mod unpack;
@@ -32,6 +32,7 @@ use crate::root;
 use crate::stage::{Earlier, Part, Realise, RootFiles};
 use compile::{ChunkName, ImportCheck};
 use distribution::EnvironmentPlace;
+use earlier::EarlierPackages;
 use environment::Environment;
 use gather::{Gathered, Gathering, WheelSource};
 use groups::Group;
@@ -39,7 +40,6 @@ use installed::Installed;
 pub use interpreter::PYTHON;
 use interpreter::{Interpreter, RootPython};
 use items::{Items, LayerItems, folders};
-use known::Known;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -277,7 +277,7 @@ impl<'a> PythonPackages<'a> {
         let locked: Vec<LockedPackage> = self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
         // What is not imported here says nothing about what was imported elsewhere.
         let known = earlier.filter(|_| self.compiler == Compiler::Root);
-        let known = known.and_then(|earlier| Known::read(earlier, &self.setting, &locked, self.layers()));
+        let known = known.and_then(|earlier| EarlierPackages::read(earlier, &self.setting, &locked, self.layers()));
         let gathered = match known.map(|known| self.gather(&locked, wanted, Some(&known))).transpose()?.flatten() {
             Some(gathered) => gathered,
             None => self.gather(&locked, wanted, None)?.expect("without an earlier image nothing is missing from it"),
@@ -334,7 +334,7 @@ impl<'a> PythonPackages<'a> {
         &self,
         locked: &[LockedPackage],
         wanted: &BTreeSet<usize>,
-        known: Option<&Known<'_>>,
+        known: Option<&EarlierPackages<'_>>,
     ) -> Result<Option<(Gathered, Option<RootPython>)>, Fault> {
         let folder = version_folder(&self.python);
         let built = self.built()?;

@@ -297,7 +297,7 @@ mod tests {
             ("ARG MANYLINUX=2_36", "ARG MANYLINUX=2_28"),
             (" --mount=type=bind,from=built-wheels,target=/opt/wheels", ""),
             ("ARG USER_ID=10001", "ARG USER_ID=7"),
-            ("FROM workshop${BUILD_PACKAGES:+-with-compilers} AS packages", "FROM root AS packages"),
+            ("FROM installer${BUILD_PACKAGES:+-with-compilers} AS packages", "FROM root AS packages"),
         ] {
             assert!(replaced(from, to).is_ok(), "{to}: {}", replaced(from, to).unwrap_err());
         }
@@ -361,9 +361,9 @@ mod tests {
             ),
             ("WORKDIR /build\n", "", line("WORKDIR /build"), "a `WORKDIR` of the recipe is missing before it"),
             (
-                "FROM root AS workshop\n",
-                "FROM root AS workshop\nRUN apt-get install -y libfoo\n",
-                line("AS workshop") + 1,
+                "FROM root AS installer\n",
+                "FROM root AS installer\nRUN apt-get install -y libfoo\n",
+                line("AS installer") + 1,
                 "the stage `packages` is built on it, but the recipe reads only the files of `ROOT_IMAGE`",
             ),
             (

@@ -4,10 +4,10 @@
 use super::closure::{self, ClosureCheck};
 use super::compile::ChunkName;
 use super::distribution::EnvironmentPlace;
+use super::earlier::EarlierPackages;
 use super::early::{Early, Unwinding};
 use super::installed::{Arrived, Installed};
 use super::interpreter::Interpreter;
-use super::known::Known;
 use super::shared::{self, Shared};
 use super::unpack::Folder;
 use super::{SCRATCH, wheels};
@@ -30,7 +30,7 @@ pub(super) struct Gathering<'a> {
     pub(super) locked: &'a [LockedPackage],
     /// Packages of which this build makes layers.
     pub(super) wanted: BTreeSet<&'a str>,
-    pub(super) known: Option<&'a Known<'a>>,
+    pub(super) known: Option<&'a EarlierPackages<'a>>,
     pub(super) wheels: WheelSource<'a>,
     pub(super) place: EnvironmentPlace<'a>,
     /// Working folder, for what does not fit into memory.
@@ -69,7 +69,7 @@ impl Gathering<'_> {
     ) -> Result<(Option<Gathered>, P), Fault> {
         let Self { locked, ref wanted, known, ref place, work, script, .. } = *self;
         let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
-        let room = known.map_or(0, Known::room);
+        let room = known.map_or(0, EarlierPackages::room);
         let early = Early::new(Folder::early(work, SCRATCH)?, room, (locked, wanted), (*place, script));
         let (fetched, own) = std::thread::scope(|scope| {
             let _guard = Unwinding(&early);
@@ -120,7 +120,7 @@ impl Gathering<'_> {
             Restored::Packages { restored, others, described } => (restored, others, Some(described)),
             Restored::Nothing => Default::default(),
         };
-        let from = known.map(Known::name);
+        let from = known.map(EarlierPackages::name);
         let gathered =
             Gathered { downloads, installed, fetched, restored, folder, shared, others, from, described, compiled };
         Ok((Some(gathered), own))
@@ -128,7 +128,7 @@ impl Gathering<'_> {
 
     /// Unpacks the packages of layers that a change affects whatever the new wheels have: those that use what is no longer as it was, and
     /// what these use.
-    fn presumed(&self, known: &Known<'_>, folder: &Folder) -> Presumed {
+    fn presumed(&self, known: &EarlierPackages<'_>, folder: &Folder) -> Presumed {
         let stays = |name: &str| known.has(name) && !self.wanted.contains(name);
         let stay = known.packages.iter().filter(|(name, _)| stays(name));
         let packages: Packages = stay.map(|(name, package)| (name.clone(), package.clone())).collect();
@@ -187,7 +187,7 @@ impl Gathering<'_> {
         &self,
         folder: &Folder,
         fetched: &Packages,
-        known: &Known<'_>,
+        known: &EarlierPackages<'_>,
         presumed: &Presumed,
     ) -> Result<Option<Restored>, Fault> {
         let Self { locked, ref place, .. } = *self;

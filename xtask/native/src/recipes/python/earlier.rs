@@ -21,7 +21,7 @@ use xtask_model::spec::lock::checked::{Checked, CheckedPackage, Packages, VERSIO
 use xtask_model::spec::lock::{LockedPackage, Pin};
 use xtask_model::spec::reference::Digest;
 
-pub(super) struct Known<'e> {
+pub(super) struct EarlierPackages<'e> {
     earlier: &'e dyn Earlier,
     /// All packages that were imported for the earlier image.
     pub(super) packages: Packages,
@@ -31,7 +31,7 @@ pub(super) struct Known<'e> {
     layers: BTreeMap<String, Digest>,
 }
 
-impl<'e> Known<'e> {
+impl<'e> EarlierPackages<'e> {
     /// `None` if the earlier image says nothing that counts in this setting. `layers` has the recipe of each package's layer in this build.
     pub(super) fn read(
         earlier: &'e dyn Earlier,

@@ -19,7 +19,7 @@ use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct KnownInputs {
+pub(super) struct RememberedInputs {
     commit: String,
     /// The program that selected them: another build of it may select others.
     program: String,
@@ -54,7 +54,7 @@ impl SettingsDigests {
     }
 }
 
-impl KnownInputs {
+impl RememberedInputs {
     /// The inputs of an image in the commit whose tree and Dockerfile these are.
     pub(super) fn of(commit: &str, theirs: &Tree, kind: ImageKind, committed: &Parsed) -> Result<Self, Fault> {
         let binary = if kind == ImageKind::Base { None } else { facts::binary_key(theirs, committed)? };
