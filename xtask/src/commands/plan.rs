@@ -116,7 +116,7 @@ fn plan_app(
             let changes = Err(why.clone());
             let (pinned, pinned_root) = (false, false);
             let facts = ChangeFacts { purpose, changes, no_base: Some(why), pinned, pinned_root, base, app };
-            let (decision, reasons) = change::decide(&facts);
+            let (decision, reasons) = change::work_needed(&facts);
             let machines = Machines::needed(&head.policy, decision, true);
             return Ok(ChangePlan { decision, reasons, machines, ..plan });
         }
@@ -147,7 +147,7 @@ fn plan_app(
     let untested = base_revision.as_deref().filter(|_| asks).and_then(|id| untested(head, id));
     let (pinned, pinned_root) = (sources.pins.base.is_some(), sources.pins.root.is_some());
     let facts = ChangeFacts { purpose, changes, no_base: None, pinned, pinned_root, base, app };
-    let (decision, reasons) = change::decide(&facts);
+    let (decision, reasons) = change::work_needed(&facts);
     let changed = older.changed.as_deref().map_err(String::as_str);
     let facts_of_tests =
         verification::VerificationFacts { purpose, changed, untested: untested.as_deref(), tested: tested.as_deref() };

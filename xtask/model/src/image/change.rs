@@ -10,6 +10,9 @@
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
 //!
 //! Unknown facts never lead to `skip`: they lead to a build, with the reason.
+//!
+//! [`work_needed`] is not a second planner. [`crate::image::plan`] decides for one tree whether an image is built or reused, and its answers
+//! are part of the facts here ([`PlannedImage`]). A change is of two trees, and its work depends on CI's event too, which no build knows.
 
 pub mod event;
 mod plans;
@@ -116,7 +119,8 @@ impl PlannedImage {
     }
 }
 
-/// Answer to the question whether an image can be used as it is.
+/// Answer to the question whether an image can be used as it is. An image that is present may have to be built all the same, for
+/// example because it is on another base: that is the plan's decision, and [`Presence`] does not say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
     Yes,
@@ -215,8 +219,8 @@ pub fn compare(old: &Inputs, new: &Inputs, base_names: &FileNames<'_>, app_names
     Changes { base, app, waiting }
 }
 
-/// Decides, and says why.
-pub fn decide(facts: &ChangeFacts) -> (Work, Vec<String>) {
+/// The work that a change needs, with the reasons.
+pub fn work_needed(facts: &ChangeFacts) -> (Work, Vec<String>) {
     if let Some(why) = &facts.no_base {
         return (Work::Full, vec![format!("no base can be named: {why}")]);
     }
@@ -509,7 +513,7 @@ mod tests {
     fn check(edit: impl FnOnce(&mut ChangeFacts), decision: Work, first: &str) {
         let mut facts = facts();
         edit(&mut facts);
-        let (found, reasons) = decide(&facts);
+        let (found, reasons) = work_needed(&facts);
         assert_eq!((found, reasons[0].as_str()), (decision, first));
     }
 
@@ -574,10 +578,10 @@ mod tests {
         check(|f| (f.pinned, f.base) = (true, unknown()), Work::Fast, cannot);
         let changes = || changed(&["scipy"], &[]);
         check(|f| (f.pinned, f.base, f.changes) = (true, not_asked(), changes()), Work::Fast, "base: scipy");
-        let (_, reasons) = decide(&ChangeFacts { pinned: true, changes: changes(), ..facts() });
+        let (_, reasons) = work_needed(&ChangeFacts { pinned: true, changes: changes(), ..facts() });
         assert_eq!(reasons, ["base: scipy", "the base is pinned in `images.lock`: none is built"]);
         let waiting = || Ok(Changes { waiting: vec!["scipy".to_owned()], ..Changes::default() });
-        let (decision, reasons) = decide(&ChangeFacts { pinned: true, changes: waiting(), ..facts() });
+        let (decision, reasons) = work_needed(&ChangeFacts { pinned: true, changes: waiting(), ..facts() });
         let waits = "base: scipy; it waits, the base is pinned in `images.lock`";
         assert_eq!((decision, reasons), (Work::Skip, vec![nothing.to_owned(), waits.to_owned()]));
     }

@@ -162,7 +162,7 @@ impl Replay<'_> {
         let (class, reasons) = match needs {
             CommitNeeds::Unreadable(why) => (Class::Unreadable, vec![why]),
             CommitNeeds::Decided(facts, compiles) => {
-                let (work, reasons) = change::decide(&facts);
+                let (work, reasons) = change::work_needed(&facts);
                 (Class::of(work, compiles), reasons)
             }
         };
