@@ -434,7 +434,7 @@ impl Docker {
             }
         };
         #[derive(Deserialize)]
-        struct Metadata {
+        struct BuildxMetadata {
             #[serde(rename = "containerimage.digest")]
             digest: Digest,
         }
@@ -442,7 +442,7 @@ impl Docker {
             Fault::build(format!("cannot read the digest of {what} from `docker buildx build`")).cause(cause)
         };
         let text = std::fs::read(&metadata).map_err(|error| cannot(&error))?;
-        let digest = serde_json::from_slice::<Metadata>(&text).map_err(|error| cannot(&error))?.digest;
+        let digest = serde_json::from_slice::<BuildxMetadata>(&text).map_err(|error| cannot(&error))?.digest;
         Ok(Built { digest, took, steps: log.steps, pulled: log.pulled })
     }
 
@@ -452,14 +452,14 @@ impl Docker {
         /// Podman answers with a list, of one.
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Answer {
+        enum Inspected {
             One(StoredImage),
             All([StoredImage; 1]),
         }
         if output.status.success() {
             return serde_json::from_slice(&output.stdout)
                 .map(|answer| match answer {
-                    Answer::One(image) | Answer::All([image]) => Some(image),
+                    Inspected::One(image) | Inspected::All([image]) => Some(image),
                 })
                 .map_err(|error| Fault::build(format!("cannot read docker's answer about `{name}`")).cause(error));
         }

@@ -344,10 +344,10 @@ impl Origin {
 
 fn read_key(json: &str) -> Result<PublishedKey, String> {
     #[derive(serde::Deserialize)]
-    struct Versioned {
+    struct KeySchema {
         schema: u32,
     }
-    let version: Versioned = serde_json::from_str(json).map_err(|error| format!("its key cannot be read: {error}"))?;
+    let version: KeySchema = serde_json::from_str(json).map_err(|error| format!("its key cannot be read: {error}"))?;
     if version.schema != key::SCHEMA {
         return Err(format!("its key has schema {}, this xtask makes keys of schema {}", version.schema, key::SCHEMA));
     }

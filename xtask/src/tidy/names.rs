@@ -1,20 +1,16 @@
 //! A type's name has one meaning in a crate: no two modules define it.
 //!
-//! Pure. Reads definitions at the left margin; a type in a function is nobody else's. Tests may name theirs as they like.
+//! Pure. A type in a function counts as well: a reader meets its name in the same places. An associated type does not, and tests may name
+//! theirs as they like.
 
 use super::edges::{CRATES, without_tests};
 use super::{Files, Violation};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-/// Folders and files whose types repeat a name for a reason.
-const REPEATS: [(&str, &str); 2] = [
-    (
-        "xtask/model/src/spec/lock/formats/",
-        "each reads a lock of another tool, and its types are named as that format's tables",
-    ),
-    ("elsewhere.rs", "it has the names of the module for Linux next to it, and is compiled in its place"),
-];
+/// Files whose types repeat a name for a reason.
+const REPEATS: [(&str, &str); 1] =
+    [("elsewhere.rs", "it has the names of the module for Linux next to it, and is compiled in its place")];
 
 /// Every later definition of a name.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
@@ -22,7 +18,7 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut found = Vec::new();
     for (path, text) in files.texts().filter(|(path, _)| path.ends_with(".rs")) {
         let Some((src, _)) = CRATES.iter().find(|(src, _)| path.starts_with(src)) else { continue };
-        if REPEATS.iter().any(|(place, _)| path.starts_with(place) || path.ends_with(place)) || is_test(files, path) {
+        if REPEATS.iter().any(|(place, _)| path.ends_with(place)) || is_test(files, path) {
             continue;
         }
         let code = without_tests(text);
@@ -45,16 +41,19 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
     found
 }
 
-/// The type that a line at the left margin defines.
+/// The type that a line defines.
 fn defined(line: &str) -> Option<&str> {
-    let line = match line.strip_prefix("pub") {
+    let code = line.trim_start();
+    let is_indented = code.len() < line.len();
+    let line = match code.strip_prefix("pub") {
         Some(rest) => {
             rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |(_, rest)| rest).trim_start()
         }
-        None => line,
+        None => code,
     };
     let (kind, rest) = line.strip_prefix("unsafe ").unwrap_or(line).split_once(' ')?;
-    let is_type = ["struct", "enum", "trait", "type", "union"].contains(&kind);
+    // An indented `type` belongs to a trait.
+    let is_type = ["struct", "enum", "trait", "union"].contains(&kind) || (kind == "type" && !is_indented);
     is_type.then(|| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()).flatten()
 }
 
@@ -93,8 +92,18 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_functions_and_tests_have_their_own_names() {
-        let one = ("xtask/host/src/a.rs", "struct Found;\nfn a() {\n    struct Found;\n}\n");
+    fn a_type_in_a_function_counts() {
+        let text = "struct Found;\nfn a() {\n    #[derive(Deserialize)]\n    struct Found;\n}\n";
+        let expected = ["xtask/host/src/a.rs:4: the type `Found` is also defined in `xtask/host/src/a.rs:1`"];
+        finds(&[("xtask/host/src/a.rs", text)], &expected);
+        let two = "fn b() {\n    enum Found {}\n}\n";
+        let expected = ["xtask/host/src/b.rs:2: the type `Found` is also defined in `xtask/host/src/a.rs:1`"];
+        finds(&[("xtask/host/src/a.rs", "struct Found;\n"), ("xtask/host/src/b.rs", two)], &expected);
+    }
+
+    #[test]
+    fn other_crates_associated_types_and_tests_have_their_own_names() {
+        let one = ("xtask/host/src/a.rs", "struct Found;\nimpl A for B {\n    type Found = u8;\n}\n");
         finds(&[one, ("xtask/src/a.rs", "struct Found;\n"), ("xtask/tests/a.rs", "struct Found;\n")], &[]);
         finds(&[one, ("xtask/host/src/b.rs", "struct FoundIt;\nimpl Found for A {}\nuse a::Found;\n")], &[]);
         finds(&[one, ("xtask/host/src/b.rs", "#[cfg(test)]\nmod tests {\nstruct Found;\n}\n")], &[]);

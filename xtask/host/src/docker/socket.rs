@@ -16,7 +16,7 @@ const LONGEST: u64 = 1 << 20;
 pub(super) fn version(socket: &Path) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Answer {
+    struct EngineVersion {
         version: String,
     }
     let mut stream = UnixStream::connect(socket).ok()?;
@@ -31,7 +31,7 @@ pub(super) fn version(socket: &Path) -> Option<String> {
     if !head.starts_with(b"HTTP/1.") || !head.ends_with(b" 200 OK") {
         return None;
     }
-    Some(serde_json::from_slice::<Answer>(body).ok()?.version)
+    Some(serde_json::from_slice::<EngineVersion>(body).ok()?.version)
 }
 
 #[cfg(test)]

@@ -174,11 +174,11 @@ fn local_page(page: &Path, text: &str) -> Vec<IndexFile> {
 /// False for the object of a file that has another version of the package.
 fn may_be_of(object: &[u8], package: &LockedPackage) -> bool {
     #[derive(Deserialize)]
-    struct Named<'a> {
+    struct NamedFile<'a> {
         #[serde(borrow)]
         filename: Cow<'a, str>,
     }
-    serde_json::from_slice::<Named<'_>>(object).map_or(true, |file| choice::is_of(&file.filename, package))
+    serde_json::from_slice::<NamedFile<'_>>(object).map_or(true, |file| choice::is_of(&file.filename, package))
 }
 
 /// The files of a page that came, with absolute addresses.

@@ -221,11 +221,11 @@ pub fn crates<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Vec<Cr
 /// The licences that the manifests of these crates state. Cargo reads the manifests, and downloads those that this machine lacks.
 pub fn licences(root: &Path, crates: &[Crate]) -> Result<CrateLicences, Fault> {
     #[derive(Deserialize)]
-    struct Metadata {
-        packages: Vec<Package>,
+    struct StatedLicences {
+        packages: Vec<LicensedPackage>,
     }
     #[derive(Deserialize)]
-    struct Package {
+    struct LicensedPackage {
         name: String,
         version: String,
         license: Option<String>,
@@ -233,7 +233,7 @@ pub fn licences(root: &Path, crates: &[Crate]) -> Result<CrateLicences, Fault> {
     process::find("cargo", "reading the licences of crates", "install Rust: https://rustup.rs")?;
     let call = cargo(root).args(["metadata", "--locked", "--format-version", "1"]);
     let text = call.read(Exit::Network)?;
-    let metadata: Metadata = serde_json::from_str(&text)
+    let metadata: StatedLicences = serde_json::from_str(&text)
         .map_err(|error| Fault::build("cannot read the answer of `cargo metadata`").cause(error))?;
     let wanted: BTreeSet<(&str, &str)> = crates.iter().map(|one| (&*one.name, &*one.version)).collect();
     let mut found = CrateLicences::default();
@@ -285,20 +285,20 @@ fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
 /// The packages of the workspace by their names, and their folders.
 pub fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
     #[derive(Deserialize)]
-    struct Manifest {
-        workspace: Option<Workspace>,
-        package: Option<Package>,
+    struct CargoManifest {
+        workspace: Option<WorkspaceMembers>,
+        package: Option<NamedPackage>,
     }
     #[derive(Deserialize)]
-    struct Workspace {
+    struct WorkspaceMembers {
         #[serde(default)]
         members: Vec<String>,
     }
     #[derive(Deserialize)]
-    struct Package {
+    struct NamedPackage {
         name: String,
     }
-    let manifest = |folder: &Path| -> Result<Manifest, Fault> {
+    let manifest = |folder: &Path| -> Result<CargoManifest, Fault> {
         let path = folder.join("Cargo.toml");
         let text = repository.text(&path)?;
         toml::from_str(&text).map_err(|error| cannot_read(&path, error.message()))

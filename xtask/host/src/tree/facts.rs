@@ -115,20 +115,20 @@ impl Tree {
     /// The package's version, from its manifest or the workspace's.
     pub fn version(&self) -> Option<String> {
         #[derive(Deserialize)]
-        struct Manifest {
-            package: Option<Package>,
-            workspace: Option<Workspace>,
+        struct VersionedManifest {
+            package: Option<VersionedPackage>,
+            workspace: Option<VersionedWorkspace>,
         }
         #[derive(Deserialize)]
-        struct Workspace {
-            package: Option<Package>,
+        struct VersionedWorkspace {
+            package: Option<VersionedPackage>,
         }
         #[derive(Deserialize)]
-        struct Package {
+        struct VersionedPackage {
             version: Option<toml::Value>,
         }
-        let read = |path: &Path| toml::from_str::<Manifest>(&std::fs::read_to_string(path).ok()?).ok();
-        let text = |package: Option<Package>| package?.version?.as_str().map(str::to_owned);
+        let read = |path: &Path| toml::from_str::<VersionedManifest>(&std::fs::read_to_string(path).ok()?).ok();
+        let text = |package: Option<VersionedPackage>| package?.version?.as_str().map(str::to_owned);
         let package = &self.policy.app.binary.as_ref()?.package;
         let member = read(&self.root.join(package).join("Cargo.toml")).and_then(|manifest| text(manifest.package));
         member.or_else(|| {

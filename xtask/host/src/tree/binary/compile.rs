@@ -217,16 +217,16 @@ fn dependencies(list: &str) -> Vec<PathBuf> {
 
 fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     #[derive(Deserialize)]
-    struct Message {
+    struct ArtifactMessage {
         reason: String,
         executable: Option<PathBuf>,
-        target: Option<Target>,
+        target: Option<ArtifactTarget>,
     }
     #[derive(Deserialize)]
-    struct Target {
+    struct ArtifactTarget {
         name: String,
     }
-    let message: Message = serde_json::from_str(line.strip_prefix('{').map(|_| line)?).ok()?;
+    let message: ArtifactMessage = serde_json::from_str(line.strip_prefix('{').map(|_| line)?).ok()?;
     let ours = message.reason == "compiler-artifact" && message.target?.name == name;
     message.executable.filter(|_| ours)
 }

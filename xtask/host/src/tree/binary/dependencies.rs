@@ -142,13 +142,13 @@ fn cargo_home() -> PathBuf {
 /// Folder below which cargo keeps what it compiles.
 pub fn build_folder(place: &Place<'_>) -> Result<PathBuf, Fault> {
     #[derive(Deserialize)]
-    struct Metadata {
+    struct BuildFolders {
         target_directory: PathBuf,
         build_directory: Option<PathBuf>,
     }
     let call = cargo(place.root).args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"]);
     let call = place.compiled.into_iter().fold(call, |call, folder| call.env("CARGO_TARGET_DIR", folder));
-    let metadata: Metadata = serde_json::from_str(&call.read(Exit::Build)?)
+    let metadata: BuildFolders = serde_json::from_str(&call.read(Exit::Build)?)
         .map_err(|error| Fault::build("cannot read the answer of `cargo metadata`").cause(error))?;
     Ok(metadata.build_directory.unwrap_or(metadata.target_directory))
 }
@@ -196,10 +196,10 @@ pub fn is_worth(place: &Place<'_>, build: &Path, contents: &Contents) -> bool {
 
 /// Units of a build that cargo reports, by package.
 #[derive(Default)]
-pub struct Units(BTreeMap<String, Package>);
+pub struct Units(BTreeMap<String, CompiledPackage>);
 
 #[derive(Default)]
-struct Package {
+struct CompiledPackage {
     manifest: PathBuf,
     /// Libraries, macros and build scripts.
     files: Vec<PathBuf>,
@@ -211,14 +211,14 @@ impl Units {
     /// Reads a line of cargo's report.
     pub(super) fn read(&mut self, line: &str) {
         #[derive(Deserialize)]
-        struct Message {
+        struct UnitMessage {
             package_id: String,
             manifest_path: Option<PathBuf>,
             #[serde(default)]
             filenames: Vec<PathBuf>,
             out_dir: Option<PathBuf>,
         }
-        let Ok(message) = serde_json::from_str::<Message>(line) else { return };
+        let Ok(message) = serde_json::from_str::<UnitMessage>(line) else { return };
         let package = self.0.entry(message.package_id).or_default();
         package.manifest = message.manifest_path.unwrap_or_else(|| std::mem::take(&mut package.manifest));
         package.files.extend(message.filenames);
@@ -226,7 +226,7 @@ impl Units {
     }
 
     /// Those whose sources cargo takes for unchangeable, because it has downloaded them itself.
-    fn downloaded(&self) -> impl Iterator<Item = &Package> {
+    fn downloaded(&self) -> impl Iterator<Item = &CompiledPackage> {
         let home = cargo_home();
         self.0.values().filter(move |package| package.manifest.starts_with(&home))
     }

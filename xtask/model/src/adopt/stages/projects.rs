@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A project of the repository.
-struct Local {
+struct RepositoryProject {
     /// From the root; empty at the top.
     folder: String,
     manifest: String,
@@ -29,7 +29,7 @@ struct Code {
     packages: Vec<String>,
 }
 
-impl Local {
+impl RepositoryProject {
     fn inner(&self, name: &str) -> String {
         in_context(&self.folder, name)
     }
@@ -42,21 +42,21 @@ pub(super) fn is_project(name: &str) -> bool {
 }
 
 impl Translator<'_> {
-    fn local(&self, folder: &str) -> Option<Local> {
+    fn local(&self, folder: &str) -> Option<RepositoryProject> {
         let path = |name: &str| in_context(folder, name);
         let read = |name: &str| self.request.files.get(&path(name)).and_then(|path| (self.request.read)(path));
         let manifest = path(project::manifest(&read)?);
         let project = Project::parse(Path::new(&manifest), &(self.request.read)(&manifest)?).ok()?;
-        Some(Local { folder: folder.to_owned(), manifest, project })
+        Some(RepositoryProject { folder: folder.to_owned(), manifest, project })
     }
 
     /// The project of the context, and those with a `pyproject.toml`, by the paths of their manifests.
-    fn locals(&self) -> Vec<Local> {
+    fn locals(&self) -> Vec<RepositoryProject> {
         let named = self.request.files.iter().filter(|path| path.rsplit('/').next() == Some("pyproject.toml"));
         let named = named.filter(|path| !is_for_development(path));
         let folders = named.map(|path| path.rsplit_once('/').map_or("", |(folder, _)| folder));
         let folders: BTreeSet<&str> = folders.chain([self.request.context]).collect();
-        let mut found: Vec<Local> = folders.into_iter().filter_map(|folder| self.local(folder)).collect();
+        let mut found: Vec<RepositoryProject> = folders.into_iter().filter_map(|folder| self.local(folder)).collect();
         found.sort_by(|one, other| one.manifest.cmp(&other.manifest));
         found
     }
@@ -66,7 +66,7 @@ impl Translator<'_> {
         files.any(|file| below(file, folder).is_some_and(|rest| !rest.is_empty()))
     }
 
-    fn code(&self, local: &Local) -> Option<Code> {
+    fn code(&self, local: &RepositoryProject) -> Option<Code> {
         let whole = |folder: String| Code { folder, packages: Vec::new() };
         let of = |packages: Vec<String>| Code { folder: local.folder.clone(), packages };
         let named = local.project.folder().into_iter().chain(["src".to_owned()]).map(|name| local.inner(&name));
@@ -146,7 +146,7 @@ impl Translator<'_> {
     /// A copy of the code of the project, which only its installation brings into the former image.
     fn copied_code(
         &mut self,
-        local: &Local,
+        local: &RepositoryProject,
         code: Option<Code>,
         image: &StageImage,
         builders: &BTreeSet<usize>,
@@ -184,7 +184,7 @@ impl Translator<'_> {
     }
 
     /// Gives the app the metadata and programs of a project.
-    fn install(&mut self, local: &Local, (at, place): (usize, &str), image: &StageImage) {
+    fn install(&mut self, local: &RepositoryProject, (at, place): (usize, &str), image: &StageImage) {
         if !local.project.is_package() {
             return;
         }

@@ -14,14 +14,14 @@ const MOST: usize = 200;
 pub(super) struct Condition(BTreeSet<BTreeSet<Marker>>);
 
 /// The answer to a comparison that has only one.
-pub(super) type Known<'a> = &'a dyn Fn(&Marker) -> Option<bool>;
+pub(super) type KnownAnswer<'a> = &'a dyn Fn(&Marker) -> Option<bool>;
 
 impl Condition {
     pub(super) fn always() -> Self {
         Self(BTreeSet::from([BTreeSet::new()]))
     }
 
-    pub(super) fn of(marker: &Marker, known: Known<'_>) -> Self {
+    pub(super) fn of(marker: &Marker, known: KnownAnswer<'_>) -> Self {
         match marker {
             Marker::All(parts) => parts.iter().fold(Self::always(), |all, part| all.and(&Self::of(part, known))),
             Marker::Any(parts) => parts.iter().fold(Self::default(), |any, part| any.or(&Self::of(part, known))),

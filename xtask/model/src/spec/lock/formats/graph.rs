@@ -2,12 +2,12 @@
 //!
 //! Pure. A package with an extra is a node of its own: its extra's edges count where somebody asks for the extra.
 
-use super::condition::{Condition, Known};
+use super::condition::{Condition, KnownAnswer};
 use crate::spec::requirements::Marker;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Node {
+pub(super) struct GraphNode {
     pub(super) edges: Vec<Edge>,
     pub(super) extras: BTreeMap<String, Vec<Edge>>,
 }
@@ -25,9 +25,9 @@ pub(super) struct Edge {
 /// # Errors
 /// The index of a node whose condition has too many alternatives.
 pub(super) fn reached(
-    nodes: &[Node],
+    nodes: &[GraphNode],
     roots: &[Edge],
-    known: Known<'_>,
+    known: KnownAnswer<'_>,
 ) -> Result<BTreeMap<usize, (Condition, BTreeSet<String>)>, usize> {
     let none = String::new();
     let mut found: BTreeMap<(usize, String), Condition> = BTreeMap::new();

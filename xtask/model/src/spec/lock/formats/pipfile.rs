@@ -12,29 +12,29 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Deserialize)]
-struct Document {
-    _meta: Meta,
+struct PipfileLock {
+    _meta: PipfileMeta,
     #[serde(flatten)]
-    categories: BTreeMap<String, BTreeMap<String, Package>>,
+    categories: BTreeMap<String, BTreeMap<String, PipfilePackage>>,
 }
 
 #[derive(Deserialize)]
-struct Meta {
+struct PipfileMeta {
     #[serde(default)]
     hash: BTreeMap<String, String>,
     #[serde(default)]
     requires: BTreeMap<String, String>,
     #[serde(default)]
-    sources: Vec<Source>,
+    sources: Vec<PipfileSource>,
 }
 
 #[derive(Deserialize)]
-struct Source {
+struct PipfileSource {
     url: String,
 }
 
 #[derive(Deserialize)]
-struct Package {
+struct PipfilePackage {
     version: Option<String>,
     #[serde(default)]
     hashes: Vec<String>,
@@ -52,7 +52,7 @@ struct Package {
     path: Option<String>,
 }
 
-fn document(input: &LockInput<'_>) -> Result<Document, Fault> {
+fn document(input: &LockInput<'_>) -> Result<PipfileLock, Fault> {
     serde_json::from_str(input.text).map_err(|error| invalid(input.path, error))
 }
 
@@ -106,7 +106,7 @@ pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
-fn pin(input: &LockInput<'_>, name: &str, package: &Package, draft: &mut Draft) -> DraftPin {
+fn pin(input: &LockInput<'_>, name: &str, package: &PipfilePackage, draft: &mut Draft) -> DraftPin {
     let version = package.version.as_deref().map(|version| version.trim_start_matches('=').to_owned());
     let url = package.file.as_deref().filter(|file| file.contains("://"));
     let mut pin = DraftPin {

@@ -3,7 +3,7 @@
 //! Pure. Since version 2.1 each package has its groups and markers. Before, they follow from what `pyproject.toml` asks for.
 
 use super::condition::{Condition, known};
-use super::graph::{Edge, Node, reached};
+use super::graph::{Edge, GraphNode, reached};
 use super::{Draft, DraftPin, LockInput, checkout, environments, folder_of, invalid, marker, names, project, unknown};
 use crate::fault::Fault;
 use crate::spec::requirements::{Environment, Marker, Operand, Specifier, Version, normalised, secret};
@@ -13,49 +13,49 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 #[derive(Deserialize)]
-struct Document {
+struct PoetryLock {
     #[serde(default)]
-    package: Vec<Package>,
+    package: Vec<PoetryPackage>,
     #[serde(default)]
     extras: BTreeMap<String, Vec<String>>,
-    metadata: Metadata,
+    metadata: PoetryMetadata,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Metadata {
+struct PoetryMetadata {
     lock_version: Option<String>,
     python_versions: Option<String>,
     content_hash: Option<String>,
     /// Of formats before 2.0, by the package's name.
     #[serde(default)]
-    files: BTreeMap<String, Vec<File>>,
+    files: BTreeMap<String, Vec<PoetryFile>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Package {
+struct PoetryPackage {
     name: String,
     version: String,
     groups: Option<Vec<String>>,
     markers: Option<toml::Value>,
     #[serde(default)]
-    files: Vec<File>,
+    files: Vec<PoetryFile>,
     #[serde(default)]
     dependencies: BTreeMap<String, toml::Value>,
     #[serde(default)]
     extras: BTreeMap<String, Vec<String>>,
-    source: Option<Source>,
+    source: Option<PoetrySource>,
 }
 
 #[derive(Clone, Deserialize)]
-struct File {
+struct PoetryFile {
     file: String,
     hash: String,
 }
 
 #[derive(Deserialize)]
-struct Source {
+struct PoetrySource {
     r#type: String,
     url: String,
     resolved_reference: Option<String>,
@@ -63,7 +63,7 @@ struct Source {
 }
 
 pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
-    let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
+    let document: PoetryLock = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     let version = document.metadata.lock_version.clone().unwrap_or_else(|| "1.0".to_owned());
     if !matches!(version.split('.').next(), Some("1" | "2")) {
         let why = format!("it has version {version} of its format; versions 1 and 2 are supported");
@@ -94,10 +94,10 @@ pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
-type Wanted = Vec<(usize, Condition, BTreeSet<String>)>;
+type PoetryWanted = Vec<(usize, Condition, BTreeSet<String>)>;
 
 /// The packages of the selected groups, each with its own markers.
-fn by_groups(input: &LockInput<'_>, document: &Document, targets: &[Environment]) -> Result<Wanted, Fault> {
+fn by_groups(input: &LockInput<'_>, document: &PoetryLock, targets: &[Environment]) -> Result<PoetryWanted, Fault> {
     let extras = &input.selection.extras;
     let answer = |comparison: &Marker| extra(comparison, extras);
     let mut known_groups: BTreeSet<String> = BTreeSet::new();
@@ -160,7 +160,7 @@ fn extra(comparison: &Marker, selected: &BTreeSet<String>) -> Option<bool> {
 }
 
 /// The packages that are reached from what `pyproject.toml` asks for.
-fn by_graph(input: &LockInput<'_>, document: &Document, targets: &[Environment]) -> Result<Wanted, Fault> {
+fn by_graph(input: &LockInput<'_>, document: &PoetryLock, targets: &[Environment]) -> Result<PoetryWanted, Fault> {
     let Some(source) = input.source else {
         return Err(invalid(
             input.path,
@@ -193,7 +193,7 @@ fn by_graph(input: &LockInput<'_>, document: &Document, targets: &[Environment])
     };
     let mut nodes = Vec::new();
     for package in &document.package {
-        let mut node = Node::default();
+        let mut node = GraphNode::default();
         for (name, value) in &package.dependencies {
             let optional = |value: &toml::Value| value.get("optional").and_then(toml::Value::as_bool) == Some(true);
             let of_extra = |list: &Vec<String>| list.iter().any(|text| first_name(text) == normalised(name));
@@ -236,7 +236,7 @@ fn extra_of_edge(comparison: &Marker) -> Option<bool> {
 /// The dependencies of the project that the selection asks for.
 fn root_dependencies(
     input: &LockInput<'_>,
-    document: &Document,
+    document: &PoetryLock,
     table: &toml::Table,
 ) -> Result<Vec<(String, toml::Value)>, Fault> {
     let mut found: Vec<(String, toml::Value)> = Vec::new();
@@ -345,7 +345,12 @@ pub(super) fn python_bounds(text: &str) -> String {
 }
 
 /// A package as a pin; nothing for a folder of the repository.
-fn pin(input: &LockInput<'_>, package: &Package, metadata: &Metadata, draft: &mut Draft) -> Option<DraftPin> {
+fn pin(
+    input: &LockInput<'_>,
+    package: &PoetryPackage,
+    metadata: &PoetryMetadata,
+    draft: &mut Draft,
+) -> Option<DraftPin> {
     let name = normalised(&package.name);
     let files = if package.files.is_empty() { metadata.files.get(&package.name) } else { Some(&package.files) };
     let files = files.map(Vec::as_slice).unwrap_or_default();
@@ -375,7 +380,7 @@ fn pin(input: &LockInput<'_>, package: &Package, metadata: &Metadata, draft: &mu
 
 /// Compares the hash of the relevant parts of `pyproject.toml` that poetry writes into its lock.
 pub(super) fn stale(input: &LockInput<'_>, source: &str) -> Result<Vec<String>, Fault> {
-    let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
+    let document: PoetryLock = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     let Some(locked) = &document.metadata.content_hash else { return Ok(Vec::new()) };
     let table: toml::Table =
         toml::from_str(source).map_err(|error| invalid(input.path, format!("`pyproject.toml`: {error}")))?;

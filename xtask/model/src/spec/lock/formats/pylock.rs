@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Document {
+struct Pylock {
     lock_version: String,
     created_by: Option<String>,
     requires_python: Option<String>,
@@ -22,25 +22,25 @@ struct Document {
     #[serde(default)]
     default_groups: Vec<String>,
     #[serde(default)]
-    packages: Vec<Package>,
+    packages: Vec<PylockPackage>,
 }
 
 #[derive(Deserialize)]
-struct Package {
+struct PylockPackage {
     name: String,
     version: Option<String>,
     marker: Option<String>,
     index: Option<String>,
     vcs: Option<toml::Table>,
     directory: Option<toml::Table>,
-    archive: Option<File>,
-    sdist: Option<File>,
+    archive: Option<PylockFile>,
+    sdist: Option<PylockFile>,
     #[serde(default)]
-    wheels: Vec<File>,
+    wheels: Vec<PylockFile>,
 }
 
 #[derive(Deserialize)]
-struct File {
+struct PylockFile {
     name: Option<String>,
     url: Option<String>,
     path: Option<String>,
@@ -48,7 +48,7 @@ struct File {
     hashes: BTreeMap<String, String>,
 }
 
-impl File {
+impl PylockFile {
     fn name(&self) -> Option<String> {
         let place = self.name.as_ref().or(self.path.as_ref()).or(self.url.as_ref())?;
         Some(place.split(['?', '#']).next()?.rsplit('/').next()?.replace("%2B", "+"))
@@ -56,7 +56,7 @@ impl File {
 }
 
 pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
-    let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
+    let document: Pylock = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     if document.lock_version.split('.').next() != Some("1") {
         let why = format!("it has version {} of its format; version 1 is supported", document.lock_version);
         return Err(invalid(input.path, why));
@@ -83,13 +83,13 @@ pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
             continue;
         }
         let files = || package.wheels.iter().chain(&package.sdist).chain(&package.archive);
-        let hash = |file: &File| file.hashes.get("sha256").map(|hex| format!("sha256:{hex}"));
+        let hash = |file: &PylockFile| file.hashes.get("sha256").map(|hex| format!("sha256:{hex}"));
         let mut pin = DraftPin {
             name,
             condition,
             version: package.version.clone().unwrap_or_else(|| "unknown".to_owned()),
             hashes: files().filter_map(hash).collect(),
-            files: files().filter_map(File::name).collect(),
+            files: files().filter_map(PylockFile::name).collect(),
             ..DraftPin::default()
         };
         pin.url = package.archive.as_ref().and_then(|file| file.url.as_deref()).map(secret::without_user);
@@ -111,7 +111,7 @@ pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
-fn selected(input: &LockInput<'_>, document: &Document) -> Result<(BTreeSet<String>, BTreeSet<String>), Fault> {
+fn selected(input: &LockInput<'_>, document: &Pylock) -> Result<(BTreeSet<String>, BTreeSet<String>), Fault> {
     let known = [
         ("extra", &input.selection.extras, names(&document.extras)),
         ("group", &input.selection.groups, names(&document.dependency_groups)),

@@ -3,7 +3,7 @@
 //! Pure. Members of the workspace and other folders are followed for what they require, and left out themselves.
 
 use super::condition::known;
-use super::graph::{Edge, Node, reached};
+use super::graph::{Edge, GraphNode, reached};
 use super::{Draft, DraftPin, LockInput, checkout, environments, folder_of, invalid, marker, names, unknown};
 use crate::fault::Fault;
 use crate::spec::project::Project;
@@ -17,18 +17,18 @@ const VERSION: u64 = 1;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Document {
+struct UvLock {
     version: u64,
     requires_python: Option<String>,
     #[serde(default)]
-    manifest: Manifest,
+    manifest: UvManifest,
     #[serde(default)]
-    package: Vec<Package>,
+    package: Vec<UvPackage>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Manifest {
+struct UvManifest {
     members: Vec<String>,
     overrides: Vec<Named>,
     excludes: Vec<String>,
@@ -41,27 +41,27 @@ struct Named {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Package {
+struct UvPackage {
     name: String,
     version: Option<String>,
-    source: Source,
+    source: UvSource,
     #[serde(default)]
     dependencies: Vec<Dependency>,
     #[serde(default)]
     optional_dependencies: BTreeMap<String, Vec<Dependency>>,
     #[serde(default)]
     dev_dependencies: BTreeMap<String, Vec<Dependency>>,
-    sdist: Option<File>,
+    sdist: Option<UvFile>,
     #[serde(default)]
-    wheels: Vec<File>,
+    wheels: Vec<UvFile>,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: UvMetadata,
 }
 
 /// Source of a package; one of the keys is set.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Source {
+struct UvSource {
     registry: Option<String>,
     url: Option<String>,
     git: Option<String>,
@@ -71,7 +71,7 @@ struct Source {
     r#virtual: Option<String>,
 }
 
-impl Source {
+impl UvSource {
     fn folder(&self) -> Option<&str> {
         self.editable.as_deref().or(self.r#virtual.as_deref()).or(self.directory.as_deref())
     }
@@ -81,21 +81,21 @@ impl Source {
 struct Dependency {
     name: String,
     version: Option<String>,
-    source: Option<Source>,
+    source: Option<UvSource>,
     #[serde(default)]
     extra: Vec<String>,
     marker: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct File {
+struct UvFile {
     url: Option<String>,
     path: Option<String>,
     filename: Option<String>,
     hash: Option<String>,
 }
 
-impl File {
+impl UvFile {
     fn name(&self) -> Option<String> {
         let place = self.filename.as_ref().or(self.path.as_ref()).or(self.url.as_ref())?;
         Some(place.split(['?', '#']).next()?.rsplit('/').next()?.replace("%2B", "+"))
@@ -104,7 +104,7 @@ impl File {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
-struct Metadata {
+struct UvMetadata {
     requires_dist: Vec<Required>,
     requires_dev: BTreeMap<String, Vec<Required>>,
 }
@@ -117,8 +117,8 @@ struct Required {
     marker: Option<String>,
 }
 
-fn document(input: &LockInput<'_>) -> Result<Document, Fault> {
-    let document: Document = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
+fn document(input: &LockInput<'_>) -> Result<UvLock, Fault> {
+    let document: UvLock = toml::from_str(input.text).map_err(|error| invalid(input.path, error))?;
     if document.version != VERSION {
         let why = format!("it has version {} of its format; version {VERSION} is supported", document.version);
         return Err(invalid(input.path, why).hint("write it with a uv that has this version, or update xtask"));
@@ -158,7 +158,7 @@ pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     let mut nodes = Vec::new();
     for package in &document.package {
         let extras = package.optional_dependencies.iter().map(|(name, list)| Ok((normalised(name), edges(list)?)));
-        nodes.push(Node { edges: edges(&package.dependencies)?, extras: extras.collect::<Result<_, Fault>>()? });
+        nodes.push(GraphNode { edges: edges(&package.dependencies)?, extras: extras.collect::<Result<_, Fault>>()? });
     }
     let (roots, active) = roots(input, &document, &by_name, &edges)?;
     let targets: Vec<_> = environments(input.targets.platforms, input.targets.pythons).collect();
@@ -198,7 +198,7 @@ pub(super) fn read(input: &LockInput<'_>) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
-fn by_name(document: &Document) -> BTreeMap<&str, Vec<usize>> {
+fn by_name(document: &UvLock) -> BTreeMap<&str, Vec<usize>> {
     let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, package) in document.package.iter().enumerate() {
         by_name.entry(&package.name).or_default().push(index);
@@ -207,7 +207,7 @@ fn by_name(document: &Document) -> BTreeMap<&str, Vec<usize>> {
 }
 
 /// The members of the workspace whose dependencies are wanted.
-fn members<'d>(input: &LockInput<'_>, document: &'d Document) -> Result<Vec<&'d Package>, Fault> {
+fn members<'d>(input: &LockInput<'_>, document: &'d UvLock) -> Result<Vec<&'d UvPackage>, Fault> {
     let local = || document.package.iter().filter(|package| package.source.folder().is_some());
     let wanted = &input.selection.members;
     if wanted.is_empty() {
@@ -230,7 +230,7 @@ type Edges<'a> = &'a dyn Fn(&[Dependency]) -> Result<Vec<Edge>, Fault>;
 /// Edges to what is asked for, and the names by which markers of conflicts know the selected extras and groups.
 fn roots(
     input: &LockInput<'_>,
-    document: &Document,
+    document: &UvLock,
     by_name: &BTreeMap<&str, Vec<usize>>,
     edges: Edges<'_>,
 ) -> Result<(Vec<Edge>, BTreeSet<String>), Fault> {
@@ -280,12 +280,12 @@ fn conflict(comparison: &Marker, active: &BTreeSet<String>) -> Option<bool> {
     }
 }
 
-fn pin(input: &LockInput<'_>, package: &Package, draft: &mut Draft) -> DraftPin {
+fn pin(input: &LockInput<'_>, package: &UvPackage, draft: &mut Draft) -> DraftPin {
     let files = || package.wheels.iter().chain(&package.sdist);
     let mut pin = DraftPin {
         version: package.version.clone().unwrap_or_else(|| "unknown".to_owned()),
         hashes: files().filter_map(|file| file.hash.clone()).filter(|hash| hash.starts_with("sha256:")).collect(),
-        files: files().filter_map(File::name).collect(),
+        files: files().filter_map(UvFile::name).collect(),
         ..DraftPin::default()
     };
     let source = &package.source;
@@ -346,7 +346,7 @@ pub(super) fn stale(
 }
 
 /// Requirements of a member by section, `extra:NAME` and `group:NAME`: name and specifiers.
-fn locked_sections(member: &Package) -> BTreeMap<String, BTreeSet<(String, String)>> {
+fn locked_sections(member: &UvPackage) -> BTreeMap<String, BTreeSet<(String, String)>> {
     let mut found: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     let entry = |one: &Required| (normalised(&one.name), crate::spec::project::specifiers(&one.specifier));
     for one in &member.metadata.requires_dist {
