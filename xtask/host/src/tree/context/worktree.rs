@@ -1,8 +1,8 @@
 //! The files of a working folder, with what is known of them without opening them.
 //!
 //! The id of an untouched file comes from the memory of an earlier command or, where there is none, from git's index. The index is
-//! believed only as far as `xtask_scan::index` says, and not at all where git's attributes name filters: these may change contents without
-//! their length. Everything else is hashed as it is on disk.
+//! believed only as far as `xtask_scan::index` says, and not at all where git's attributes name filters, come from a tree, or objects are
+//! replaced: these may change contents without their length. Everything else is hashed as it is on disk.
 
 use crate::tree::files::{self, Files, Named, Whole};
 use crate::tree::git::Git;
@@ -141,12 +141,15 @@ impl GitIndex {
             prefix.push(b'/');
         }
         let mut top = root.to_owned();
+        let mut attributes = places.attributes;
         for _ in places.prefix.components() {
             top.pop();
+            // Git applies it, tracked or not.
+            attributes.push(top.join(ATTRIBUTES));
         }
         // Git falls back to its own copy of attributes that are not on disk.
         let tracked = index.named(ATTRIBUTES.as_bytes()).map(|path| keeps_contents(&top.join(OsStr::from_bytes(path))));
-        let elsewhere = places.attributes.iter().map(|file| Some(keeps_contents(file).unwrap_or(true)));
+        let elsewhere = attributes.iter().map(|file| Some(keeps_contents(file).unwrap_or(true)));
         let harmless = tracked.chain(elsewhere).all(|keeps| keeps == Some(true));
         harmless.then_some(Self { index, prefix, measured: BTreeSet::new() })
     }

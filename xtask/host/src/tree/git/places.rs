@@ -2,6 +2,7 @@
 
 use super::Git;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
@@ -42,31 +43,87 @@ pub struct IndexPlaces {
     pub attributes: Vec<PathBuf>,
 }
 
+#[derive(Default)]
+struct IndexSettings {
+    /// `core.attributesFile`.
+    attributes: Option<PathBuf>,
+    /// True if `attr.tree` is set.
+    has_attribute_tree: bool,
+    /// True if references may not be files: `extensions.refStorage` is set.
+    has_other_refs: bool,
+}
+
+/// True if the folder of replacing references has an entry, or the file of packed ones names one; also if these cannot be read.
+fn is_replacing(folder: &Path, packed: &Path) -> bool {
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    let is_empty = std::fs::read_dir(folder).map_or_else(is_missing, |mut entries| entries.next().is_none());
+    let has_none = |refs: Vec<u8>| memchr::memmem::find(&refs, b" refs/replace/").is_none();
+    !is_empty || !std::fs::read(packed).map_or_else(is_missing, has_none)
+}
+
 impl Git {
-    /// Location of the index. `None` outside of every repository.
+    /// Location of the index. `None` outside of every repository, and where git may have written other contents than those of the
+    /// ids in the index: where objects are replaced, or attributes come from a tree.
     pub fn index(&self) -> Option<IndexPlaces> {
-        let places = ["rev-parse", "--show-prefix", "--git-path", "index", "--git-path", "info/attributes"];
-        let output = self.command().args(places).output().ok().filter(|output| output.status.success())?;
-        let mut lines = output.stdout.split(|byte| *byte == b'\n').map(|line| PathBuf::from(OsStr::from_bytes(line)));
-        let (prefix, index, own) = (lines.next()?, lines.next()?, lines.next()?);
-        let configured =
-            self.command().args(["config", "--type=path", "--get", "core.attributesFile"]).output().ok()?;
-        let configured = String::from_utf8_lossy(&configured.stdout).trim_end().to_owned();
+        const FILES: [&str; 4] = ["index", "info/attributes", "refs/replace", "packed-refs"];
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let personal = match configured.as_str() {
-            "" => variable("XDG_CONFIG_HOME")
-                .or_else(|| Some(variable("HOME")?.join(".config")))
-                .map(|folder| folder.join("git/attributes")),
-            path => Some(PathBuf::from(path)),
-        };
+        if ["GIT_ATTR_SOURCE", "GIT_REPLACE_REF_BASE"].into_iter().any(|name| variable(name).is_some()) {
+            return None;
+        }
+        let files = FILES.into_iter().flat_map(|file| ["--git-path", file]);
+        let call = self.command().args(["rev-parse", "--show-prefix"]).args(files);
+        let output = call.output().ok().filter(|output| output.status.success())?;
+        let mut lines = output.stdout.split(|byte| *byte == b'\n').map(|line| PathBuf::from(OsStr::from_bytes(line)));
+        let prefix = lines.next()?;
+        let mut files = lines.map(|file| self.root.join(file));
+        let (index, own, replaced, packed) = (files.next()?, files.next()?, files.next()?, files.next()?);
+        let settings = self.index_settings()?;
+        let has_ref_files = !settings.has_other_refs && variable("GIT_REFERENCE_BACKEND").is_none();
+        let replaces = if has_ref_files { is_replacing(&replaced, &packed) } else { self.replaces() };
+        if settings.has_attribute_tree || replaces {
+            return None;
+        }
+        let personal = settings.attributes.or_else(|| {
+            let folder = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
+            folder.map(|folder| folder.join("git/attributes"))
+        });
         // Older versions do not say where the system's are.
         let system = self.command().args(["var", "GIT_ATTR_SYSTEM"]).output().ok()?;
         let system = match system.stdout.trim_ascii_end() {
             b"" => PathBuf::from("/etc/gitattributes"),
             path => PathBuf::from(OsStr::from_bytes(path)),
         };
-        let attributes = [self.root.join(own), system].into_iter().chain(personal).collect();
-        Some(IndexPlaces { index: self.root.join(index), prefix, attributes })
+        let attributes = [own, system].into_iter().chain(personal).collect();
+        Some(IndexPlaces { index, prefix, attributes })
+    }
+
+    /// The settings that [`Self::index`] needs, by one process; `None` if git cannot read its configuration.
+    fn index_settings(&self) -> Option<IndexSettings> {
+        const NAMES: &str = r"^(core\.attributesfile|attr\.tree|extensions\.refstorage)$";
+        let output = self.command().args(["config", "--type=path", "-z", "--get-regexp", NAMES]).output().ok()?;
+        // 1: none is set.
+        if !matches!(output.status.code(), Some(0 | 1)) {
+            return None;
+        }
+        let mut settings = IndexSettings::default();
+        for setting in output.stdout.split(|byte| *byte == 0).filter(|setting| !setting.is_empty()) {
+            let (key, value) = setting.split_at(memchr::memchr(b'\n', setting).unwrap_or(setting.len()));
+            match key {
+                b"attr.tree" => settings.has_attribute_tree = true,
+                b"extensions.refstorage" => settings.has_other_refs = true,
+                _ => {
+                    let path = PathBuf::from(OsStr::from_bytes(value.get(1..).unwrap_or_default()));
+                    settings.attributes = Some(path).filter(|path| !path.as_os_str().is_empty());
+                }
+            }
+        }
+        Some(settings)
+    }
+
+    /// True if objects are replaced, or git cannot say: for references that are not files.
+    fn replaces(&self) -> bool {
+        let output = self.command().args(["for-each-ref", "--count=1", "refs/replace/"]).output();
+        !output.is_ok_and(|output| output.status.success() && output.stdout.is_empty())
     }
 
     /// Lengths of blobs, one a line, for ids in hexadecimal, one a line. Nothing where git could not answer.

@@ -81,11 +81,35 @@ impl Repo {
 
     /// Number of files whose id the index gives.
     fn indexed(&self) -> usize {
-        let tree = WorkTree::new(self.root());
-        let mut listing = Listing::read(self.root(), b"big", &[], files::scan_format(tree.format())).unwrap().unwrap();
-        let mut session = tree.session.lock().unwrap();
-        tree.indexed(&mut session, &mut listing, &ContextPath::new("big"), SystemTime::now()).unwrap()
+        indexed(self.root(), "big")
     }
+
+    /// Writes the files of `big` as git checks them out, and then the index again, so that they are older.
+    fn check_out(&self) {
+        fs::remove_dir_all(self.root().join("big")).unwrap();
+        self.git(&["checkout", "-q", "--", "big"]);
+        self.settle();
+        self.git(&["update-index", "-q", "--refresh", "--force-write-index"]);
+    }
+
+    /// Number of files whose id the index gives, once git has looked at all of them again.
+    fn checked_out(&self) -> usize {
+        let mut counts = (0..100).map(|_| {
+            self.check_out();
+            self.settle();
+            self.indexed()
+        });
+        counts.find(|count| *count == FILES).unwrap_or_default()
+    }
+}
+
+/// Number of files in a folder of a root whose id the index gives.
+fn indexed(root: &Path, folder: &str) -> usize {
+    let tree = WorkTree::new(root);
+    let format = files::scan_format(tree.format());
+    let mut listing = Listing::read(root, folder.as_bytes(), &[], format).unwrap().unwrap();
+    let mut session = tree.session.lock().unwrap();
+    tree.indexed(&mut session, &mut listing, &ContextPath::new(folder), SystemTime::now()).unwrap()
 }
 
 fn read<F: Files + ?Sized>(files: &F) -> Vec<ContextEntry> {
@@ -180,6 +204,64 @@ fn a_filter_that_keeps_lengths_is_seen() {
     }
     repo.write(".git/info/attributes", "*.txt filter=turn");
     assert_eq!(repo.indexed(), 0);
+}
+
+#[test]
+fn attributes_above_the_root_are_seen() {
+    let repo = Repo::new(&[]);
+    let root = repo.root().join("big");
+    let files = fs::read_dir(root.join("3")).unwrap().count();
+    assert_eq!(indexed(&root, "3"), files);
+    repo.write(".gitattributes", "*.txt filter=turn\n");
+    assert_eq!(indexed(&root, "3"), 0, "not tracked");
+}
+
+#[test]
+fn attributes_of_a_tree_that_a_setting_names_are_seen() {
+    let repo = Repo::new(&[]);
+    repo.write(".gitattributes", "*.txt filter=turn\n");
+    repo.git(&["add", ".gitattributes"]);
+    let tree = repo.git(&["write-tree"]);
+    repo.git(&["rm", "-q", "-f", ".gitattributes"]);
+    assert_eq!(repo.checked_out(), FILES);
+    repo.git(&["config", "attr.tree", tree.trim()]);
+    repo.check_out();
+    assert_eq!(repo.indexed(), 0);
+    assert_eq!(repo.by_stamps(), repo.by_bytes());
+    repo.git(&["config", "--unset", "attr.tree"]);
+    repo.git(&["config", "core.attributesFile", "/none"]);
+    assert_eq!(repo.checked_out(), FILES);
+    repo.write("attributes", "*.txt filter=turn\n");
+    repo.git(&["config", "core.attributesFile", &repo.root().join("attributes").display().to_string()]);
+    assert_eq!(repo.indexed(), 0, "the file is read");
+}
+
+#[test]
+fn objects_that_are_replaced_are_seen() {
+    let here = tempfile::tempdir().unwrap();
+    let call = Command::new("git").args(["init", "-q", "--ref-format=reftable"]).arg(here.path());
+    // Versions of git before 2.45 have no reftable.
+    let has_tables = call.output().unwrap().status.success();
+    for arguments in [&[][..], &["--ref-format=reftable"]].into_iter().take(1 + usize::from(has_tables)) {
+        let repo = Repo::new(arguments);
+        assert_eq!(repo.checked_out(), FILES);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let linked = elsewhere.path().join("linked");
+        repo.git(&["worktree", "add", "-q", "--detach", linked.to_str().unwrap()]);
+        repo.write("other", "FILE 0\n");
+        let other = repo.git(&["hash-object", "-w", "other"]);
+        repo.git(&["replace", "HEAD:big/0/0.txt", other.trim()]);
+        repo.check_out();
+        assert_eq!(fs::read(repo.root().join("big/0/0.txt")).unwrap(), b"FILE 0\n");
+        assert_eq!(repo.indexed(), 0, "{arguments:?}");
+        assert_eq!(repo.by_stamps(), repo.by_bytes());
+        assert_eq!(indexed(&linked, "big"), 0, "a work tree of its own has them too");
+        repo.git(&["pack-refs", "--all"]);
+        assert_eq!(repo.indexed(), 0, "packed");
+        assert_eq!(indexed(&linked, "big"), 0);
+        repo.git(&["replace", "-d", "HEAD:big/0/0.txt"]);
+        assert_eq!(repo.checked_out(), FILES);
+    }
 }
 
 #[test]
