@@ -174,25 +174,32 @@ impl Cache {
         }
         wanted.progress.expect(wanted.size.unwrap_or(0));
         let had = file.metadata().map_err(cannot)?.len();
-        let mut resumed = had > 0 && wanted.size.is_none_or(|size| had <= size);
+        if wanted.size.is_some_and(|size| had > size) {
+            file.set_len(0).map_err(cannot)?;
+        }
+        let mut is_first = true;
         loop {
-            if !resumed {
-                file.set_len(0).map_err(cannot)?;
-            }
-            let digest = bring(&file, &location, wanted)?;
+            let (digest, is_joined) = bring(&file, &location, wanted)?;
             if wanted.allowed.contains(&digest.hex()) {
                 let path = folder.join(format!("{}.whl", digest.hex()));
                 fs::rename(&part, &path).map_err(cannot)?;
                 return Ok((path, digest));
             }
-            // The old part may be of another file.
-            if !std::mem::take(&mut resumed) {
-                let _ = fs::remove_file(&part);
-                return Err(Fault::network(format!("the hash of `{}` differs from the lock", wanted.name))
-                    .cause(format!("`{}` has the digest `{digest}`", location.url))
-                    .hint("check what the index serves before you update the lock: `cargo xtask lock`")
-                    .into());
+            // The parts may be of different files: those of an earlier process, and those of an index that serves another file meanwhile.
+            if is_joined && std::mem::take(&mut is_first) {
+                file.set_len(0).map_err(cannot)?;
+                continue;
             }
+            let _ = fs::remove_file(&part);
+            let fault = Fault::network(format!("the hash of `{}` differs from the lock", wanted.name))
+                .cause(format!("`{}` has the digest `{digest}`", location.url));
+            let fault = match is_joined {
+                true => fault.cause("the download was continued twice; the parts may be of different files"),
+                false => fault,
+            };
+            return Err(fault
+                .hint("check what the index serves before you update the lock: `cargo xtask lock`")
+                .into());
         }
     }
 
@@ -214,8 +221,8 @@ impl Cache {
     }
 }
 
-/// Brings the bytes that the part lacks; the digest of all.
-fn bring(file: &File, location: &Location, wanted: &WheelDownload<'_>) -> Result<Digest, Failure> {
+/// Brings the bytes that the part lacks; the digest of all, and true if they may be of different files.
+fn bring(file: &File, location: &Location, wanted: &WheelDownload<'_>) -> Result<(Digest, bool), Failure> {
     let cannot =
         |error: io::Error| Fault::build(&*wanted.what()).cause(format!("cannot read the part on disk: {error}"));
     let mut to = Counted { file, progress: wanted.progress };
@@ -232,8 +239,8 @@ fn bring(file: &File, location: &Location, wanted: &WheelDownload<'_>) -> Result
             }
         }
     }
-    wanted.client.download(&wanted.what(), location, &mut download)?;
-    Ok(download.digest().1)
+    let is_joined = wanted.client.download(&wanted.what(), location, &mut download)?;
+    Ok((download.digest().1, is_joined))
 }
 
 /// A file that counts what is written to it.

@@ -171,12 +171,13 @@ impl IndexClient {
         })
     }
 
-    /// Brings the bytes that a download lacks.
-    pub(super) fn download(&self, what: &str, of: &Location, download: &mut Download<'_>) -> Result<(), Failure> {
+    /// Brings the bytes that a download lacks. True if some were asked for that follow earlier ones: these may be of another file.
+    pub(super) fn download(&self, what: &str, of: &Location, download: &mut Download<'_>) -> Result<bool, Failure> {
         let retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, LONGEST_WHEEL));
-        let have = Cell::new(download.have);
+        let (have, continued) = (Cell::new(download.have), Cell::new(false));
         let send = |deadline: &Deadline| {
             let range = (have.get() > 0).then(|| ("range", format!("bytes={}-", have.get())));
+            continued.set(continued.get() || range.is_some());
             self.once(of, &range.into_iter().collect::<Vec<_>>(), deadline)
         };
         until_answered(what, retry, busy, send, |reply, retry| {
@@ -202,7 +203,8 @@ impl IndexClient {
                 .into()),
             _ => Err(self.refused(what, &reply)),
         }
-        })
+        })?;
+        Ok(continued.get())
     }
 
     fn refused(&self, what: &str, reply: &HttpResponse) -> Failure {

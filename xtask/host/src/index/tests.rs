@@ -290,6 +290,31 @@ fn a_broken_download_is_taken_up_again() {
     assert_eq!(ranges, [None, Some("bytes=4000-"), Some("bytes=8000-"), Some("bytes=8000-")]);
 }
 
+#[test]
+fn a_file_that_changes_while_it_is_downloaded_is_downloaded_again() {
+    let wheel = Wheel::of(ANY);
+    let length = wheel.bytes().len();
+    let changing = |times: usize| {
+        let server = FaultProxy::alone();
+        for _ in 0..times {
+            let cut = Answer::new(200).header("content-length", length.to_string()).header("etag", "\"a\"");
+            server.on("GET", "/files/", 1, Mishap::Answer(cut.body(vec![0; 4000])));
+            let rest = Answer::new(206).header("content-range", format!("bytes 4000-{}/{length}", length - 1));
+            let rest = rest.header("etag", "\"b\"").body(&wheel.bytes()[4000..]);
+            server.on("GET", "/files/", 1, Mishap::Answer(rest));
+        }
+        serve(server, Format::Json, &[("a", std::slice::from_ref(&wheel))])
+    };
+    let server = changing(1);
+    let machine = Machine::of(&server);
+    let wheels = machine.wheels(&[locked("a", "1.0", std::slice::from_ref(&wheel))]);
+    assert_eq!(std::fs::read(&wheels[0].path).unwrap(), wheel.bytes());
+    let seen = server.seen();
+    let files = seen.iter().filter(|request| request.target.starts_with("/files/"));
+    assert_eq!(files.map(|request| request.header("range")).collect::<Vec<_>>(), [None, Some("bytes=4000-"), None]);
+    fails(&changing(2), Exit::Network, "the hash of", "may be of different files");
+}
+
 /// Bytes that an interrupted process has left, and the ranges that are asked for then.
 #[track_caller]
 fn left(part: &[u8], ranges: &[Option<&str>]) {
