@@ -50,6 +50,7 @@ pub(super) struct WheelDownload<'a> {
     pub(super) name: &'a str,
     /// It may hold a password.
     pub(super) url: &'a str,
+    /// The size that the index states, which may be wrong.
     pub(super) size: Option<u64>,
     /// The digest that the index states.
     pub(super) known: Option<Digest>,
@@ -226,7 +227,7 @@ fn bring(file: &File, location: &Location, wanted: &WheelDownload<'_>) -> Result
     let cannot =
         |error: io::Error| Fault::build(&*wanted.what()).cause(format!("cannot read the part on disk: {error}"));
     let mut to = Counted { file, progress: wanted.progress };
-    let mut download = download::Download::new(&mut to, wanted.size.unwrap_or(LONGEST_WHEEL));
+    let mut download = download::Download::new(&mut to, LONGEST_WHEEL);
     let mut reader = file;
     reader.rewind().map_err(cannot)?;
     let mut piece = vec![0; PIECE];

@@ -23,6 +23,8 @@ struct Wheel {
     hashless: bool,
     requires: Option<&'static str>,
     yanked: Option<&'static str>,
+    /// What the page states instead of the size.
+    size: Option<u64>,
 }
 
 impl Wheel {
@@ -62,7 +64,8 @@ fn serve(server: FaultProxy, format: Format, projects: &[(&str, &[Wheel])]) -> F
             let yanked = wheel.yanked.map_or(serde_json::Value::Bool(false), Into::into);
             json.push(serde_json::json!({
                 "filename": wheel.name, "url": format!("../../files/{}", wheel.name), "hashes": hashes,
-                "requires-python": wheel.requires, "yanked": yanked, "core-metadata": true, "size": wheel.bytes().len(),
+                "requires-python": wheel.requires, "yanked": yanked, "core-metadata": true,
+                "size": wheel.size.unwrap_or(wheel.bytes().len() as u64),
             }));
             let fragment = if wheel.hashless { String::new() } else { format!("#sha256={}", wheel.hash()) };
             let requires = wheel.requires.map_or_else(String::new, |text| {
@@ -313,6 +316,17 @@ fn a_file_that_changes_while_it_is_downloaded_is_downloaded_again() {
     let files = seen.iter().filter(|request| request.target.starts_with("/files/"));
     assert_eq!(files.map(|request| request.header("range")).collect::<Vec<_>>(), [None, Some("bytes=4000-"), None]);
     fails(&changing(2), Exit::Network, "the hash of", "may be of different files");
+}
+
+#[test]
+fn a_wrong_size_on_the_page_does_not_matter() {
+    for size in [0, 10, 1 << 40] {
+        let wheel = Wheel { size: Some(size), ..Wheel::of(ANY) };
+        let server = index(Format::Json, &[("a", std::slice::from_ref(&wheel))]);
+        let machine = Machine::of(&server);
+        let wheels = machine.wheels(&[locked("a", "1.0", std::slice::from_ref(&wheel))]);
+        assert_eq!(std::fs::read(&wheels[0].path).unwrap(), wheel.bytes());
+    }
 }
 
 /// Bytes that an interrupted process has left, and the ranges that are asked for then.
