@@ -258,7 +258,7 @@ mod tests {
         let tallies = vec![
             tally(&[0.2, 0.3, 0.1], Some(64_000_001)),
             tally(&[0.4], Some(64_000_000)),
-            tally(&[8.0, 9.0, 7.0], None),
+            tally(&[10.0, 11.0, 9.0], None),
             Tally { why: Some("it is not installed".to_owned()), ..Tally::default() },
         ];
         let compared = compared(row("template-cold"), tallies, (0.0, 0.0));
@@ -269,11 +269,27 @@ mod tests {
             [
                 (None, Some(true), Some(false)),
                 (Some(2.0), None, Some(true)),
-                (Some(40.0), Some(true), None),
+                (Some(50.0), Some(true), None),
                 (None, None, None)
             ]
         );
         assert_eq!(compared.sides[3].why.as_deref(), Some("it is not installed"));
+    }
+
+    #[test]
+    fn goals_are_those_that_the_documents_name() {
+        let goals = |name| {
+            let sides = row(name).sides.iter();
+            sides.filter_map(|side| Some((side.by, side.goal?.to_string()))).collect::<Vec<_>>()
+        };
+        let of = |by: &'static str, goal: &str| (by, goal.to_owned());
+        let docker = |goal| of("docker buildx", goal);
+        assert_eq!(goals("template-cold"), [of("native", "≤ 0.25 s"), docker("≥ 50×")]);
+        assert_eq!(goals("small-package-cold"), [of("native", "≤ 0.50 s"), docker("≥ 30×")]);
+        assert_eq!(goals("scipy-cold"), [docker("≥ 15×")]);
+        let base = [of("docker buildx, with pip", "≥ 6×"), of("docker buildx, with uv", "≥ 6×")];
+        assert_eq!(goals("base-from-nothing"), base);
+        assert_eq!(goals("no-op"), [of("native", "≤ 0.10 s"), of("native, through cargo's alias", "≤ 0.12 s")]);
     }
 
     #[test]

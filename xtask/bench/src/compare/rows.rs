@@ -160,7 +160,7 @@ pub(super) static ROWS: [Row; 20] = [
         sides: &[
             native(Some(Goal::Within(0.25))),
             alias(None),
-            docker(Some(Goal::Faster(40.0))),
+            docker(Some(Goal::Faster(50.0))),
             DOCKER_CACHED,
             BUILDAH,
         ],
@@ -228,7 +228,13 @@ pub(super) static ROWS: [Row; 20] = [
         edit: |harness| bump(&harness.workspace, 1, &BUMPED),
         what: What::BaseAndApp,
         builds: 2,
-        sides: &[native(None), WITHOUT_UV, docker(Some(Goal::Faster(20.0))), DOCKER_CACHED, SLOW_BUILDAH],
+        sides: &[
+            native(Some(Goal::Within(0.5))),
+            WITHOUT_UV,
+            docker(Some(Goal::Faster(30.0))),
+            DOCKER_CACHED,
+            SLOW_BUILDAH,
+        ],
         ..ROW
     },
     Row {
@@ -248,7 +254,7 @@ pub(super) static ROWS: [Row; 20] = [
         edit: |harness| bump(&harness.workspace, 1, &["scipy"]),
         what: What::BaseAndApp,
         builds: 2,
-        sides: &[native(None), docker(Some(Goal::Faster(10.0))), DOCKER_CACHED, SLOW_BUILDAH],
+        sides: &[native(None), docker(Some(Goal::Faster(15.0))), DOCKER_CACHED, SLOW_BUILDAH],
         ..ROW
     },
     Row {
@@ -259,8 +265,8 @@ pub(super) static ROWS: [Row; 20] = [
         sides: &[
             native(None),
             WITHOUT_UV,
-            side("docker buildx, with pip", Work::Peer(Peer::DockerByPip), Some(Goal::Faster(5.0))),
-            side("docker buildx, with uv", Work::Peer(Peer::Docker), Some(Goal::Faster(2.0))),
+            side("docker buildx, with pip", Work::Peer(Peer::DockerByPip), Some(Goal::Faster(6.0))),
+            side("docker buildx, with uv", Work::Peer(Peer::Docker), Some(Goal::Faster(6.0))),
             SLOW_BUILDAH,
         ],
         ..ROW
@@ -270,7 +276,7 @@ pub(super) static ROWS: [Row; 20] = [
         about: "nothing changed",
         start: Start::Warm,
         builds: 0,
-        sides: &[native(Some(Goal::Within(0.1))), alias(Some(Goal::Within(0.1))), docker(None), BUILDAH],
+        sides: &[native(Some(Goal::Within(0.1))), alias(Some(Goal::Within(0.12))), docker(None), BUILDAH],
         ..ROW
     },
     Row {
