@@ -13,10 +13,10 @@ use autoscaler_forecast::span::Span;
 use autoscaler_forecast::worker::Launch;
 use autoscaler_forecast::{ForecastOptions, Model, Quantile};
 
-/// Where the pages are served, and from which templates.
+/// Address and templates of the page server.
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
-    /// Where to serve the pages, /healthz, /readyz and /metrics
+    /// Address of the pages, /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS:PORT", env = "AUTOSCALER_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
@@ -55,7 +55,7 @@ pub(super) struct OperatorArgs {
     #[arg(long, value_name = "NAME", env = "AUTOSCALER_NAMESPACE")]
     pub(super) namespace: Option<String>,
 
-    /// The lease's name
+    /// Name of the lease
     #[arg(long, value_name = "NAME", default_value = "autoscaler", env = "AUTOSCALER_LEASE")]
     pub(super) lease: String,
 }
@@ -76,7 +76,7 @@ pub(super) struct AskedArgs {
     #[arg(long, value_name = "TIME")]
     pub(super) step: Option<Span>,
 
-    /// After which time demand repeats
+    /// Time after which demand repeats
     #[arg(long, value_name = "TIME", default_value = "1d")]
     season: Span,
 
@@ -84,11 +84,11 @@ pub(super) struct AskedArgs {
     #[arg(long, value_name = "SHARE", default_value = "0.9")]
     quantile: Quantile,
 
-    /// Which model
+    /// Forecast model
     #[arg(long, value_name = "MODEL", default_value = "auto")]
     model: Model,
 
-    /// How long a forecast may take
+    /// Time limit of a forecast
     #[arg(long, value_name = "TIME", default_value = "1m")]
     deadline: Span,
 }
@@ -113,7 +113,7 @@ pub(super) struct PlaceArgs {
     #[arg(long, value_name = "PROGRAM", env = PYTHON_VARIABLE)]
     python: Option<PathBuf>,
 
-    /// How long the worker may take to start
+    /// Time limit for starting the worker
     #[arg(long, value_name = "TIME", default_value = "1m")]
     start_deadline: Span,
 }

@@ -39,11 +39,11 @@ rules, with the defaults of `simulate` and the shortest lead as its lead time.";
 /// Backtest a history file, and print how good forecasts would have been.
 #[derive(Debug, Args)]
 pub(super) struct BacktestArgs {
-    /// The history
+    /// History file
     #[arg(long, value_name = "FILE.csv")]
     history: PathBuf,
 
-    /// How long before; can be given more than once
+    /// Lead time to score; can be given more than once
     #[arg(long = "lead", value_name = "TIME", default_value = "15m", value_delimiter = ',')]
     leads: Vec<Span>,
 
@@ -51,7 +51,7 @@ pub(super) struct BacktestArgs {
     #[arg(long, value_name = "TIME")]
     step: Option<Span>,
 
-    /// After which time demand repeats
+    /// Time after which demand repeats
     #[arg(long, value_name = "TIME", default_value = "1d")]
     season: Span,
 
@@ -63,11 +63,11 @@ pub(super) struct BacktestArgs {
     #[arg(long, value_name = "AMOUNT")]
     per_pod_capacity: Option<Capacity>,
 
-    /// How long it may take
+    /// Time limit of the backtest
     #[arg(long, value_name = "TIME", default_value = "10m")]
     deadline: Span,
 
-    /// How to print it
+    /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Output,
 

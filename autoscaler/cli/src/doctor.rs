@@ -29,7 +29,7 @@ pub(super) struct DoctorArgs {
     #[command(flatten)]
     operator: OperatorArgs,
 
-    /// How to print it
+    /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Output,
 

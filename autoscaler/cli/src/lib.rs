@@ -55,15 +55,14 @@ interpolated, longer ones taken from other seasons. More than a fifth missing, o
 #[derive(Debug, Parser)]
 #[command(name = "autoscaler", version, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     command: Command,
 
-    /// What is logged on stderr: error, warn, info, debug, trace, or per target (`worker=debug`)
+    /// Log filter for stderr: error, warn, info, debug, trace, or per target (`worker=debug`)
     #[arg(long, global = true, env = "AUTOSCALER_LOG", value_name = "FILTER")]
     log: Option<String>,
 
-    /// How it is logged
+    /// Log format
     #[arg(long, global = true, env = "AUTOSCALER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 }
@@ -104,18 +103,18 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ForecastArgs {
-    /// The history
+    /// History file
     #[arg(long, value_name = "FILE.csv")]
     history: PathBuf,
 
-    /// How far to look
+    /// Time span to forecast
     #[arg(long, value_name = "TIME", default_value = "1h")]
     horizon: Span,
 
     #[command(flatten)]
     asked: AskedArgs,
 
-    /// How to print it
+    /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 
@@ -136,7 +135,7 @@ struct ServeArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "history")]
     state: Option<PathBuf>,
 
-    /// How far to look
+    /// Time span to forecast
     #[arg(long, value_name = "TIME", default_value = "6h")]
     horizon: Span,
 
@@ -149,11 +148,11 @@ struct ServeArgs {
 
 #[derive(Debug, Args)]
 struct HealthcheckArgs {
-    /// What to ask
+    /// URL to request
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080/readyz")]
     url: String,
 
-    /// How long to wait for an answer
+    /// Time to wait for an answer
     #[arg(long, value_name = "TIME", default_value = "3s")]
     timeout: Span,
 }
@@ -235,7 +234,7 @@ async fn asked<T>(
     }
 }
 
-/// How a table is printed.
+/// Output format of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// A table under what is known about it

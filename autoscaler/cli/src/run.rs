@@ -36,27 +36,27 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
     prometheus: Address,
 
-    /// How many requests to Prometheus at a time
+    /// Number of concurrent requests to Prometheus
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=256))]
     prometheus_requests: u16,
 
-    /// How long one request to Prometheus may take
+    /// Time limit of one request to Prometheus
     #[arg(long, value_name = "TIME", default_value = "20s")]
     prometheus_deadline: Span,
 
-    /// How many workloads at a time
+    /// Number of workloads reconciled at a time
     #[arg(long, value_name = "COUNT", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1024))]
     at_a_time: u16,
 
-    /// How long a forecast may take before the seasonal naive makes it instead of the worker
+    /// Time limit of a forecast; after it the seasonal naive replaces the worker
     #[arg(long, value_name = "TIME", default_value = "30s")]
     forecast_deadline: Span,
 
-    /// How long a forecast may wait for the worker before the seasonal naive makes it
+    /// Time that a forecast may wait for the worker; after it the seasonal naive replaces the worker
     #[arg(long, value_name = "TIME", default_value = "20s", alias = "forecast-patience")]
     forecast_queue_timeout: Span,
 
-    /// How long a lease holds that is not renewed
+    /// Time after which a lease that is not renewed expires
     #[arg(long, value_name = "TIME", default_value = "15s")]
     lease_duration: Span,
 

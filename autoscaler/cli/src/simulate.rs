@@ -59,9 +59,9 @@ type Models = (BTreeMap<String, Vec<f64>>, String, Option<Answer>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Forecaster {
-    /// The worker; where it cannot start, the seasonal naive in Rust
+    /// The worker; if it cannot start, the seasonal naive in Rust
     Auto,
-    /// The worker, or nothing
+    /// The worker; an error if it cannot start
     Worker,
     /// The seasonal naive in Rust
     Naive,
@@ -74,15 +74,15 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "FILE.csv", required_unless_present = "generate", conflicts_with_all = ["generate", "seed", "days"])]
     trace: Option<PathBuf>,
 
-    /// A made-up demand
+    /// Kind of generated demand
     #[arg(long, value_name = "LOAD")]
     generate: Option<Load>,
 
-    /// What it is made up from
+    /// Seed of the generated demand
     #[arg(long, value_name = "NUMBER", default_value = "1")]
     seed: u64,
 
-    /// An unusual day in it
+    /// Unusual day in the generated demand
     #[arg(long, value_name = "EVENT", requires = "generate")]
     event: Option<Event>,
 
@@ -99,11 +99,11 @@ pub(super) struct SimulateArgs {
     #[arg(long = "special-day", value_name = "DATE[=WEEKDAY]")]
     special_days: Vec<SpecialDays>,
 
-    /// How many days of it there are, with those before the simulation
+    /// Number of days to generate, including those before the simulation
     #[arg(long, value_name = "DAYS", default_value = "28", value_parser = clap::value_parser!(u32).range(2..=400))]
     days: u32,
 
-    /// How much of the end is simulated; what is before only teaches
+    /// Time span at the end that is simulated; the samples before it only train the models
     #[arg(long, value_name = "TIME", default_value = "7d")]
     run: Span,
 
@@ -111,7 +111,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "TIME")]
     step: Option<Span>,
 
-    /// After which time demand repeats
+    /// Time after which demand repeats
     #[arg(long, value_name = "TIME", default_value = "1d")]
     season: Span,
 
@@ -123,7 +123,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "SHARE")]
     quantile: Option<Quantile>,
 
-    /// How long before the demand its pods are wanted
+    /// Time between the decision for a pod and the demand that it serves
     #[arg(long, value_name = "TIME", default_value = "15m")]
     lead_time: Span,
 
@@ -136,19 +136,19 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "AMOUNT")]
     pod_limit: Option<Capacity>,
 
-    /// What the trace counts, as in `/s`, `cores` or `%` [default: what the capacity does]
+    /// Unit of the trace, such as `/s`, `cores` or `%` [default: the unit of the capacity]
     #[arg(long, value_name = "UNIT")]
     unit: Option<Unit>,
 
-    /// How long a pod takes to be ready
+    /// Seconds until a new pod is ready
     #[arg(long, value_name = "TIME", default_value = "3m")]
     start_delay: Seconds,
 
-    /// The autoscaler's minimum
+    /// Minimum of the autoscaler
     #[arg(long, value_name = "PODS", default_value = "2")]
     min: Replicas,
 
-    /// The autoscaler's maximum
+    /// Maximum of the autoscaler
     #[arg(long, value_name = "PODS", default_value = "100")]
     max: Replicas,
 
@@ -160,23 +160,23 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "PODS", default_value = "10")]
     max_step_up: Replicas,
 
-    /// How long less has to be enough before the floor comes down
+    /// Seconds of lower demand after which the floor comes down
     #[arg(long, value_name = "TIME", default_value = "10m")]
     scale_down_delay: Seconds,
 
-    /// How long the floor is held without a forecast
+    /// Seconds for which the floor is held without a forecast
     #[arg(long, value_name = "TIME", default_value = "30m")]
     stale_after: Seconds,
 
-    /// Who forecasts
+    /// Source of the forecasts
     #[arg(long, value_name = "WHO", default_value = "auto")]
     forecaster: Forecaster,
 
-    /// How long all forecasts together may take
+    /// Time limit of all forecasts together
     #[arg(long, value_name = "TIME", default_value = "10m")]
     deadline: Span,
 
-    /// How to print it
+    /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Output,
 
@@ -310,7 +310,7 @@ impl SimulateArgs {
         std::fs::write(file, html).map_err(|cause| cannot().cause(cause).hint("check the path given to `--html`"))
     }
 
-    /// The demand and its name.
+    /// Returns the demand and its name.
     fn trace(&self) -> Result<(History, String), Failure> {
         match (&self.trace, self.generate) {
             (Some(file), _) => {

@@ -25,26 +25,26 @@ pub const MANAGER: &str = "autoscaler";
 pub struct Fence(Arc<Mutex<Option<Instant>>>);
 
 impl Fence {
-    /// Lets writes through until `until`.
+    /// Allows writes until `until`.
     pub fn open(&self, until: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
-    /// Lets none through.
+    /// Stops all writes.
     pub fn shut(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether writes go through now.
+    /// Returns true if writes are allowed now.
     pub fn is_open(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
     }
 }
 
-/// Why nothing was written.
+/// Reason that nothing was written.
 #[derive(Debug)]
 pub enum Refused {
-    /// This process leads no more.
+    /// This process is no longer the leader.
     NotLeading,
     /// Others own the field, in the API server's words.
     Owned(String),
@@ -101,7 +101,7 @@ impl From<kube::Error> for Refused {
     }
 }
 
-/// The one who writes.
+/// Writer of all changes to the cluster.
 #[derive(Clone)]
 pub struct Actor {
     client: Client,
@@ -210,7 +210,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Writes the status, whole.
+    /// Replaces the whole status.
     pub async fn write_status(
         &self,
         scaler: &PredictiveScaler,

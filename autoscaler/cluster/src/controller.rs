@@ -34,36 +34,30 @@ use autoscaler_show::state::{Decided, ScalerName};
 use facts::{Blocked, Facts};
 pub use sweep::sweep;
 
-/// How often a decision is made again when the object has changed under it.
+/// Number of times that a decision is made again because the object changed.
 const TRIES: usize = 4;
-/// How soon a failed reconcile is tried again; doubles with each failure.
+/// Wait before the first retry of a failed reconcile; it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(120);
 
-/// How often a scaler of another installation is looked at again.
+/// Interval between checks of a scaler that belongs to another installation.
 const OTHER_OPERATOR: Duration = Duration::from_secs(300);
 
-/// How long one reconcile may take, whatever hangs.
+/// Time limit of one reconcile, whatever hangs.
 const LONGEST: Duration = Duration::from_secs(180);
 
 /// Tells the time. The tests have clocks of their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// What every reconcile needs.
+/// Shared input of all reconciles.
 pub struct Context {
-    /// Reads the cluster.
     pub client: Client,
-    /// Writes to it.
     pub actor: Actor,
-    /// Knows and forecasts demand.
     pub demands: Demands,
     /// All scalers, as the watch has them.
     pub scalers: Store<PredictiveScaler>,
-    /// Publishes events.
     pub events: Recorder,
-    /// The time.
     pub clock: Clock,
-    /// Which installation this is.
     pub operator: Identity,
     tracks: Mutex<HashMap<ScalerName, Track>>,
 }
@@ -121,12 +115,12 @@ enum Applied {
     Moved(Change, Option<String>),
     /// The mode is Recommend, and the floor that was raised before went back to the original.
     Released(Change),
-    /// Another owns the field.
+    /// Another manager owns the field, as the API server describes it.
     Owned(String),
 }
 
 impl Applied {
-    /// How the field in the cluster changed.
+    /// Returns the change of the field in the cluster.
     fn change(&self) -> Option<Change> {
         match self {
             Applied::Moved(change, _) | Applied::Released(change) => Some(*change),
@@ -158,7 +152,7 @@ impl Context {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// What is remembered; after a start, what the state has of this very object.
+    /// Returns the memory of a scaler; after a start, the one that the state has of this very object.
     fn track(&self, name: &ScalerName, scaler: &PredictiveScaler) -> Track {
         let uid = scaler.uid().unwrap_or_default();
         let tracks = self.tracks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +190,7 @@ struct Reconcile<'a> {
     name: &'a ScalerName,
     now: Timestamp,
     track: &'a mut Track,
-    /// Whether the scaler has its finalizer: `scaler` is older than the one that this reconcile sets.
+    /// True if the scaler has its finalizer: `scaler` is older than the one that this reconcile sets.
     guarded: bool,
 }
 
@@ -439,7 +433,7 @@ impl Reconcile<'_> {
     }
 }
 
-/// How long a floor is valid without a leader: as long as it would be held without metrics, and some steps more.
+/// Time for which a floor is valid without a leader: the time that it is held without metrics, and some steps more.
 fn confirmed_for(settings: &ScalerSettings) -> SignedDuration {
     let policy = &settings.policy;
     let longest = policy.stale_after.max(policy.scale_down_delay).0;
@@ -451,7 +445,7 @@ fn needs_confirming(minimum: &Minimum, settings: &ScalerSettings, now: Timestamp
     minimum.expires().is_some_and(|expires| expires.duration_since(now) < confirmed_for(settings) / 2)
 }
 
-/// When a failed reconcile is tried again.
+/// Returns the wait before the retry of a failed reconcile.
 pub fn after_failure(scaler: Arc<PredictiveScaler>, _: &Failed, context: Arc<Context>) -> Action {
     let (namespace, object) = scaler.place();
     let name = ScalerName::new(namespace, object);

@@ -31,7 +31,7 @@ use autoscaler_forecast::{Forecast, ForecastOptions, Model};
 use autoscaler_show::metrics::{Metrics, Outcome};
 use autoscaler_show::state::{ScalerName, State};
 
-/// How far histories go back where the season is short: two weeks, and a day to spare.
+/// Length of a history with a short season: two weeks, and a day to spare.
 const PAST_SECONDS: u32 = 15 * 86_400;
 /// A forecast grows dearer with every sample, and no better beyond this: three weeks of minutes.
 const MOST_SAMPLES: u32 = 30_240;
@@ -39,7 +39,7 @@ const MOST_SAMPLES: u32 = 30_240;
 const OVERLAP: i64 = 5;
 /// The shortest season of which a replay says anything: 40 times the period of the autoscaler, which is 15 s.
 const SHORTEST_REPLAYED: u32 = 600;
-/// How far back candidates are replayed.
+/// Length of the past over which candidates are replayed.
 const REPLAY_SECONDS: u32 = 14 * 86_400;
 /// As long as an autoscaler may take to follow demand down: the demand that it still runs pods for.
 const LATELY_SECONDS: u32 = 3_600;
@@ -59,12 +59,12 @@ const AGAIN: Duration = Duration::from_secs(15);
 /// Number of scalers that are tried again in a second: a thousand without a worker do not all come back at once.
 const AGAIN_IN_A_SECOND: u32 = 7;
 
-/// How long a forecast may wait and take.
+/// Time limits of a forecast.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// How long it may wait for the worker before the seasonal naive makes it.
+    /// Time that it may wait for the worker before the seasonal naive makes it.
     pub queue_timeout: Duration,
-    /// How long the worker may take for it.
+    /// Time that the worker may take for it.
     pub timeout: Duration,
 }
 
@@ -74,18 +74,13 @@ impl Default for Deadlines {
     }
 }
 
-/// What makes forecasts.
+/// Source of all forecasts.
 #[derive(Debug)]
 pub struct Demands {
-    /// Where samples come from.
     pub prometheus: Prometheus,
-    /// What is remembered of them.
     pub state: State,
-    /// Who forecasts.
     pub supervisor: Arc<Supervisor>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// How long that may take.
     pub deadlines: Deadlines,
     /// Permit of the one scaler that is fitted now.
     fitting: Semaphore,
@@ -102,7 +97,7 @@ pub struct Demands {
 struct Waiting {
     /// Each with the time at which it was called.
     names: VecDeque<(ScalerName, Option<Instant>)>,
-    /// Reconciles those that are called.
+    /// Sender of the scalers to reconcile ahead of their turn.
     called: Option<UnboundedSender<ScalerName>>,
 }
 
@@ -116,7 +111,7 @@ impl Waiting {
         self.call();
     }
 
-    /// Whether a scaler is one of the next.
+    /// Returns true if a scaler is one of the next.
     fn is_next(&self, name: &ScalerName) -> bool {
         self.names.iter().take(NEXT).any(|(other, _)| other == name)
     }
@@ -149,7 +144,7 @@ struct Made {
     answer: Answer,
     fallback: Option<String>,
     outage: bool,
-    /// Whether the models were fitted to this very history.
+    /// True if the models were fitted to this very history.
     fitted: bool,
     /// The time until a fit is tried again that the worker could not make.
     again_in: Option<Duration>,
@@ -172,7 +167,7 @@ impl Kept {
         Some(Renewal { fit: self.fit.clone(), since: u32::try_from(since).ok()? })
     }
 
-    /// Whether it is time to fit again: once in a while, for each scaler at a time of its own.
+    /// Returns true if it is time to fit again: once in a while, for each scaler at a time of its own.
     fn is_due(&self, name: &ScalerName, history: &History) -> bool {
         let every = REFITTED_AFTER.max(12 * i64::from(history.step.seconds()));
         let turn = |second: i64| (second + (name.share() * every as f64) as i64).div_euclid(every);
@@ -183,15 +178,14 @@ impl Kept {
 /// A forecast and what it was made from.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    /// The forecast.
     pub forecast: Forecast,
-    /// As a decision reads it.
+    /// Outlook for the decision.
     pub outlook: Outlook,
-    /// Why the seasonal naive replaced the worker, if it did.
+    /// Reason that the seasonal naive replaced the worker, if it did.
     pub fallback: Option<String>,
-    /// Whether that is because something is broken.
+    /// True if the reason is an outage.
     pub outage: bool,
-    /// The newest sample.
+    /// Value of the newest sample.
     pub demand: Option<f64>,
     /// The time until a fit is tried again that the worker could not make.
     pub again_in: Option<Duration>,
@@ -200,9 +194,8 @@ pub struct Expected {
 /// The autoscaler's own limits: its owner's minimum and its maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The owner's minimum.
+    /// Minimum of the owner.
     pub min: Replicas,
-    /// The maximum.
     pub max: Replicas,
 }
 
@@ -220,7 +213,7 @@ impl Limits {
     }
 }
 
-/// What a choice was made for.
+/// Key of a choice: it is made again when one of these changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct ChoiceKey {
     /// Hash of the settings and the limits: a choice for others does not count.
@@ -246,7 +239,7 @@ const VERSION: u32 = 3;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct KeptChoice {
     key: ChoiceKey,
-    /// Whether the worker's models could be among the candidates.
+    /// True if the worker's models could be among the candidates.
     models: bool,
     choice: Choice,
 }
@@ -277,14 +270,14 @@ impl Replay {
     }
 }
 
-/// Why there is no forecast.
+/// Reason that there is no forecast.
 #[derive(Clone, Debug)]
 pub struct Unavailable {
-    /// As a decision reads it.
+    /// Reason for the decision.
     pub missing: Missing,
     /// In one word, for a condition.
     pub word: &'static str,
-    /// Whether samples are fresh all the same.
+    /// True if the samples are fresh nevertheless.
     pub fresh: bool,
     /// The time until a fit is tried again that the worker could not make.
     pub again_in: Option<Duration>,
@@ -569,7 +562,7 @@ impl Demands {
     }
 }
 
-/// How many samples a history has at most.
+/// Returns the maximum number of samples in a history.
 fn window(season: Span, step: Span) -> u32 {
     let seasons = season.seconds().saturating_mul(4) / step.seconds();
     (PAST_SECONDS / step.seconds()).max(seasons).min(MOST_SAMPLES)

@@ -1,4 +1,4 @@
-//! What `run` needs and does not have: the worker's packages, a cluster that answers, the resource, the rights, Prometheus.
+//! Checks the requirements of `run`: the worker's packages, a cluster that answers, the resource, the rights, Prometheus.
 //!
 //! Asks and changes nothing: the one object that it creates is a question about rights, which no cluster keeps. Every
 //! finding that is not good says what to do next.
@@ -29,11 +29,9 @@ const APPLY: &str = "`autoscaler crd | kubectl apply -f -`";
 /// Something that may be done to a kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
-    /// The API group.
     pub group: &'static str,
     /// The resource, with its subresource behind a slash.
     pub resource: &'static str,
-    /// What is done to it.
     pub verb: &'static str,
     /// Only in the operator's own namespace.
     pub own: bool,
@@ -70,13 +68,11 @@ impl fmt::Display for Right {
     }
 }
 
-/// How something is.
+/// State of a requirement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Is {
-    /// As it should be.
     Good,
-    /// Missing.
     Missing,
     /// Not asked, for want of something else.
     NotAsked,
@@ -85,13 +81,12 @@ pub enum Is {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What.
+    /// Name of the requirement.
     pub what: &'static str,
-    /// How it is.
     pub is: Is,
-    /// In words.
+    /// Description of the state.
     pub says: String,
-    /// What to do next.
+    /// Next step for the user.
     pub next: Option<String>,
 }
 
@@ -128,24 +123,22 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What is looked at.
+/// Settings to check.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// How the worker is started.
+    /// Start command of the worker.
     pub launch: Launch,
-    /// Where the pages' templates are.
+    /// Folder with the templates.
     pub home: Home,
-    /// Where Prometheus is.
     pub prometheus: Option<prometheus::PrometheusSettings>,
-    /// The state's file.
+    /// State file.
     pub state: Option<PathBuf>,
     /// The namespace of the lease, where it is not the one of the kubeconfig or the pod.
     pub namespace: Option<String>,
-    /// The lease's name.
     pub lease: String,
 }
 
-/// Looks at everything, each once.
+/// Checks everything, each once.
 pub async fn examine(asked: &Asked) -> Vec<Finding> {
     tls::provide();
     let mut findings = vec![worker(&asked.launch).await, templates(&asked.home)];
@@ -173,7 +166,8 @@ async fn worker(launch: &Launch) -> Finding {
 /// Python's versions from which on the lock has a wheel for every package, as its header says.
 const LOCKED_FOR: (u32, u32) = (3, 12);
 
-/// How to install the worker's packages with this Python: the lock where it can be installed, else the requirements.
+/// Returns the command that installs the worker's packages with this Python: from the lock if it can be installed, else from
+/// the requirements.
 fn install(python: &Path, version: Option<(u32, u32)>) -> String {
     let python = python.display();
     match version {

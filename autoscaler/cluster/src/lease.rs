@@ -15,14 +15,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::act::{Fence, describe};
 
-/// A lease's times.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// How long a lease holds that is not renewed.
+    /// Time after which a lease that is not renewed expires.
     pub holds: Duration,
-    /// How long the holder tries to renew before it gives up: shorter, or two would write.
+    /// Time for which the holder tries to renew before it gives up: shorter, or two would write.
     pub renew_within: Duration,
-    /// How often it is renewed, and how often the others look.
+    /// Interval between renewals, and between checks by the other replicas.
     pub every: Duration,
 }
 

@@ -27,27 +27,25 @@ use crate::lease::{Candidate, Times};
 use autoscaler_show::readiness::{Leadership, Readiness};
 use autoscaler_show::state::ScalerName;
 
-/// How an operator runs.
+/// Settings of an operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the lease is.
+    /// Namespace of the lease.
     pub namespace: String,
-    /// The lease's name.
     pub lease: String,
     /// This replica's name: no other has it.
     pub identity: String,
     /// The class of the scalers that it handles; none for those without a class.
     pub class: Option<String>,
-    /// The lease's times.
     pub times: Times,
-    /// How many scalers are reconciled at a time.
+    /// Number of scalers reconciled at a time.
     pub at_a_time: u16,
-    /// How often expired floors are looked for.
+    /// Interval between searches for expired floors.
     pub sweep_every: Duration,
 }
 
 impl Settings {
-    /// What is usual, for a replica of this name.
+    /// Returns the default settings for a replica of this name.
     pub fn of(namespace: &str, identity: &str) -> Settings {
         Settings {
             namespace: namespace.to_owned(),
@@ -61,7 +59,6 @@ impl Settings {
     }
 }
 
-/// An operator.
 pub struct Operator {
     client: Client,
     settings: Settings,
@@ -258,7 +255,7 @@ fn show(context: &Context, scaler: &PredictiveScaler) {
     context.demands.state.note(&ScalerName::new(namespace, name), &profile);
 }
 
-/// What was seen of each scaler but its status: our own writes of that one wake nobody.
+/// Versions of the scalers that were seen, without their status: our own writes of the status trigger no reconcile.
 #[derive(Default)]
 struct Seen(HashMap<String, u64>);
 

@@ -31,20 +31,19 @@ const BYTES_AROUND: usize = 64 << 10;
 /// A host that never answers costs this much of a request's time.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5);
 
-/// Where Prometheus is, and how hard it may be asked.
+/// Address of Prometheus, and limits of the requests.
 #[derive(Clone, Debug)]
 pub struct PrometheusSettings {
     /// Its address, with the path before `/api/v1` where there is one.
     pub url: Address,
     /// A file with a token that goes along as a bearer, instead of credentials in the address; read at every request, for tokens are renewed.
     pub token_file: Option<PathBuf>,
-    /// How many requests at a time.
+    /// Number of concurrent requests.
     pub at_a_time: usize,
-    /// How long one may take.
+    /// Time limit of a request.
     pub within: Duration,
 }
 
-/// A Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
     settings: PrometheusSettings,
@@ -52,27 +51,24 @@ pub struct Prometheus {
     permits: Semaphore,
 }
 
-/// Why there are no samples.
+/// Reason that there are no samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// Nobody answers, or not in time.
     Unreachable(String),
     /// It says no: a query that does not parse, a limit, a missing right.
     Refused(String),
-    /// What it says is not its protocol.
+    /// The answer is not in the protocol of Prometheus.
     Garbled(String),
     /// More bytes than this number of samples can be.
-    TooLarge {
-        /// The limit.
-        bytes: usize,
-    },
+    TooLarge { bytes: usize },
     /// The query's answer is not one series.
     Series(usize),
     /// The samples are not as far apart as asked.
     Spacing {
-        /// How far they are.
+        /// Distance of the samples.
         samples: Span,
-        /// How far they should be.
+        /// Distance in the policy.
         policy: Span,
     },
 }
@@ -111,7 +107,7 @@ impl Trouble {
         }
     }
 
-    /// As a decision reads it.
+    /// Returns the reason for the decision.
     pub fn missing(&self) -> Missing {
         match self {
             Trouble::Spacing { samples, policy } => Missing::Spacing { samples: *samples, policy: *policy },
@@ -144,7 +140,7 @@ impl Prometheus {
         Ok(samples)
     }
 
-    /// Whether it answers at all: the number one, asked as a query.
+    /// Returns an error if Prometheus does not answer: asks for the number one as a query.
     pub async fn reachable(&self) -> Result<(), Trouble> {
         let now = Timestamp::now().as_second();
         let step = Span::from_seconds(60).unwrap_or_else(|| unreachable!("a minute is a span"));

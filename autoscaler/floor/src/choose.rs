@@ -30,13 +30,13 @@ const HEADROOM: [f64; 6] = [1.0, 1.05, 1.1, 1.3, 1.6, 2.2];
 
 /// A block a day older counts for this much of the next one.
 const FADING: f64 = 0.92;
-/// Blocks that count at most.
+/// Maximum number of blocks that count.
 const MOST_BLOCKS: usize = 14;
 /// Fewer days with shortage cannot tell a rule from luck.
 const MIN_BLOCKS: usize = 2;
 /// From this number of blocks on the oddest one is left out.
 const TRIMMED_FROM: usize = 5;
-/// How much more than equal-cost headroom a candidate has to prevent.
+/// Factor by which a candidate has to prevent more than equal-cost headroom.
 const BETTER: f64 = 1.25;
 /// The least share of the shortage that is worth a floor.
 const LEAST_PREVENTED: f64 = 0.3;
@@ -48,11 +48,11 @@ const WON: f64 = 0.75;
 const SURE: f64 = 2.5;
 /// As many where no choices of earlier days confirm it.
 const VERY_SURE: f64 = 5.0;
-/// Days whose choices confirm one.
+/// Number of days whose choices confirm one.
 const CONFIRMING: usize = 7;
 /// Number of them that is enough.
 const CONFIRMED_BY: usize = 3;
-/// What a margin above the cheapest choice may cost: the days to come are not those that it was chosen by.
+/// Extra cost that is allowed for a margin above the cheapest choice: the days to come are not those that it was chosen by.
 const MARGIN: f64 = 0.02;
 
 /// The extra pod-seconds that a floor may cost, as a share of what the autoscaler alone costs.
@@ -61,10 +61,9 @@ const MARGIN: f64 = 0.02;
 pub struct Budget(f64);
 
 impl Budget {
-    /// A tenth.
+    /// Ten percent.
     pub const DEFAULT: Budget = Budget(0.1);
 
-    /// As a share.
     pub fn share(self) -> f64 {
         self.0
     }
@@ -103,7 +102,7 @@ impl fmt::Display for Budget {
     }
 }
 
-/// What decides the width of a candidate.
+/// Criterion for the width of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Goal {
@@ -211,7 +210,7 @@ fn line(answer: &Answer, past: &Past<'_>, origin: usize, candidate: &str) -> Opt
 /// The name of the mean of all models.
 const MEAN: &str = "mean";
 
-/// What the name of a candidate ends with that is the higher of a model and of the same time a day ago.
+/// Suffix of a candidate that is the higher of a model and of the same time a day ago.
 pub const OR_DAY_AGO: &str = "-or-day-ago";
 
 /// One candidate with one factor, replayed.
@@ -221,7 +220,7 @@ struct Replayed {
     blocks: Vec<Block>,
 }
 
-/// How often a candidate had a line, and how often the demand stayed below it, in one block.
+/// Number of samples of a block for which a candidate has a line, and for which the demand stayed below it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Coverage {
     samples: u32,
@@ -253,7 +252,7 @@ struct Moments {
     season: f64,
 }
 
-/// How a candidate did over the blocks that count.
+/// Result of a candidate over the blocks that count.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     days: usize,
@@ -270,7 +269,6 @@ struct Record {
 }
 
 impl Record {
-    /// A record without shortage.
     fn nothing(days: usize) -> Record {
         Record { days, prevented: 0.0, cost: 0.0, headroom: 0.0, won: 0.0, sure: 0.0 }
     }
@@ -347,7 +345,7 @@ impl Evaluation {
         evaluation
     }
 
-    /// Whether a floor costs more than the budget in every block.
+    /// Returns true if a floor costs more than the budget in every block.
     fn is_beyond(&self, goal: Goal, blocks: &[Block]) -> bool {
         let Goal::Budget(budget) = goal else { return false };
         self.alone().iter().zip(blocks).all(|(alone, ours)| ours.pods > alone.pods * (1.0 + budget.share()))
@@ -373,8 +371,8 @@ impl Evaluation {
         moments
     }
 
-    /// Whether the demand before block `until` is white noise: a sample says nothing about the next one, nor about the one a
-    /// season later. Whatever a floor prevents then, it prevents by luck.
+    /// Returns true if the demand before block `until` is white noise: a sample says nothing about the next one, nor about the
+    /// one a season later. Whatever a floor prevents then, it prevents by luck.
     fn is_noise(&self, until: usize) -> bool {
         let known = &self.moments[..until.min(self.moments.len())];
         let sum = |of: fn(&Moments) -> f64| known.iter().map(of).sum::<f64>();
@@ -481,7 +479,7 @@ impl Evaluation {
         (prevented > (1.0 - part) * headroom[index].0 + part * next).then_some(SURE)
     }
 
-    /// What a person can do instead, where it helps: lower the autoscaler's own target.
+    /// Returns advice on an alternative, if there is one: lower the autoscaler's own target.
     fn headroom_hint(&self, until: usize) -> String {
         let headroom = self.curve(until, None).into_iter().find(|point| point.name == "headroom 1.1");
         match headroom.filter(|point| point.short < 0.7) {
@@ -494,7 +492,7 @@ impl Evaluation {
         }
     }
 
-    /// Whether a candidate's factor is the one that a quantile asks for; any is where a budget decides.
+    /// Returns true if a candidate's factor is the one that a quantile asks for; with a budget every factor passes.
     fn meets(&self, replayed: &Replayed, until: usize, goal: Goal) -> bool {
         let Goal::Quantile(quantile) = goal else { return true };
         let blocks = self.coverage.get(&replayed.name).map_or(&[][..], |blocks| &blocks[..until.min(blocks.len())]);
@@ -657,7 +655,7 @@ const NOISE: f64 = 0.15;
 // Half a minute in two weeks.
 const LEAST_SHORT: f64 = 30.0;
 
-/// Where headroom costs so much: the point before it, and the part of the way to the next one.
+/// Returns the point of the curve before this cost, and the share of the way to the next point.
 fn at_cost(curve: &[(f64, f64)], cost: f64) -> (usize, f64) {
     let after = curve.iter().position(|(_, paid)| *paid >= cost).unwrap_or(curve.len());
     let Some(before) = after.checked_sub(1) else { return (0, 0.0) };
@@ -764,7 +762,8 @@ mod tests {
         format!("{} x {}: {}", choice.candidate, choice.factor, choice.reason)
     }
 
-    /// What is wrong with one seed of every load, and on how many loads the default is far better than equal-cost headroom.
+    /// Returns the errors of one seed of every load, and the number of loads on which the default is far better than equal-cost
+    /// headroom.
     fn defaults(seed: u64) -> (Vec<String>, usize) {
         let mut far_better = 0;
         let mut wrong = Vec::new();

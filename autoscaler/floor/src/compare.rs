@@ -7,19 +7,17 @@ use crate::decide::Outlook;
 use crate::rules::Rule;
 use crate::simulate::{Cost, Forecasts, Made, Setup};
 
-/// What a rule would have cost.
+/// Shortage and cost of a rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RuleCost {
-    /// The rule, in words.
     pub name: String,
-    /// Its shortage and cost.
     pub cost: Cost,
 }
 
 /// Forecasts of a run, by the choices that were made during it.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// By origin.
+    /// Forecasts by origin.
     pub forecasts: Forecasts,
     /// One choice a day, the oldest first.
     pub choices: Vec<Choice>,
@@ -62,13 +60,10 @@ pub fn choose(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], 
 /// A floor over a trace, compared with the autoscaler alone and the plain rules.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The autoscaler alone.
     pub alone: Cost,
-    /// The autoscaler with the floor.
     pub with_floor: Cost,
     /// The share of the forecasts at which the gate was open.
     pub gate_open: f64,
-    /// The plain rules.
     pub rules: Vec<RuleCost>,
 }
 

@@ -24,7 +24,7 @@ pub use memory::Memory;
 pub use outlook::Outlook;
 pub use reason::{Limit, Missing, Reason};
 
-/// Whether a decision is carried out.
+/// Mode of a workload: report the floor, or write it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
@@ -35,39 +35,37 @@ pub enum Mode {
     Enforce,
 }
 
-/// What is wanted of one workload.
+/// Settings of one workload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Policy {
-    /// Whether decisions are carried out.
     pub mode: Mode,
     /// The demand that one pod serves.
     pub capacity: Capacity,
     /// The distance of two samples of the demand, and of two decisions.
     pub step: Span,
-    /// How long before the demand its pods are wanted.
+    /// Time between a decision for pods and the demand that they serve.
     pub lead_time: Span,
     /// The floor's limit, in addition to the autoscaler's own maximum.
     pub max_floor: Replicas,
     /// The most pods by which the floor moves within a step, up, or down without a forecast.
     pub max_step_up: Replicas,
-    /// How long less has to be enough before the floor comes down.
+    /// Time of lower demand after which the floor comes down.
     pub scale_down_delay: Seconds,
-    /// How long a floor is held without a forecast.
+    /// Time for which a floor is held without a forecast.
     pub stale_after: Seconds,
 }
 
-/// What was seen before a decision.
+/// Observations before a decision.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
-    /// When.
     pub now: Timestamp,
     /// The minimum as it stands, with the owner's.
     pub minimum: &'a Minimum,
-    /// The autoscaler's own maximum.
+    /// `maxReplicas` of the autoscaler.
     pub max_replicas: Replicas,
-    /// What the autoscaler itself wants, above its minimum or not; none where it has said nothing.
+    /// Number of pods that the autoscaler itself wants, above its minimum or not; none if it has not said.
     pub desired: Option<Replicas>,
-    /// Whether a person asked for a pause.
+    /// True if a person asked for a pause.
     pub paused: bool,
     /// The forecast, or why there is none.
     pub outlook: Result<&'a Outlook, Missing>,
@@ -86,34 +84,34 @@ impl Change {
         Change { from, to }
     }
 
-    /// The current minimum.
+    /// Minimum before the change.
     pub fn from(self) -> Replicas {
         self.from
     }
 
-    /// The minimum that it becomes.
+    /// Minimum after the change.
     pub fn to(self) -> Replicas {
         self.to
     }
 }
 
-/// What is to be done, and why.
+/// Decision about one floor, with its reasons.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decision {
-    /// What the forecast alone asks for, between the original and the cap; none without a forecast.
+    /// Floor that the forecast alone asks for, between the original and the cap; none without a forecast.
     pub recommended: Option<Replicas>,
     /// The floor after this decision; in `Mode::Recommend`, what it would be.
     pub floor: Replicas,
-    /// What to write. Never anything in `Mode::Recommend`, nor in a pause.
+    /// Change to write. Always none in `Mode::Recommend` and in a pause.
     pub change: Option<Change>,
-    /// Why, in the order in which it was decided.
+    /// Reasons, in the order in which they were applied.
     pub reasons: Vec<Reason>,
-    /// What the next decision has to know.
+    /// Memory for the next decision.
     pub memory: Memory,
 }
 
 impl Decision {
-    /// Why there was no forecast that could be used; none where there was one, or where nobody asked.
+    /// Returns the reason that no forecast could be used; none if there was one, or if none was needed.
     pub fn missing(&self) -> Option<&Missing> {
         self.reasons.iter().find_map(|reason| match reason {
             Reason::Held { missing, .. } | Reason::SteppingBack { missing, .. } => Some(missing),
@@ -206,7 +204,7 @@ pub fn decide(policy: &Policy, before: Option<&Memory>, seen: &Seen<'_>) -> Deci
     Decision { recommended, floor, change, reasons, memory }
 }
 
-/// What the forecast asks for.
+/// Number of pods that the forecast asks for.
 struct Need {
     peak: Demand,
     at: Timestamp,

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::units::{Capacity, Demand, Replicas};
 
-/// How often it looks, in seconds.
+/// Interval between two evaluations, in seconds.
 pub const PERIOD: u64 = 15;
 
 pub(super) const TOLERANCE: f64 = 0.1;
@@ -20,24 +20,24 @@ pub(super) const FAST_PODS: u32 = 4;
 pub struct Hpa {
     target: Capacity,
     max: Replicas,
-    /// What was wanted, and when, within the stabilisation: each later one is lower, and the first is the most.
+    /// Desired pods by time, within the stabilisation: each later one is lower, and the first is the most.
     wanted: VecDeque<(u64, Replicas)>,
-    /// By how much it scaled up or down, and when, within the period.
+    /// Changes of the number of pods within the period, with their times.
     scaled: VecDeque<(u64, i64)>,
     desired: Option<Replicas>,
 }
 
-/// What runs.
+/// Pods that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
-    /// The pods that serve.
+    /// Number of pods that serve.
     pub ready: Replicas,
-    /// The pods that are starting.
+    /// Number of pods that are starting.
     pub starting: Replicas,
 }
 
 impl Running {
-    /// All pods.
+    /// Number of all pods.
     pub fn all(self) -> Replicas {
         self.ready.plus(self.starting)
     }
@@ -49,7 +49,7 @@ impl Hpa {
         Hpa { target, max, wanted: VecDeque::new(), scaled: VecDeque::new(), desired: None }
     }
 
-    /// What the metric alone asked for the last time.
+    /// Returns the number of pods that the metric alone asked for the last time.
     pub fn desired(&self) -> Option<Replicas> {
         self.desired
     }
@@ -88,7 +88,7 @@ impl Hpa {
         next
     }
 
-    /// What the metric asks for.
+    /// Returns the number of pods that the metric asks for.
     fn wants(&self, demand: Demand, running: Running) -> Option<Replicas> {
         if demand.unit() != self.target.unit() || running.ready == Replicas(0) {
             return None;

@@ -18,14 +18,14 @@ pub const ANNOTATION: &str = "autoscaler.acme.dev/original-minimum";
 const DEFAULT: Replicas = Replicas(1);
 const VERSION: u32 = 1;
 
-/// What the annotation says.
+/// Content of the annotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Note {
     version: u32,
-    /// What the field was before it was raised; absent when the field was.
+    /// Field before it was raised; absent if the field was absent.
     original: Option<Replicas>,
-    /// What it was raised to in the same patch.
+    /// Value that the same patch wrote to the field.
     floor: Replicas,
     /// Until when the floor holds without being confirmed.
     expires: Timestamp,
@@ -38,7 +38,7 @@ pub struct Minimum {
     note: Option<Note>,
 }
 
-/// What one patch sets: both, or the field would outlive its memory.
+/// Values that one patch sets: both, or the field would outlive its memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patch {
     /// `spec.minReplicas`; none takes the field away.
@@ -85,18 +85,18 @@ impl Minimum {
         Minimum { field: Some(original), note: None }
     }
 
-    /// What the owner wants.
+    /// Returns the minimum of the owner.
     pub fn original(&self) -> Replicas {
         let field = self.note.as_ref().map_or(self.field, |note| note.original);
         field.unwrap_or(DEFAULT)
     }
 
-    /// The current minimum.
+    /// Returns the current minimum.
     pub fn floor(&self) -> Replicas {
         self.field.unwrap_or(DEFAULT)
     }
 
-    /// Whether the floor is raised and has not been confirmed in time.
+    /// Returns true if the floor is raised and was not confirmed in time.
     pub fn expired(&self, now: Timestamp) -> bool {
         self.note.as_ref().is_some_and(|note| note.expires <= now)
     }

@@ -12,11 +12,11 @@ use crate::units::{Capacity, Demand, Replicas, Seconds};
 pub struct Workload {
     /// The demand at which a pod is full: beyond it, demand is not served.
     pub limit: Capacity,
-    /// How long a pod takes to be ready.
+    /// Seconds until a new pod is ready.
     pub start_delay: Seconds,
     /// The autoscaler's minimum, which its owner chose.
     pub min: Replicas,
-    /// The autoscaler's maximum.
+    /// Maximum of the autoscaler.
     pub max: Replicas,
 }
 
@@ -33,7 +33,7 @@ pub struct Cost {
     pub pod_seconds: u64,
     /// The most pods at a time.
     pub most_pods: Replicas,
-    /// How often the number of pods changed.
+    /// Number of changes of the number of pods.
     pub scalings: u64,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Pods<'a> {
     workload: &'a Workload,
     hpa: Hpa,
     ready: Replicas,
-    /// When they will be ready, and how many, the oldest first.
+    /// Starting pods: the time at which they are ready, and their number, the oldest first.
     starting: VecDeque<(u64, Replicas)>,
     cost: Cost,
     unserved: f64,
@@ -79,7 +79,7 @@ impl<'a> Pods<'a> {
         Running { ready: self.ready, starting }
     }
 
-    /// What the metric alone asked for the last time.
+    /// Returns the number of pods that the metric alone asked for the last time.
     pub(super) fn desired(&self) -> Option<Replicas> {
         self.hpa.desired()
     }
@@ -139,7 +139,7 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Shortage and cost so far.
+    /// Returns the shortage and cost so far.
     pub(super) fn cost(&self) -> Cost {
         let unserved = if self.total_demand > 0.0 { self.unserved / self.total_demand } else { 0.0 };
         Cost { unserved, ..self.cost }

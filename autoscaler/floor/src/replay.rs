@@ -19,7 +19,6 @@ const COARSE: u64 = 60;
 pub(super) struct Block {
     /// Seconds short of pods plus pod-seconds short.
     pub(super) short: f64,
-    /// Pod-seconds.
     pub(super) pods: f64,
 }
 
@@ -37,7 +36,6 @@ pub(super) struct Replay<'a> {
     cuts: Vec<usize>,
 }
 
-/// Floors by step.
 pub(super) type Floors = Vec<u32>;
 
 impl<'a> Replay<'a> {
@@ -81,7 +79,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The autoscaler with these floors.
+    /// Replays the autoscaler with these floors.
     pub(super) fn with_floors(&self, floors: &Floors) -> Vec<Block> {
         self.run(1.0, &self.asks, floors)
     }
@@ -148,7 +146,7 @@ struct ReplayedPods {
     ready: u32,
     starting: VecDeque<(u64, u32)>,
     all: u32,
-    /// What the metric asked for within the stabilisation: each later one is lower.
+    /// Pods that the metric asked for within the stabilisation: each later one is lower.
     wanted: VecDeque<(u64, u32)>,
     target: f64,
     max: u32,

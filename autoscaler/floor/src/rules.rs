@@ -20,7 +20,7 @@ pub enum Rule {
     /// The mean of the last five seasons at the same time; where that missed the demand a season ago, at least the demand of
     /// then.
     Profile,
-    /// That mean, scaled by how the last quarter of an hour compares with it.
+    /// That mean, scaled by the ratio of the last quarter of an hour to it.
     ScaledProfile,
     /// The highest sample of the last hour.
     RecentPeak,
@@ -65,13 +65,13 @@ impl Rule {
 }
 
 impl Rule {
-    /// Whether a floor may be made of it; the others are only compared with.
+    /// Returns true if a floor may be made of the rule; the others are only compared with.
     pub fn is_candidate(self) -> bool {
         // It repeats a week that a change has ended for a whole week.
         self != Rule::WeekAgo
     }
 
-    /// The rule in words.
+    /// Returns the rule in words.
     pub fn words(self) -> &'static str {
         match self {
             Rule::DayAgo => "day ago",
@@ -228,7 +228,7 @@ impl<'a> Past<'a> {
         (count > 0).then(|| sum / f64::from(count))
     }
 
-    /// How the last quarter of an hour compares with the profile.
+    /// Returns the ratio of the last quarter of an hour to the profile.
     fn scale(&self, origin: usize) -> Option<f64> {
         let (mut now, mut usual) = (0.0, 0.0);
         for back in 1..=(self.hour / 4).max(1) {

@@ -23,14 +23,14 @@ pub use crate::pods::{Cost, Workload};
 pub struct Made {
     /// The upper line, from the first step after the origin on.
     pub upper: Vec<f64>,
-    /// Whether its models are better than plain references.
+    /// True if its models are better than plain references.
     pub skilled: bool,
 }
 
 /// Forecasts by origin: the number of samples before it.
 pub type Forecasts = BTreeMap<usize, Made>;
 
-/// What was rolled, by origin.
+/// Returns the rolled forecasts by origin.
 pub fn forecasts(rolled: Rolled) -> Forecasts {
     let made = rolled.upper.into_iter().zip(rolled.skilled).map(|(upper, skilled)| Made { upper, skilled });
     rolled.origins.into_iter().map(|origin| origin as usize).zip(made).collect()
@@ -39,7 +39,7 @@ pub fn forecasts(rolled: Rolled) -> Forecasts {
 /// One step of the trace, for drawing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
-    /// When it begins.
+    /// Start of the step.
     pub time: Timestamp,
     /// The pods that would just serve its highest demand; none where nothing is known.
     pub needed: Option<f64>,
@@ -47,7 +47,6 @@ pub struct Step {
     pub alone: Replicas,
     /// The fewest ready pods with the floor.
     pub with_floor: Replicas,
-    /// The floor.
     pub floor: Replicas,
     /// Seconds without enough pods, alone and with the floor.
     pub short: (u64, u64),
@@ -55,14 +54,11 @@ pub struct Step {
     pub pods: (u64, u64),
 }
 
-/// How often decisions were what they were.
+/// Counts of decisions by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// All of them.
     pub decisions: u64,
-    /// The floor was raised.
     pub raised: u64,
-    /// The floor was lowered.
     pub lowered: u64,
     /// There was no forecast, so it was held.
     pub held: u64,
@@ -70,7 +66,7 @@ pub struct Tally {
     pub stepped_back: u64,
     /// The forecast was no better than plain references.
     pub not_skilled: u64,
-    /// The rise was limited.
+    /// Decisions whose rise was limited.
     pub rate_limited: u64,
     /// It asked for more than the cap.
     pub capped: u64,
@@ -95,50 +91,44 @@ impl Tally {
     }
 }
 
-/// What came of it.
+/// Result of a simulation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
-    /// The autoscaler alone.
+    /// Cost of the autoscaler alone.
     pub alone: Cost,
-    /// The autoscaler with the floor.
+    /// Cost of the autoscaler with the floor.
     pub with_floor: Cost,
-    /// The decisions.
     pub tally: Tally,
-    /// How many seconds were simulated.
+    /// Number of simulated seconds.
     pub seconds: u64,
     /// Of these, those in which the demand is not known: no pod is called missing then.
     pub unknown_seconds: u64,
-    /// Every step, for drawing.
+    /// All steps, for charts.
     pub steps: Vec<Step>,
 }
 
 /// A decision with what was seen before it.
 #[derive(Clone, Copy, Debug)]
 pub struct SimulatedDecision<'a> {
-    /// When.
     pub now: Timestamp,
-    /// What the owner wants.
+    /// Minimum of the owner.
     pub original: Replicas,
     /// The pods with the floor, ready or not.
     pub replicas: Replicas,
-    /// The newest sample.
+    /// Value of the newest sample.
     pub demand: Option<f64>,
-    /// The decision.
     pub decision: &'a Decision,
 }
 
 /// A trace with the workload and the policy that are simulated over it, from sample `first` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
-    /// The demand.
+    /// Demand to simulate.
     pub trace: &'a History,
-    /// The first simulated sample.
+    /// Index of the first simulated sample.
     pub first: usize,
-    /// The workload and its autoscaler.
     pub workload: &'a Workload,
-    /// How the floor is decided.
     pub policy: &'a Policy,
-    /// The calendar of the demand.
     pub calendar: &'a Calendar,
 }
 

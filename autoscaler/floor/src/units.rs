@@ -1,4 +1,4 @@
-//! What a number counts: demand, what one pod serves of it, replicas, seconds.
+//! Numbers with units: demand, capacity of one pod, replicas, seconds.
 //!
 //! Types, so that a percentage never meets cores and a demand never meets a number of pods. The one way from demand to
 //! replicas is `Capacity::replicas_for`, which refuses another unit. Pure.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use autoscaler_forecast::span::Span;
 
-/// What a demand is counted in.
+/// Unit of a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
@@ -49,7 +49,7 @@ impl FromStr for Unit {
 
 const SUFFIXES: &str = "none, `m` or `cores`, `Ki`, `Mi`, `Gi` or `B`, `/s`, `k/s`, `%`";
 
-/// How much one of a suffix is, and of what.
+/// Returns the factor and the unit of a suffix.
 fn suffix(text: &str) -> Option<(f64, Unit)> {
     Some(match text {
         "" | "count" => (1.0, Unit::Count),
@@ -81,12 +81,11 @@ impl Demand {
         (value.is_finite() && value >= 0.0).then_some(Demand { value, unit })
     }
 
-    /// The number alone.
+    /// Returns the number without its unit.
     pub fn value(self) -> f64 {
         self.value
     }
 
-    /// What it counts.
     pub fn unit(self) -> Unit {
         self.unit
     }
@@ -116,12 +115,11 @@ impl Capacity {
         (demand.value > 0.0 && demand.unit != Unit::Percent).then_some(Capacity(demand))
     }
 
-    /// What one pod serves, as a demand of one pod.
+    /// Returns the demand that one pod serves.
     pub fn of_one(self) -> Demand {
         self.0
     }
 
-    /// What it counts.
     pub fn unit(self) -> Unit {
         self.0.unit
     }
@@ -170,7 +168,7 @@ impl fmt::Display for Capacity {
     }
 }
 
-/// Whether a text is digits, with a point between two of them at most.
+/// Returns true if a text is digits, with at most one point between two of them.
 pub fn plain_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.split_once('.') {
@@ -190,7 +188,7 @@ impl Replicas {
         Replicas(self.0.saturating_add(more.0))
     }
 
-    /// The difference, at least none.
+    /// Returns the difference, at least zero.
     pub fn less(self, fewer: Replicas) -> Replicas {
         Replicas(self.0.saturating_sub(fewer.0))
     }

@@ -1,4 +1,4 @@
-//! What is asked of a backtest, and how its answer is report.
+//! Question of a backtest, and the report made of its answer.
 //!
 //! Pure: spans to samples on the way in, samples to spans on the way out.
 
@@ -14,12 +14,11 @@ use crate::{LONGEST_HORIZON, Quantile, in_samples, season_in_samples};
 // The worker takes no more at a time.
 const MOST_LEADS: usize = 8;
 
-/// What is asked, whatever the history.
+/// Options of a backtest, whatever the history.
 #[derive(Clone, Debug)]
 pub struct BacktestOptions {
-    /// How long before.
     pub leads: Vec<Span>,
-    /// After which time demand repeats.
+    /// Time after which demand repeats.
     pub season: Span,
     /// The share of samples that should stay below the upper line.
     pub quantile: Quantile,
@@ -54,54 +53,52 @@ impl BacktestOptions {
     }
 }
 
-/// A backtest with its times.
+/// Result of a backtest with its times.
 #[derive(Clone, Debug, Serialize)]
 pub struct BacktestReport {
-    /// The history's name.
+    /// Name of the history.
     pub history: String,
-    /// How many samples were used.
+    /// Number of samples used.
     pub samples: usize,
-    /// Their distance.
+    /// Distance of two samples.
     pub step: Span,
-    /// The time of the first.
+    /// Time of the first sample.
     pub from: Timestamp,
-    /// The time of the last.
+    /// Time of the last sample.
     pub to: Timestamp,
-    /// How many were missing, and filled from their past.
+    /// Number of missing samples, filled from their past.
     pub missing_samples: usize,
-    /// From when on forecasts are scored; what is before only teaches.
+    /// Time from which on forecasts are scored; the samples before it only train the models.
     pub scored_from: Timestamp,
-    /// After which time demand repeats.
+    /// Time after which demand repeats.
     pub season: Span,
     /// The share of samples that should stay below the upper line.
     pub quantile: Quantile,
-    /// One part per lead time.
     pub leads: Vec<Lead>,
     /// The models that this history is too short for.
     pub missing: Vec<Missing>,
-    /// What else a person should know.
+    /// Notes for people.
     pub notes: Vec<String>,
-    /// How long the worker took.
+    /// Time that the worker took, in seconds.
     pub seconds: f64,
 }
 
-/// One lead time.
+/// Scores of one lead time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lead {
-    /// How long before.
     pub lead: Span,
-    /// How many forecasts were compared with a sample.
+    /// Number of forecasts compared with a sample.
     pub origins: usize,
-    /// At which share of them the gate was open.
+    /// Share of them at which the gate was open.
     pub gate_open: f64,
-    /// Whether it is open at the end.
+    /// True if the gate is open at the end.
     pub gate_open_now: bool,
-    /// `forecast`, then every model.
+    /// Row `forecast`, then a row for every model.
     pub rows: Vec<Row>,
 }
 
 impl BacktestReport {
-    /// Gives an answer its times.
+    /// Makes the report of an answer.
     pub fn new(name: &str, history: &History, options: &BacktestOptions, report: Report) -> BacktestReport {
         let first = history.samples.len().saturating_sub(report.samples);
         let step = history.step;

@@ -1,11 +1,10 @@
-//! What a floor is made of, and the trade-off behind it. Types only: `floor::choose` makes them.
+//! Choice of the candidate behind a floor, and the trade-off behind it. Types only: `floor::choose` makes them.
 
 use serde::{Deserialize, Serialize};
 
-/// What a rule does: shares of the shortage and of the cost of the autoscaler alone.
+/// Result of a rule: shares of the shortage and of the cost of the autoscaler alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RulePoint {
-    /// The rule's name.
     pub name: String,
     /// The share of the shortage that is left.
     pub short: f64,
@@ -13,18 +12,18 @@ pub struct RulePoint {
     pub cost: f64,
 }
 
-/// What a floor is made of, and why.
+/// Candidate that a floor is made of, and the reason for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// The candidate's name.
+    /// Name of the candidate.
     pub candidate: String,
-    /// The factor on its line.
+    /// Factor on the candidate's line.
     pub factor: f64,
-    /// Whether its floor is worth its cost; otherwise it is only recommended.
+    /// True if the floor is worth its cost; otherwise it is only recommended.
     pub open: bool,
-    /// Why, in words.
+    /// Reason as a sentence.
     pub reason: String,
-    /// Days that were replayed.
+    /// Number of days that were replayed.
     pub days: usize,
     /// Shortage against cost on this history: this choice, the plain rules and headroom.
     pub curve: Vec<RulePoint>,

@@ -4,10 +4,10 @@
 
 use std::fmt;
 
-/// Whose turn it is to act, and with it the exit code.
+/// Kind of a failure, by who has to act; it decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Ours: 1.
+    /// A bug in autoscaler: 1.
     Bug,
     /// The caller's, a flag or a file: 2.
     Input,
@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The process's exit code.
+    /// Returns the exit code of the process.
     pub fn exit_code(self) -> u8 {
         match self {
             Kind::Bug => 1,
@@ -32,13 +32,12 @@ impl Kind {
 /// One failure. Displays as the message, then indented causes, then the hint.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Whose turn it is.
     pub kind: Kind,
-    /// What cannot be done: lowercase, no full stop.
+    /// Error message: lowercase, no full stop.
     pub message: String,
-    /// Why, outermost first.
+    /// Causes, outermost first.
     pub causes: Vec<String>,
-    /// What to do next.
+    /// Next step for the user.
     pub hint: Option<String>,
 }
 
@@ -59,7 +58,6 @@ impl Failure {
         self
     }
 
-    /// Sets the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self

@@ -25,7 +25,7 @@ const MILLISECONDS: i64 = 100_000_000_000;
 pub struct History {
     /// The time of the first sample.
     pub start: Timestamp,
-    /// The distance between samples.
+    /// Distance of two samples.
     pub step: Span,
     /// The samples, `None` where one is missing.
     pub samples: Vec<Option<f64>>,
@@ -63,13 +63,13 @@ impl History {
         History { start: self.time(cut + gap), step: self.step, samples: self.samples[cut + gap..].to_vec() }
     }
 
-    /// How many samples are missing.
+    /// Returns the number of missing samples.
     pub fn missing(&self) -> usize {
         self.samples.iter().filter(|sample| sample.is_none()).count()
     }
 }
 
-/// Why a text is not a history: one line per problem, each with `file:line:column`.
+/// Errors of a text that is not a history: one line per problem, each with `file:line:column`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(Vec<String>);
 

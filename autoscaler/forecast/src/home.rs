@@ -1,4 +1,4 @@
-//! Where things are at run time: the worker's package, the templates, the sample history, the Python.
+//! Locations at run time: the worker's package, the templates, the sample history, the Python.
 //!
 //! Nothing is decided when compiling: the same binary runs in an image and from a checkout.
 
@@ -29,7 +29,6 @@ impl Home {
         Home(std::path::absolute(&folder).unwrap_or(folder))
     }
 
-    /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -39,7 +38,7 @@ impl Home {
         self.0.join("templates")
     }
 
-    /// The bundled history.
+    /// Returns the path of the bundled history.
     pub fn sample(&self) -> PathBuf {
         self.0.join("samples/requests.csv")
     }

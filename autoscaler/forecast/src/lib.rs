@@ -1,4 +1,4 @@
-//! What is asked of a history, and the forecast that comes back with its times.
+//! Questions about a history, and the forecast that comes back with its times.
 //!
 //! Pure: turns spans into samples on the way in, and lead times into times on the way out.
 
@@ -50,7 +50,7 @@ pub enum Model {
     Theta,
     /// Level and damped trend without a season
     DampedTrend,
-    /// Everything stays as it is
+    /// The last value, repeated
     LastValue,
     /// The mean of the last two seasons
     FlatMean,
@@ -85,7 +85,6 @@ impl Default for Quantile {
 }
 
 impl Quantile {
-    /// As a share.
     pub fn share(self) -> f64 {
         self.0
     }
@@ -124,16 +123,15 @@ impl From<Quantile> for f64 {
     }
 }
 
-/// What is asked, whatever the history.
+/// Options of a forecast, whatever the history.
 #[derive(Clone, Debug)]
 pub struct ForecastOptions {
-    /// How far to look.
+    /// Time span to forecast.
     pub horizon: Span,
-    /// After which time demand repeats.
+    /// Time after which demand repeats.
     pub season: Span,
-    /// Where the band ends.
+    /// Quantile of the upper line.
     pub quantile: Quantile,
-    /// Which model.
     pub model: Model,
 }
 
@@ -171,7 +169,7 @@ pub fn in_samples(name: &str, span: Span, step: Span) -> Result<u32, Failure> {
     })
 }
 
-/// A season in samples.
+/// Returns the length of a season in samples.
 pub fn season_in_samples(span: Span, step: Span) -> Result<u32, Failure> {
     let season = in_samples("season", span, step)?;
     if (2..=LONGEST_SEASON).contains(&season) {
@@ -184,45 +182,44 @@ pub fn season_in_samples(span: Span, step: Span) -> Result<u32, Failure> {
 /// A forecast with its times and with how much to trust it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Forecast {
-    /// What it was made of.
     pub history: Made,
     /// The model used, `mean` for the mean of several.
     pub model: String,
-    /// The models in it.
+    /// Models in the forecast.
     pub members: Vec<String>,
-    /// Whether it is better than plain references on this history.
+    /// True if the forecast is better than plain references on this history.
     pub skilled: bool,
     /// The share of the seasonal naive's error that is gone.
     pub skill: Option<f64>,
     /// The share of the better flat line's error that is gone.
     pub skill_flat: Option<f64>,
-    /// How many past forecasts were compared with what came.
+    /// Number of past forecasts compared with the samples that followed.
     pub backtests: u32,
     /// `additive`, or `proportional` when busy hours have larger errors.
     pub band: String,
     /// The share of samples that stay below the upper line.
     pub quantile: Quantile,
-    /// What each model scored.
+    /// Scores of the models.
     pub scores: Vec<Score>,
     /// The models that this history is too short for.
     pub missing: Vec<Missing>,
-    /// What else a person should know.
+    /// Notes for people.
     pub notes: Vec<String>,
-    /// What the floor is made of, and why; none where no floor is decided by this forecast.
+    /// Candidate that the floor is made of, and the reason for it; none if this forecast decides no floor.
     #[serde(default)]
     pub choice: Option<Choice>,
-    /// The forecast itself.
+    /// Steps of the forecast.
     pub points: Vec<Point>,
-    /// How long the worker took.
+    /// Time that the worker took, in seconds.
     pub seconds: f64,
 }
 
 /// The history that a forecast was made of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Made {
-    /// How many samples were used.
+    /// Number of samples used.
     pub samples: usize,
-    /// Their distance.
+    /// Distance of two samples.
     pub step: Span,
     /// The time of the first sample.
     pub from: Timestamp,
@@ -237,13 +234,12 @@ pub struct Made {
 /// One step of a forecast.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// When.
     pub time: Timestamp,
-    /// The expected value.
+    /// Expected value.
     pub mean: f64,
-    /// The lower line.
+    /// Value of the lower line.
     pub lower: f64,
-    /// The upper line.
+    /// Value of the upper line.
     pub upper: f64,
 }
 

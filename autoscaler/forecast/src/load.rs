@@ -12,7 +12,7 @@ use crate::span::Span;
 pub enum Load {
     /// Every day the same: a steep opening at eight, a dip at noon, an evening
     Daily,
-    /// The same, with quiet weekends
+    /// Like `daily`, with quiet weekends
     Weekly,
     /// A gentle day with bursts that nothing announces
     Spiky,

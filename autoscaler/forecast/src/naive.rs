@@ -95,7 +95,7 @@ pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
     }
 }
 
-/// What a backtest says of the naive: which it is, how wide its band is, and whether to trust it.
+/// Result of the naive's backtest: the period, the width of its band, and its skill.
 struct Judgement {
     name: &'static str,
     period: usize,
@@ -108,7 +108,7 @@ struct Judgement {
     skill_flat: f64,
     backtests: u32,
     scores: Vec<Score>,
-    /// What no line goes below.
+    /// Lower limit of all lines.
     floor: f64,
 }
 
@@ -258,7 +258,7 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// The forecast itself.
+    /// Returns the line without a band.
     fn repeated(&self, origin: usize, horizon: usize, period: usize) -> Result<Vec<f64>, Refusal> {
         let values: Vec<f64> = (0..horizon).map_while(|lead| self.ago(origin, lead, period)).collect();
         if values.len() < horizon {
@@ -302,7 +302,7 @@ impl Tested {
         (count > 0).then(|| sum / f64::from(count))
     }
 
-    /// Whether the gain over another is at least twice its standard error, counting only origins whose horizons fit
+    /// Returns true if the gain over another is at least twice its standard error, counting only origins whose horizons fit
     /// next to each other.
     fn beats(&self, other: &Tested, origins: &[usize], horizon: usize) -> bool {
         let size = |row: &[Option<(f64, f64)>]| {
@@ -340,7 +340,7 @@ impl Tested {
         Some((below, above, proportional))
     }
 
-    /// Whether busy hours have the larger errors: one width for all would then fail at the peak.
+    /// Returns true if busy hours have the larger errors: one width for all would then fail at the peak.
     fn grows_with_level(&self) -> bool {
         let (levels, sizes): (Vec<f64>, Vec<f64>) = self.seen().map(|(said, error)| (said, error.abs())).unzip();
         let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);

@@ -1,4 +1,4 @@
-//! What goes over the worker's stdio: one JSON object per line, as the worker's own `protocol` module reads it.
+//! Messages on the worker's stdio: one JSON object per line, as the worker's own `protocol` module reads it.
 //!
 //! Only types; no process, no clock.
 
@@ -11,46 +11,42 @@ use serde_json::value::RawValue;
 /// Raised with every change that an old reader would misread. The worker has to say the same.
 pub const VERSION: u32 = 1;
 
-/// What we send.
+/// Request to the worker.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Request<'a> {
-    /// Asks for a forecast.
     Forecast {
-        /// Repeated in the answer.
+        /// Number that the answer repeats.
         id: u64,
-        /// How long we wait; the worker gives up by itself between two models.
+        /// Time limit in milliseconds; the worker gives up by itself between two models.
         deadline_ms: u64,
-        /// What is asked.
         #[serde(flatten)]
         question: &'a Question,
-        /// What an earlier answer left.
+        /// Fit of an earlier answer.
         #[serde(flatten)]
         renewal: Option<&'a Renewal>,
     },
     /// Asks how good forecasts would have been.
     Backtest {
-        /// Repeated in the answer.
+        /// Number that the answer repeats.
         id: u64,
-        /// How long we wait.
+        /// Time limit in milliseconds.
         deadline_ms: u64,
-        /// What is asked.
         #[serde(flatten)]
         backtest: &'a Backtest,
     },
     /// Asks for the forecasts that would have been made.
     Rolling {
-        /// Repeated in the answer.
+        /// Number that the answer repeats.
         id: u64,
-        /// How long we wait.
+        /// Time limit in milliseconds.
         deadline_ms: u64,
-        /// What is asked.
         #[serde(flatten)]
         rolling: &'a Rolling,
     },
     /// Asks for a sign of life.
     Ping {
-        /// Repeated in the answer.
+        /// Number that the answer repeats.
         id: u64,
     },
 }
@@ -60,30 +56,30 @@ pub enum Request<'a> {
 pub struct Question {
     /// The history; null where a sample is missing, never first or last.
     pub samples: Vec<Option<f64>>,
-    /// The distance of two samples.
+    /// Distance of two samples, in seconds.
     pub step_seconds: u32,
-    /// The length of a season.
+    /// Length of a season, in samples.
     pub season: u32,
-    /// How many samples to forecast.
+    /// Number of samples to forecast.
     pub horizon: u32,
     /// The share of samples that stay below the upper line.
     pub quantile: f64,
-    /// The model's name, or `auto`.
+    /// Name of the model, or `auto`.
     pub model: String,
     /// The lead time: with it each model's own lines are answered too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lead: Option<u32>,
-    /// For how many of the last origins each model's highest value until the lead time is answered.
+    /// Number of the last origins for which the answer has each model's highest value until the lead time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<u32>,
 }
 
-/// What an earlier answer left, to be carried on instead of fitted again. Where it does not fit, everything is done again.
+/// Fit of an earlier answer, to be updated instead of fitted again. If it does not fit, everything is done again.
 #[derive(Clone, Debug, Serialize)]
 pub struct Renewal {
-    /// The answer's own `fit`.
+    /// Field `fit` of the answer.
     pub fit: Box<RawValue>,
-    /// How many samples have come since.
+    /// Number of samples since then.
     pub since: u32,
 }
 
@@ -92,11 +88,11 @@ pub struct Renewal {
 pub struct Backtest {
     /// The history; null where a sample is missing, never first or last.
     pub samples: Vec<Option<f64>>,
-    /// The distance of two samples.
+    /// Distance of two samples, in seconds.
     pub step_seconds: u32,
-    /// The length of a season.
+    /// Length of a season, in samples.
     pub season: u32,
-    /// The lead times.
+    /// Lead times, in samples.
     pub leads: Vec<u32>,
     /// The share of samples that should stay below the upper line.
     pub quantile: f64,
@@ -105,7 +101,7 @@ pub struct Backtest {
 /// Forecasts that are wanted from many origins, each from its past alone.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rolling {
-    /// What is asked at each origin; the samples continue beyond it.
+    /// Question at each origin; the samples continue after it.
     #[serde(flatten)]
     pub question: Question,
     /// The first origin, as the number of samples before it.
@@ -114,11 +110,10 @@ pub struct Rolling {
     pub every: u32,
 }
 
-/// What the worker sends.
+/// Message of the worker.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Message {
-    /// The first line.
     Hello(Hello),
     /// The answer to a forecast request.
     Forecast(Box<Identified<Answer>>),
@@ -126,21 +121,20 @@ pub enum Message {
     Backtest(Box<Identified<Report>>),
     /// The answer to a rolling request.
     Rolling(Box<Identified<Rolled>>),
-    /// The answer to a ping.
     Pong {
-        /// The ping's.
+        /// Number of the ping.
         id: u64,
     },
     /// The answer to a request that was refused.
     Error(Refusal),
 }
 
-/// Who the worker is.
+/// Identity of the worker.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Hello {
-    /// Its protocol's version.
+    /// Version of its protocol.
     pub protocol: u32,
-    /// Its Python's version.
+    /// Version of its Python.
     pub python: String,
     /// The versions of the packages it computes with.
     pub packages: BTreeMap<String, String>,
@@ -149,44 +143,42 @@ pub struct Hello {
 /// An answer with the id of its request.
 #[derive(Debug, Deserialize)]
 pub struct Identified<T> {
-    /// The request's.
+    /// Number of the request.
     pub id: u64,
-    /// What was computed.
     #[serde(flatten)]
     pub answer: T,
 }
 
-/// How good forecasts would have been over the second half of a history.
+/// Scores of forecasts over the second half of a history.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Report {
-    /// How many samples were used.
+    /// Number of samples used.
     pub samples: usize,
-    /// How many of them only taught.
+    /// Number of samples that only trained the models.
     pub taught: usize,
-    /// How many missing samples were filled, each from its past.
+    /// Number of missing samples, each filled from its past.
     pub borrowed: usize,
-    /// One part per lead time.
     pub leads: Vec<LeadReport>,
     /// The models that this history is too short for.
     pub missing: Vec<Missing>,
-    /// What else a person should know.
+    /// Notes for people.
     pub notes: Vec<String>,
-    /// How long the worker took.
+    /// Time that the worker took, in seconds.
     pub seconds: f64,
 }
 
 /// A backtest at one lead time.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct LeadReport {
-    /// The lead, in samples.
+    /// Lead time, in samples.
     pub lead: u32,
-    /// How many forecasts were compared with a sample.
+    /// Number of forecasts compared with a sample.
     pub origins: usize,
-    /// At which share of them the forecast was better than plain references.
+    /// Share of them at which the forecast was better than plain references.
     pub skilled: f64,
-    /// Whether it was at the last of them.
+    /// True if it was better at the last of them.
     pub skilled_now: bool,
-    /// `forecast`, then every model.
+    /// Row `forecast`, then a row for every model.
     pub rows: Vec<Row>,
 }
 
@@ -195,9 +187,9 @@ pub struct LeadReport {
 pub struct Row {
     /// The model, or `forecast` for what would have been used.
     pub model: String,
-    /// The mean absolute error.
+    /// Mean absolute error.
     pub mae: f64,
-    /// That error, in those of a seasonal naive over the first half; none where these are zero.
+    /// Mean absolute error divided by that of a seasonal naive over the first half; none if that is zero.
     pub mase: Option<f64>,
     /// The share of the seasonal naive's error, at the same origins, that is gone.
     pub skill: Option<f64>,
@@ -209,7 +201,7 @@ pub struct Row {
     pub used: f64,
 }
 
-/// One forecast per origin.
+/// Forecasts by origin.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Rolled {
     /// The origins at which there was enough to forecast from.
@@ -227,9 +219,9 @@ pub struct Rolled {
     pub peaks: BTreeMap<String, Vec<f64>>,
     /// The models that the history before the first origin is too short for.
     pub missing: Vec<Missing>,
-    /// What else a person should know.
+    /// Notes for people.
     pub notes: Vec<String>,
-    /// How long the worker took.
+    /// Time that the worker took, in seconds.
     pub seconds: f64,
 }
 
@@ -238,23 +230,23 @@ pub struct Rolled {
 pub struct Answer {
     /// The model used, `mean` for the mean of several.
     pub model: String,
-    /// The models in it.
+    /// Models in the forecast.
     pub members: Vec<String>,
-    /// Whether the forecast is better than plain references on this history.
+    /// True if the forecast is better than plain references on this history.
     pub skilled: bool,
     /// The share of the seasonal naive's error that is gone; none when that needs more history.
     pub skill: Option<f64>,
     /// The share of the better flat line's error that is gone.
     pub skill_flat: Option<f64>,
-    /// How many past forecasts were compared with what came.
+    /// Number of past forecasts compared with the samples that followed.
     pub backtests: u32,
     /// `additive`, or `proportional` when busy hours have larger errors.
     pub band: String,
-    /// How many samples were used.
+    /// Number of samples used.
     pub samples: usize,
-    /// How many missing samples were filled by a straight line.
+    /// Number of missing samples filled by a straight line.
     pub interpolated: usize,
-    /// How many missing samples were taken from other seasons.
+    /// Number of missing samples taken from other seasons.
     pub borrowed: usize,
     /// By lead time: the expected value.
     pub mean: Vec<f64>,
@@ -262,11 +254,11 @@ pub struct Answer {
     pub lower: Vec<f64>,
     /// By lead time: the upper line.
     pub upper: Vec<f64>,
-    /// What each model scored.
+    /// Scores of the models.
     pub scores: Vec<Score>,
     /// The models that this history is too short for.
     pub missing: Vec<Missing>,
-    /// What else a person should know.
+    /// Notes for people.
     pub notes: Vec<String>,
     /// Each model's own line, where the question names a lead time.
     #[serde(default)]
@@ -274,36 +266,34 @@ pub struct Answer {
     /// Each model's highest value until the lead time, for the last origins that were asked for, the end included.
     #[serde(default)]
     pub peaks: BTreeMap<String, Vec<f64>>,
-    /// What carries this forecast on when more samples have come; none where it was carried on itself.
+    /// Fit with which this forecast is updated when more samples have arrived; none if it was updated itself.
     #[serde(default)]
     pub fit: Option<Value>,
-    /// How long the worker took.
+    /// Time that the worker took, in seconds.
     pub seconds: f64,
 }
 
-/// A model's backtest.
+/// Backtest of one model.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Score {
-    /// The model's name.
     pub model: String,
-    /// Its mean absolute error.
+    /// Mean absolute error.
     pub mae: f64,
     /// The share of the seasonal naive's error that is gone.
     pub skill: Option<f64>,
     /// The share of the better flat line's error that is gone.
     pub skill_flat: Option<f64>,
-    /// Whether it beats both by more than the luck of that number of backtests.
+    /// True if it beats both by more than the luck of that number of backtests.
     pub sure: bool,
 }
 
 /// A model that needs more history.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Missing {
-    /// The model's name.
     pub model: String,
-    /// How many samples it needs.
+    /// Number of samples that it needs.
     pub needs: usize,
-    /// How many there are.
+    /// Number of samples in the history.
     pub has: usize,
 }
 
@@ -312,11 +302,10 @@ pub struct Missing {
 pub struct Refusal {
     /// The request's id; none when it showed none.
     pub id: Option<u64>,
-    /// What kind of refusal: `bad-request`, `bad-fit`, `not-enough-history`, `too-many-gaps`, `model-failed`, `deadline`, `bug`.
+    /// Kind of refusal: `bad-request`, `bad-fit`, `not-enough-history`, `too-many-gaps`, `model-failed`, `deadline`, `bug`.
     pub code: String,
-    /// What is wrong.
     pub message: String,
-    /// What to do.
+    /// Next step for the user.
     pub hint: Option<String>,
 }
 

@@ -11,7 +11,7 @@ use crate::span::Span;
 // Far beyond the most samples that are read; a wrong path may name anything, a device too.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// The history in a file.
+/// Reads the history in a file.
 pub fn read(path: &Path, step: Option<Span>) -> Result<History, Failure> {
     let cannot = || Failure::input(format!("cannot read the history `{}`", path.display()));
     let file = File::open(path).map_err(|cause| cannot().cause(cause).hint("check the path given to `--history`"))?;

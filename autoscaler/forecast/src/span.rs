@@ -17,12 +17,12 @@ impl Span {
         if seconds == 0 { None } else { Some(Span(seconds)) }
     }
 
-    /// Its length in seconds.
+    /// Returns the length in seconds.
     pub const fn seconds(self) -> u32 {
         self.0
     }
 
-    /// How many of `step` make up this span; none when they do not fit evenly.
+    /// Returns the number of `step`s in this span; none if they do not fit evenly.
     pub fn steps(self, step: Span) -> Option<u32> {
         self.0.is_multiple_of(step.0).then_some(self.0 / step.0)
     }

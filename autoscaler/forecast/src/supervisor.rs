@@ -13,7 +13,7 @@ use crate::naive;
 use crate::protocol::{Answer, Hello, Question, Refusal, Renewal};
 use crate::worker::{Launch, Trouble, Worker, WorkerError};
 
-/// How often and how soon a worker is restarted.
+/// Limits of restarts of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Restarts {
     /// After this number of failures within `window` it rests, until the oldest of them has left the window.
@@ -31,7 +31,7 @@ impl Default for Restarts {
 }
 
 impl Restarts {
-    /// When the next start is allowed, after failures at these times (the oldest first).
+    /// Returns the time of the next allowed start, after failures at these times (the oldest first).
     fn next_start(&self, failures: &VecDeque<Instant>) -> Option<Instant> {
         let last = failures.back()?;
         if failures.len() >= self.budget {
@@ -42,32 +42,30 @@ impl Restarts {
     }
 }
 
-/// Whether there is a worker, for probes that must not wait for it.
+/// State of the worker, for probes that must not wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The first start is under way.
     Starting,
     /// A worker has said hello.
     Ready(Hello),
-    /// There is none, and why.
+    /// There is none, for this reason.
     Down(String),
 }
 
-/// Counts for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Workers started, whether or not they said hello.
     pub starts: u64,
-    /// Troubles that cost a worker.
+    /// Number of failures that ended a worker.
     pub failures: u64,
 }
 
 /// A forecast, and why it is not the worker's where it is not.
 #[derive(Clone, Debug)]
 pub struct Forecasted {
-    /// The forecast.
     pub answer: Answer,
-    /// What kept the worker from making it.
+    /// Reason that the worker could not make it.
     pub instead_of: Option<String>,
 }
 
@@ -97,12 +95,11 @@ impl Supervisor {
         Supervisor { launch, restarts, slot: Mutex::new(Slot::default()), seen }
     }
 
-    /// Whether there is a worker.
+    /// Returns the state of the worker.
     pub fn status(&self) -> Status {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// What has happened so far.
     pub fn counts(&self) -> Counts {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).1
     }

@@ -28,14 +28,13 @@ const STDERR_LINES: usize = 20;
 // A worker has nothing to save: this is for Python's own exit.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How to start a worker.
+/// Start command of a worker.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The Python interpreter.
     pub python: PathBuf,
     /// The folder that contains the `forecaster` package.
     pub home: PathBuf,
-    /// How long it may take to say hello: importing the packages from a cold disk takes seconds.
+    /// Time limit for the hello: importing the packages from a cold disk takes seconds.
     pub hello_within: Duration,
 }
 
@@ -77,43 +76,39 @@ impl Launch {
     }
 }
 
-/// What went wrong with a worker.
+/// Failure of a worker.
 #[derive(Clone, Debug)]
 pub enum Trouble {
-    /// The program cannot be started.
     Spawn {
-        /// The program.
         program: PathBuf,
-        /// Why.
         cause: String,
     },
-    /// It ended by itself.
+    /// The process ended by itself.
     Exited {
-        /// How.
+        /// Exit status, if known.
         status: Option<ExitStatus>,
         /// The end of what it said on stderr.
         last_words: Vec<String>,
     },
     /// It wrote something that is not the protocol.
     Garbage {
-        /// The beginning of the line.
+        /// Beginning of the line.
         line: String,
-        /// What is wrong with it.
+        /// Error in the line.
         cause: String,
     },
     /// It speaks another version of the protocol.
     Version {
-        /// Its version.
+        /// Version that the worker uses.
         theirs: u32,
     },
     /// It did not answer in time.
     Late {
-        /// How long we waited.
+        /// Time that we waited.
         after: Duration,
     },
-    /// Its pipes failed.
+    /// A pipe to the process failed.
     Pipe {
-        /// How.
         cause: String,
     },
 }
@@ -146,10 +141,9 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Why there is no answer.
+/// Reason that there is no answer.
 #[derive(Clone, Debug)]
 pub enum WorkerError {
-    /// The worker cannot start.
     Start(Trouble),
     /// The worker broke while it was asked.
     Ask(Trouble),
@@ -157,20 +151,20 @@ pub enum WorkerError {
     Refused(Refusal),
     /// Too many restarts; no other is tried for a while.
     Resting {
-        /// How long until the next start.
+        /// Time until the next start.
         again_in: Duration,
-        /// What the last start or request died of.
+        /// Failure of the last start or request.
         last: String,
     },
     /// It had others to answer for all that time.
     Busy {
-        /// How long.
+        /// Time that the request waited.
         after: Duration,
     },
 }
 
 impl WorkerError {
-    /// Whether the process is of no more use.
+    /// Returns true if the process cannot be used any more.
     pub fn is_fatal(&self) -> bool {
         !matches!(self, WorkerError::Refused(_) | WorkerError::Busy { .. })
     }
@@ -295,7 +289,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Who the worker is.
+    /// Returns the identity of the worker.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -399,7 +393,7 @@ impl Worker {
         }
     }
 
-    /// How the process ended, if it has.
+    /// Returns the exit status, if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }

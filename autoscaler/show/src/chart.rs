@@ -8,16 +8,14 @@ use serde::Serialize;
 use autoscaler_forecast::Forecast;
 use autoscaler_forecast::history::History;
 
-/// How large a chart is, in SVG units, and how much of the past it shows.
+/// Size of a chart, in SVG units, and the part of the past that it shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
-    /// Its width.
     pub width: f64,
-    /// Its height.
     pub height: f64,
-    /// The most samples of history.
+    /// Maximum number of samples of history.
     pub past: usize,
-    /// Between how many marks on the time axis, about.
+    /// Approximate number of marks on the time axis.
     pub marks: usize,
 }
 
@@ -29,9 +27,7 @@ const BOTTOM: f64 = 26.0;
 /// Time and values of a chart in SVG units, with their marks. The template's macro `axes` draws them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Axes {
-    /// Width of the whole drawing.
     pub width: f64,
-    /// Height of the whole drawing.
     pub height: f64,
     /// Left edge of the plot.
     pub left: f64,
@@ -112,29 +108,27 @@ impl Axes {
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
 pub struct Chart {
-    /// Its axes.
     #[serde(flatten)]
     pub axes: Axes,
     /// The path of the demand; broken where samples are missing.
     pub demand: String,
     /// The path of the expected value.
     pub mean: String,
-    /// The outline of the band.
+    /// Outline of the band.
     pub band: String,
     /// The path of the demands that floors were made of.
     pub asked: String,
-    /// Where the newest sample is.
+    /// Position of the newest sample.
     pub now: f64,
 }
 
-/// A mark on an axis.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Mark {
-    /// Where, in SVG units.
+    /// Position, in SVG units.
     pub at: f64,
-    /// What it says.
+    /// Label.
     pub text: String,
-    /// Whether a day begins there.
+    /// True if a day begins here.
     pub day: bool,
 }
 

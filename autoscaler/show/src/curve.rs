@@ -13,28 +13,24 @@ pub struct Curve {
     /// Its axes: extra pod-seconds and what is left of the shortage, in percent.
     #[serde(flatten)]
     pub axes: Axes,
-    /// A dot per rule.
     pub dots: Vec<Dot>,
 }
 
-/// A rule in the chart.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Dot {
-    /// Horizontal position.
     pub x: f64,
-    /// Vertical position.
     pub y: f64,
     /// Vertical position of the name.
     pub label: f64,
-    /// Whether the name is to the left of the dot.
+    /// True if the name is to the left of the dot.
     pub left: bool,
-    /// The rule's name.
+    /// Name of the rule.
     pub name: String,
-    /// What is left of the shortage.
+    /// Share of the shortage that is left.
     pub short: String,
-    /// The extra pod-seconds.
+    /// Extra pod-seconds.
     pub cost: String,
-    /// Whether this is what the floor is made of.
+    /// True if the floor is made of this rule.
     pub chosen: bool,
 }
 

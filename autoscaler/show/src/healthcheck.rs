@@ -41,7 +41,7 @@ pub fn check(url: &str, within: Duration) -> Result<(), String> {
     }
 }
 
-/// Host and port, and path.
+/// Returns host and port, and path.
 fn parse(url: &str) -> Result<(&str, &str), String> {
     let rest = url.strip_prefix("http://").ok_or_else(|| format!("`{url}` does not begin with `http://`"))?;
     let (address, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));

@@ -14,18 +14,16 @@ const BREAK: i64 = 3;
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
 pub struct Levels {
-    /// Its axes.
     #[serde(flatten)]
     pub axes: Axes,
     /// The path of the pods that ran.
     pub replicas: String,
-    /// The path of the floor.
     pub floor: String,
     /// The path of the owner's minimum.
     pub original: String,
-    /// Where the newest decision is.
+    /// Position of the newest decision.
     pub now: f64,
-    /// Where the minimum was changed: place, height, what.
+    /// Changes of the minimum: position, height, label.
     pub changes: Vec<(f64, f64, String)>,
 }
 

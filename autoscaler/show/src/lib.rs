@@ -1,4 +1,4 @@
-//! What people and monitoring see: pages, charts, tables, metrics, probes, and the stored state behind them.
+//! Output for people and monitoring: pages, charts, tables, metrics, probes, and the stored state behind them.
 
 pub mod chart;
 pub mod curve;

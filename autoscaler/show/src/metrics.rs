@@ -1,4 +1,4 @@
-//! What is counted, and how Prometheus reads it.
+//! Metrics, and their text for Prometheus.
 //!
 //! Every label is one of a known set, or a scaler that exists: what clients make up never becomes one.
 
@@ -25,19 +25,16 @@ struct Request {
     status: u16,
 }
 
-/// How something ended.
+/// Result of a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
-    /// With what was wanted.
     #[allow(non_camel_case_types, reason = "the label's value is the variant's name")]
     done,
-    /// Without it.
     #[allow(non_camel_case_types, reason = "the label's value is the variant's name")]
     failed,
 }
 
 impl Outcome {
-    /// Of a result.
     pub fn of<T, E>(result: &Result<T, E>) -> Outcome {
         if result.is_ok() { Outcome::done } else { Outcome::failed }
     }
@@ -78,7 +75,6 @@ enum Way {
     down,
 }
 
-/// All metrics of a server.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -91,7 +87,7 @@ pub struct Metrics {
     operator: Option<Operator>,
 }
 
-/// What only an operator counts.
+/// Metrics of an operator.
 #[derive(Debug)]
 struct Operator {
     reconciles: Family<Ended, Counter>,
@@ -260,14 +256,14 @@ impl Metrics {
         }
     }
 
-    /// Shows whether this process decides.
+    /// Records whether this process leads.
     pub fn leads(&self, leads: bool) {
         if let Some(operator) = &self.operator {
             operator.leader.set(leads.into());
         }
     }
 
-    /// Everything as text.
+    /// Returns all metrics as text.
     pub fn text(&self, supervisor: &Supervisor, state: Option<&State>) -> Result<String, std::fmt::Error> {
         let counts = supervisor.counts();
         self.ready.set(i64::from(matches!(supervisor.status(), Status::Ready(_))));

@@ -17,34 +17,31 @@ use crate::readiness::Leadership;
 use crate::state::{Health, ScalerName};
 use autoscaler_forecast::protocol::Hello;
 
-/// What the error's template knows.
+/// Input of the error template.
 #[derive(Debug, Serialize)]
 pub struct ErrorPage {
-    /// What is running.
     pub about: About,
-    /// What cannot be done.
+    /// Error message.
     pub message: String,
-    /// Why.
     pub causes: Vec<String>,
-    /// What to do.
+    /// Next step for the user.
     pub hint: Option<String>,
 }
 
-/// What is running.
+/// Versions of the running program.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// The version.
     pub version: &'static str,
     /// The source's revision, when the environment gave one.
     pub revision: Option<String>,
-    /// The worker's Python.
+    /// Version of the worker's Python.
     pub python: Option<String>,
-    /// The worker's packages.
+    /// Names and versions of the worker's packages.
     pub packages: Vec<(String, String)>,
 }
 
 impl About {
-    /// What is running, as far as it is known.
+    /// Returns the versions, as far as they are known.
     pub fn new(revision: Option<&str>, hello: Option<&Hello>) -> About {
         About {
             version: env!("CARGO_PKG_VERSION"),
@@ -58,14 +55,13 @@ impl About {
 /// Something to know before reading on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// Whether someone should do something about it.
+    /// True if someone should act on it.
     pub poor: bool,
-    /// The sentence.
     pub text: String,
 }
 
 impl Notice {
-    /// What is to be said of who leads and of the state, before anything that they show.
+    /// Returns notices on the leader and on the state, for the top of a page.
     pub fn of(leader: &Leadership, health: &Health) -> Vec<Notice> {
         let mut notices = Vec::new();
         if let Leadership::Follows(leader) = leader {
@@ -102,12 +98,11 @@ pub fn path(name: &ScalerName) -> String {
     format!("/scalers/{}/{}", encoded(&name.namespace), encoded(&name.name))
 }
 
-/// Why a template could not be rendered.
+/// Reason that a template could not be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenTemplate {
     /// `file:line`, as far as it is known.
     pub place: String,
-    /// What is wrong.
     pub cause: String,
 }
 
@@ -118,7 +113,7 @@ pub fn render(folder: &Path, name: &str, page: &impl Serialize) -> Result<String
     rendered.map_err(|error| broken(folder, name, &error))
 }
 
-/// Whether a template is there and can be read; not whether it knows what is on its page.
+/// Checks that a template exists and can be parsed; not that its variables exist.
 pub fn parses(folder: &Path, name: &str) -> Result<(), BrokenTemplate> {
     environment(folder).get_template(name).map(|_| ()).map_err(|error| broken(folder, name, &error))
 }

@@ -11,7 +11,6 @@ use autoscaler_forecast::span::Span;
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plot {
-    /// Its axes.
     #[serde(flatten)]
     pub axes: Axes,
     /// The area of the pods that were needed; broken where nothing is known.
@@ -20,11 +19,10 @@ pub struct Plot {
     pub alone: String,
     /// The path of the ready pods with the floor.
     pub with_floor: String,
-    /// The path of the floor.
     pub floor: String,
-    /// Where the autoscaler alone was short of pods: begin and width.
+    /// Times at which the autoscaler alone was short of pods: begin and width.
     pub short_alone: Vec<(f64, f64)>,
-    /// Where it was with the floor.
+    /// Times at which it was short of pods with the floor.
     pub short_with_floor: Vec<(f64, f64)>,
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use autoscaler_floor::units::decimals;
 use autoscaler_forecast::Forecast;
 
-/// How a forecast is printed.
+/// Output format of a forecast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// A table under what is known about it
@@ -71,7 +71,7 @@ pub fn table<const COLUMNS: usize>(head: &[String; COLUMNS], rows: &[[String; CO
     out
 }
 
-/// What is known about a forecast, one labelled line each.
+/// Returns the summary of a forecast, one labelled line each.
 pub fn summary(forecast: &Forecast) -> Vec<(&'static str, String)> {
     let made = &forecast.history;
     let mut history = format!("{} samples every {}, {} to {}", made.samples, made.step, made.from, made.to);

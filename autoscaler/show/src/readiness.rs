@@ -1,4 +1,4 @@
-//! Whether the operator can do its work: what `/readyz` answers, and who leads.
+//! Readiness of the operator: the answer of `/readyz`, and the leader.
 //!
 //! Set by whoever finds out, read by the probes; a probe never waits and never asks the cluster.
 
@@ -6,19 +6,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use autoscaler_forecast::supervisor::Status;
 
-/// Who decides.
+/// Leadership, as this replica sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Leadership {
     /// Not known yet.
     #[default]
     Unknown,
-    /// This process.
+    /// This process leads.
     Leads,
-    /// Another one, of this name.
+    /// Another replica of this name leads.
     Follows(String),
 }
 
-/// What has been seen of the cluster.
+/// Observed state of the cluster.
 #[derive(Debug, Default)]
 pub struct Readiness(Mutex<Seen>);
 
@@ -40,12 +40,12 @@ impl Readiness {
         self.seen().synced = synced;
     }
 
-    /// Notes who leads.
+    /// Sets the leadership.
     pub fn leadership(&self, leadership: Leadership) {
         self.seen().leadership = leadership;
     }
 
-    /// Who leads.
+    /// Returns the leadership.
     pub fn leader(&self) -> Leadership {
         self.seen().leadership.clone()
     }
@@ -71,7 +71,7 @@ impl Readiness {
     }
 }
 
-/// What a worker is not ready for.
+/// Returns the reason that the worker is not ready; none if it is.
 pub fn worker_lacks(worker: &Status) -> Option<String> {
     match worker {
         Status::Ready(_) => None,

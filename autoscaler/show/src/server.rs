@@ -34,25 +34,23 @@ use autoscaler_forecast::supervisor::{Status, Supervisor};
 
 pub use file::Watched;
 
-/// How long open requests may take once the end has begun; Kubernetes kills after 30 s.
+/// Time limit of open requests after a signal to stop; Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What every server has.
+/// Values that every server has.
 #[derive(Clone, Debug)]
 pub struct ServerContext {
-    /// The folder of the templates.
+    /// Folder of the templates.
     pub templates: PathBuf,
     /// The source's revision, as the environment gave it.
     pub revision: Option<String>,
     /// The worker; none where pages of a state are looked at without one.
     pub supervisor: Arc<Supervisor>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
 }
 
-/// A server's state.
 #[derive(Debug)]
 pub struct Server {
     context: ServerContext,
@@ -60,12 +58,12 @@ pub struct Server {
     requests: AtomicU64,
 }
 
-/// What it shows.
+/// Content of a server.
 #[derive(Debug)]
 enum Content {
     /// A history file and its forecast.
     File(Box<Watched>),
-    /// What the operator remembers, and whether it can do its work; a state file that is only looked at has no operator.
+    /// State and readiness of an operator; a state file that is only read has no operator.
     Operator(state::State, Option<Arc<Readiness>>),
 }
 

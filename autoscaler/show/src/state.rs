@@ -1,4 +1,4 @@
-//! What the operator remembers between two decisions and shows on its pages: samples, forecasts, decisions.
+//! State that the operator keeps between two decisions and shows on its pages: samples, forecasts, decisions.
 //!
 //! A cache that can be rebuilt, never the truth for a rollback: that is in the cluster (`minimum`). So nothing here
 //! fails: a file that cannot be used is set aside, a disk that is full is a warning, and whoever asks gets what there is.
@@ -31,14 +31,11 @@ const CALM: Duration = Duration::from_secs(600);
 /// A PredictiveScaler's place in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ScalerName {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
 }
 
 impl ScalerName {
-    /// A name in a namespace.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> ScalerName {
         ScalerName { namespace: namespace.into(), name: name.into() }
     }
@@ -57,74 +54,70 @@ impl fmt::Display for ScalerName {
     }
 }
 
-/// What a person wants to know of a scaler besides its numbers: what its spec and its status say, for the pages.
+/// Description of a scaler from its spec and status, for the pages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// The object's uid: another one under the same name inherits nothing.
     pub uid: String,
-    /// The name of its HorizontalPodAutoscaler.
+    /// Name of the HorizontalPodAutoscaler.
     pub hpa: String,
-    /// What that one scales, such as `Deployment/web`, where it is known.
+    /// Object that the HorizontalPodAutoscaler scales, such as `Deployment/web`, if it is known.
     pub target: Option<String>,
-    /// The query of its demand.
+    /// Query of the demand.
     pub query: String,
-    /// What the demand counts.
+    /// Unit of the demand.
     pub unit: Unit,
-    /// What one pod serves, in words.
+    /// Demand that one pod serves, as text.
     pub capacity: String,
-    /// Whether decisions are carried out.
     pub mode: Mode,
-    /// Whether a person asked for a pause.
+    /// True if a person asked for a pause.
     pub paused: bool,
     /// The distance of two samples, and of two decisions.
     pub step: Span,
-    /// After which time demand repeats.
+    /// Time after which demand repeats.
     pub season: Span,
-    /// How long before the demand its pods are wanted.
+    /// Time between a decision for pods and the demand that they serve.
     pub lead_time: Span,
-    /// Where the band ends.
+    /// Quantile of the upper line.
     pub quantile: Quantile,
-    /// The floor's limit.
     pub max_floor: Replicas,
     /// The autoscaler's own maximum, where it is known.
     pub max_replicas: Option<Replicas>,
-    /// What its status says of the floor, where nothing is known of decisions: another replica makes them.
+    /// Floor in the status, for a replica that knows no decisions: another replica makes them.
     #[serde(default, alias = "stands")] // written by older versions
     pub floor_status: Option<FloorStatus>,
-    /// The conditions of its status.
+    /// Conditions of the status.
     pub conditions: Vec<Condition>,
-    /// What is missing for a forecast, in words: `needs 576 samples, has 210`.
+    /// Reason that there is no forecast: `needs 576 samples, has 210`.
     pub missing: Option<String>,
 }
 
 /// A floor as a status tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorStatus {
-    /// What the owner wants.
+    /// Minimum of the owner.
     pub original: Replicas,
-    /// The floor.
     pub floor: Replicas,
-    /// What the forecast alone asks for.
+    /// Floor that the forecast alone asks for.
     pub recommended: Option<Replicas>,
 }
 
-/// A condition of a status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     /// Its type: `Ready`, `ForecastSkilled`, `MetricsFresh`, `Conflict`.
     pub kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// Why, in one word.
+    /// Reason in one word.
     pub reason: String,
-    /// Why, for people.
+    /// Reason for people.
     pub message: String,
-    /// Since when.
+    /// Time of the last change.
     pub since: Timestamp,
 }
 
 impl Condition {
-    /// Whether it is as it should be; none where that is not known.
+    /// Returns true if the condition is as it should be; none if it is unknown.
     pub fn good(&self) -> Option<bool> {
         // `Conflict` alone is good when it is false.
         let wanted = self.kind != "Conflict";
@@ -139,17 +132,15 @@ impl Condition {
 /// A decision and what was seen with it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decided {
-    /// When.
     pub at: Timestamp,
-    /// Whether it was to be carried out.
     pub mode: Mode,
-    /// What the owner wants at least.
+    /// Minimum of the owner.
     pub original: Replicas,
     /// The floor after it; in `Mode::Recommend`, what it would be.
     pub floor: Replicas,
-    /// What the forecast alone asks for.
+    /// Floor that the forecast alone asks for.
     pub recommended: Option<Replicas>,
-    /// The pods that ran.
+    /// Number of running pods.
     pub replicas: Option<Replicas>,
     /// The newest sample of the demand.
     pub demand: Option<f64>,
@@ -157,18 +148,17 @@ pub struct Decided {
     pub peak: Option<f64>,
     /// The minimum before and after, where it was changed.
     pub changed: Option<(Replicas, Replicas)>,
-    /// Why the change could not be written.
+    /// Reason that the change could not be written.
     pub failed: Option<String>,
-    /// Why it is what it is. Empty for one that was like the one before it, once another has followed.
+    /// Reasons for the decision. Empty for one that was like the one before it, once another has followed.
     pub reasons: Vec<Said>,
 }
 
 /// A reason, as its name and as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// Its name, such as `CoolingDown`.
+    /// Name, such as `CoolingDown`.
     pub name: String,
-    /// The sentence.
     pub text: String,
 }
 
@@ -195,21 +185,21 @@ impl Decided {
         }
     }
 
-    /// Whether a person would want to read it: it changed something, could not, or had other reasons than `before`.
+    /// Returns true if a person would want to read it: it changed something, could not, or had other reasons than `before`.
     fn stands_out(&self, before: Option<&Decided>) -> bool {
         let names = |decided: &Decided| decided.reasons.iter().map(|said| said.name.clone()).collect::<Vec<_>>();
         self.changed.is_some() || self.failed.is_some() || before.is_none_or(|before| names(before) != names(self))
     }
 }
 
-/// How much is kept of each scaler. Counted from its newest entry and never by the clock, which may jump.
+/// Limits of the data that is kept of each scaler. Counted from its newest entry and never by the clock, which may jump.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// How far samples go back.
+    /// Time span of the samples.
     pub samples: Span,
     /// And how many there are at least, however far that is: long seasons have long steps.
     pub least: u32,
-    /// How many decisions.
+    /// Number of decisions.
     pub decisions: u32,
 }
 
@@ -221,10 +211,10 @@ impl Default for Retention {
     }
 }
 
-/// Where the state is, and whether it takes what it is given.
+/// Location of the state, and whether writes succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// In its file.
+    /// The state is in its file.
     Kept,
     /// In memory: no file was wanted, or none can be used, for this reason.
     InMemory(Option<String>),
@@ -232,29 +222,24 @@ pub enum Health {
     Unwritten(String),
 }
 
-/// What there is on a scaler's page.
+/// Data of a scaler's page.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// What its spec and status say.
     pub profile: Profile,
-    /// Its demand.
+    /// History of the demand.
     pub history: Option<History>,
-    /// The last forecast.
     pub forecast: Option<Forecast>,
     /// Decisions, the newest first.
     pub decisions: Vec<Decided>,
 }
 
-/// What there is of a scaler in a list.
+/// Data of a scaler in a list.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// Which.
     pub name: ScalerName,
-    /// What its spec and status say.
     pub profile: Profile,
-    /// The last forecast.
     pub forecast: Option<Forecast>,
-    /// The last decision.
+    /// Last decision.
     pub last: Option<Decided>,
 }
 
@@ -268,9 +253,9 @@ struct Slot {
     /// None in memory.
     path: Option<PathBuf>,
     retention: Retention,
-    /// Why it is in memory although a file was wanted.
+    /// Reason that the state is in memory although a file was given.
     without: Option<String>,
-    /// Why a write failed, and when one did the last time.
+    /// Reason that a write failed, and the time of the last failure.
     unwritten: Option<(String, Instant)>,
     failures: u64,
 }
@@ -321,7 +306,7 @@ impl State {
         State(Arc::new(Mutex::new(Slot { connection, path, retention, without, unwritten: None, failures: 0 })))
     }
 
-    /// Where it is, and whether it takes what it is given.
+    /// Returns the location of the state, and whether writes succeed.
     pub fn health(&self) -> Health {
         let slot = self.slot();
         match (&slot.unwritten, &slot.path) {
@@ -331,7 +316,7 @@ impl State {
         }
     }
 
-    /// How many writes have failed.
+    /// Returns the number of failed writes.
     pub fn failures(&self) -> u64 {
         self.slot().failures
     }
@@ -420,7 +405,7 @@ impl State {
         });
     }
 
-    /// The last forecast.
+    /// Returns the last forecast.
     pub fn forecast(&self, name: &ScalerName) -> Option<Forecast> {
         let text = self.read("the forecast", |db| {
             db.prepare_cached("SELECT forecast FROM scaler WHERE namespace = ?1 AND name = ?2")?
@@ -439,7 +424,7 @@ impl State {
         });
     }
 
-    /// What carries a forecast on.
+    /// Returns the fit with which a forecast is updated.
     pub fn fit(&self, name: &ScalerName) -> Option<String> {
         self.read("the fit", |db| {
             db.prepare_cached("SELECT fit FROM scaler WHERE namespace = ?1 AND name = ?2")?
@@ -457,7 +442,7 @@ impl State {
         });
     }
 
-    /// What a floor is made of.
+    /// Returns the stored choice of a floor.
     pub fn choice(&self, name: &ScalerName) -> Option<String> {
         self.read("the choice", |db| {
             db.prepare_cached("SELECT choice FROM scaler WHERE namespace = ?1 AND name = ?2")?
@@ -513,7 +498,7 @@ impl State {
         });
     }
 
-    /// What the last decision left for the next, for the first one after a start.
+    /// Returns the memory that the last decision left, for the first decision after a start.
     pub fn memory(&self, name: &ScalerName) -> Option<Memory> {
         let text = self.read("the memory", |db| {
             db.prepare_cached("SELECT memory FROM scaler WHERE namespace = ?1 AND name = ?2")?
@@ -561,7 +546,7 @@ impl State {
         listed.unwrap_or_default()
     }
 
-    /// What there is of one scaler: its samples of the last `past`, and at most `most` decisions.
+    /// Returns the data of one scaler: its samples of the last `past`, and at most `most` decisions.
     pub fn known(&self, name: &ScalerName, past: Span, most: u32) -> Option<Known> {
         self.read("a scaler", |db| {
             let texts = db
@@ -731,7 +716,7 @@ fn decision(row: &Row<'_>) -> rusqlite::Result<StoredDecision> {
     Ok(StoredDecision { seq: row.get(0)?, stands_out: row.get(13)?, decided })
 }
 
-/// What a text says; none, with a warning, where this version cannot read it.
+/// Parses a text; none, with a warning, if this version cannot read it.
 fn json<T: for<'a> Deserialize<'a>>(what: &str, text: Option<&str>) -> Option<T> {
     serde_json::from_str(text?)
         .map_err(|cause| tracing::warn!(%cause, "cannot understand {what} in the state: passed over"))

@@ -4,22 +4,21 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What a browser made of a page.
+/// Measurements of a page in a browser.
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct Seen {
     pub(crate) page: usize,
     pub(crate) width: u32,
-    /// How wide its content is.
+    /// Width of the content.
     pub(crate) content: u32,
-    /// How many rows of tables are visible.
+    /// Number of visible table rows.
     pub(crate) rows: usize,
-    /// How many charts are visible.
+    /// Number of visible charts.
     pub(crate) charts: usize,
     /// The least contrast of a text and what is behind it, and that text.
     pub(crate) contrast: f64,
     #[allow(dead_code, reason = "for whoever reads why a test failed")]
     pub(crate) text: String,
-    /// The colour of its background.
     pub(crate) background: String,
 }
 
@@ -66,7 +65,7 @@ impl Browser {
         (String::from_utf8_lossy(&output.stdout).into_owned(), complaints)
     }
 
-    /// A picture of a page.
+    /// Takes a picture of a page.
     pub(crate) fn picture(&self, url: &str, width: u32, height: u32, settings: &str) -> Vec<u8> {
         let file = self.folder.path().join("picture.png");
         let shot = format!("--screenshot={}", file.display());
@@ -99,17 +98,17 @@ impl Browser {
     }
 }
 
-/// What makes it prefer a scheme.
+/// Returns the setting that makes the browser prefer a scheme.
 pub(crate) fn scheme(dark: bool) -> &'static str {
     if dark { "--blink-settings=preferredColorScheme=0" } else { "--blink-settings=preferredColorScheme=1" }
 }
 
-/// What comes after the headers.
+/// Returns the text after the headers.
 pub(crate) fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
-/// Where pictures for a person are put, when one is wanted.
+/// Folder for the pictures, if they are to be kept.
 pub(crate) fn gallery() -> Option<PathBuf> {
     std::env::var_os("AUTOSCALER_TEST_PICTURES").map(|folder| Path::new(&folder).to_owned())
 }

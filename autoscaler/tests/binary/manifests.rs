@@ -1,4 +1,4 @@
-//! What is installed: the chart as the real `helm` renders it, the plain manifest that comes of it, and what both grant.
+//! Installed manifests: the chart as the real `helm` renders it, the plain manifest made of it, and the rights that both grant.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

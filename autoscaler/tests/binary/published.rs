@@ -28,7 +28,6 @@ const SEEDED: usize = 4;
 const EVENTS: [&str; 5] = ["clock-change", "holiday", "outage", "burst", "level"];
 const RULES: [&str; 5] = ["day ago", "week ago", "headroom 1.1", "headroom 1.3", "equal cost"];
 
-/// One simulation.
 struct Simulated {
     load: &'static str,
     capacity: Option<&'static str>,

@@ -65,7 +65,7 @@ impl Server {
         log.iter().rev().map(|entry| &entry["fields"]).find(|fields| fields["message"] == message).cloned()
     }
 
-    /// Whether a line with this message is in a span with this request id.
+    /// Returns true if a line with this message is in a span with this request id.
     pub(crate) fn logged_in(&self, message: &str, id: &str) -> bool {
         let log = self.log.lock().unwrap();
         log.iter().any(|entry| entry["fields"]["message"] == message && entry["span"]["id"] == id)

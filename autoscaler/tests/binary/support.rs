@@ -1,4 +1,4 @@
-//! What the tests of the binary share: running it, finding Pythons, making homes for hostile workers.
+//! Shared parts of the tests of the binary: running it, finding Pythons, making homes for hostile workers.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -24,7 +24,7 @@ pub(crate) fn autoscaler() -> Command {
     command
 }
 
-/// What a finished run left.
+/// Result of a finished run.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -93,7 +93,7 @@ pub(crate) fn hostile_home(worker: &str) -> TempDir {
     home
 }
 
-/// Whether a process exists and has not ended.
+/// Returns true if a process exists and has not ended.
 pub(crate) fn alive(process: u32) -> bool {
     // A zombie has ended too; its parent is the one to say so.
     std::fs::read_to_string(format!("/proc/{process}/stat"))

@@ -66,15 +66,14 @@ struct Inner {
     news: broadcast::Sender<Happened>,
     /// Answers with this status instead, unless it is 0.
     failing: AtomicU16,
-    /// How many of the next floors find an autoscaler that has changed since it was read.
+    /// Number of the next floors that find an autoscaler that has changed since it was read.
     disturbed: AtomicU16,
 }
 
-/// The API server.
 #[derive(Clone)]
 pub(crate) struct Cluster(Arc<Inner>);
 
-/// One way in.
+/// One client of the cluster.
 #[derive(Clone)]
 pub(crate) struct Door {
     cluster: Cluster,
@@ -148,30 +147,30 @@ impl Cluster {
         self.store().forbidden = Some(plural);
     }
 
-    /// All requests so far.
+    /// Returns all requests so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.store().asked.clone()
     }
 
-    /// How many writes of this resource were accepted.
+    /// Returns the number of accepted writes of this resource.
     pub(crate) fn writes(&self, plural: &str) -> usize {
         let part = format!("/{plural}");
         let writes = |asked: &&Asked| asked.method != "GET" && asked.status < 300 && asked.path.contains(&part);
         self.store().asked.iter().filter(writes).count()
     }
 
-    /// An object as it stands.
+    /// Returns the current object.
     pub(crate) fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
         self.store().objects.get(&key(plural, namespace, name)).cloned()
     }
 
-    /// All objects of a kind.
+    /// Returns all objects of a kind.
     pub(crate) fn all(&self, plural: &str) -> Vec<Value> {
         let store = self.store();
         store.objects.iter().filter(|((of, _, _), _)| of == plural).map(|(_, object)| object.clone()).collect()
     }
 
-    /// How many objects of a kind there are that something holds for. Copies none: of a thousand that is what takes long.
+    /// Returns the number of objects of a kind for which `holds` is true. Copies none: of a thousand that is what takes long.
     pub(crate) fn count(&self, plural: &str, holds: impl Fn(&Value) -> bool) -> usize {
         let store = self.store();
         store.objects.iter().filter(|((of, _, _), object)| of == plural && holds(object)).count()
@@ -215,7 +214,7 @@ impl Cluster {
         assert_eq!(status, 201, "{answer}");
     }
 
-    /// A PredictiveScaler.
+    /// Creates a PredictiveScaler.
     pub(crate) fn create_scaler(&self, namespace: &str, name: &str, spec: Value) {
         let (status, answer) = self.try_scaler(namespace, name, spec);
         assert_eq!(status, 201, "{answer}");
@@ -254,7 +253,7 @@ impl Cluster {
         self.0.disturbed.store(times, Ordering::SeqCst);
     }
 
-    /// The disturbances that are left.
+    /// Returns true if no disturbances are left.
     pub(crate) fn undisturbed(&self) -> bool {
         self.0.disturbed.load(Ordering::SeqCst) == 0
     }
@@ -271,7 +270,7 @@ impl Cluster {
         }
     }
 
-    /// The minimum of an autoscaler.
+    /// Returns the minimum of an autoscaler.
     pub(crate) fn min(&self, namespace: &str, name: &str) -> u64 {
         let hpa = self.get(HPAS, namespace, name).unwrap();
         hpa["spec"]["minReplicas"].as_u64().unwrap()
@@ -307,7 +306,7 @@ fn key(plural: &str, namespace: &str, name: &str) -> Key {
     (plural.to_owned(), namespace.to_owned(), name.to_owned())
 }
 
-/// What a path means.
+/// Meaning of a path.
 struct Place {
     plural: String,
     namespace: Option<String>,

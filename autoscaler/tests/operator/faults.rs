@@ -1,4 +1,4 @@
-//! What goes wrong, and what must not come of it. Named for the faults that have cost others an outage.
+//! Faults, and what must not follow from them. Named for the faults that have cost others an outage.
 
 use std::sync::Arc;
 use std::time::Duration;

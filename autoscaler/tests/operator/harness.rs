@@ -26,7 +26,7 @@ use crate::prometheus::{Load, Mock};
 pub(crate) const NAMESPACE: &str = "shop";
 pub(crate) const STEP: i64 = 300;
 pub(crate) const DAY: i64 = 86_400;
-/// A Tuesday's midnight.
+/// Midnight of a Tuesday.
 pub(crate) const MIDNIGHT: i64 = 1_769_472_000;
 
 /// A day's demand per second: a night of 100, from eight to eight 800, with a little noise that is always the same.
@@ -39,7 +39,7 @@ pub(crate) fn daily() -> Load {
     })
 }
 
-/// What a scaler wants: ten pods a thousand per second, fifteen minutes ahead.
+/// Returns a spec: ten pods a thousand per second, fifteen minutes ahead.
 pub(crate) fn spec() -> Value {
     json!({
         "hpaRef": {"name": "web"}, "query": "sum(rate(http_requests_total[2m]))", "perPodCapacity": "100/s",
@@ -69,7 +69,7 @@ pub(crate) fn worker(python: PathBuf, home: PathBuf) -> Arc<Supervisor> {
 /// Longer than a worker takes on any machine: what a test says of its forecast is not about time.
 pub(crate) const UNHURRIED: Duration = Duration::from_secs(120);
 
-/// What an operator forecasts with: the time for an answer of Prometheus, and for one of the worker.
+/// Returns the demands of an operator, with the time limits of an answer of Prometheus and of the worker.
 pub(crate) fn demands(
     prometheus: &Mock,
     supervisor: Arc<Supervisor>,

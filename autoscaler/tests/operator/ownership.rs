@@ -1,4 +1,4 @@
-//! Who owns `spec.minReplicas`, and what happens when owners, modes and installations change.
+//! Ownership of `spec.minReplicas`, and the effects of a change of owner, mode or installation.
 
 use axum::http::Method;
 use serde_json::{Value, json};

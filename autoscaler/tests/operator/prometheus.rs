@@ -16,7 +16,7 @@ use futures::{StreamExt, stream};
 /// A load: demand at a second, none where nothing was measured.
 pub(crate) type Load = Arc<dyn Fn(&str, i64) -> Option<f64> + Send + Sync>;
 
-/// What goes wrong.
+/// Fault of the mock.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
     None,
@@ -28,7 +28,7 @@ pub(crate) enum Fault {
     StaleSince(i64),
     /// A million points, whatever was asked.
     Million,
-    /// Words where numbers belong.
+    /// Words in place of numbers.
     Text,
     /// Not a number, from this second on.
     NanSince(i64),
@@ -56,7 +56,7 @@ struct Inner {
     requests: AtomicUsize,
 }
 
-/// The mock.
+/// Mock of Prometheus.
 #[derive(Clone)]
 pub(crate) struct Mock {
     inner: Arc<Inner>,
@@ -106,12 +106,12 @@ impl Mock {
         self.inner.most.load(Ordering::SeqCst)
     }
 
-    /// How many points were asked for so far.
+    /// Returns the number of points requested so far.
     pub(crate) fn points(&self) -> usize {
         self.inner.points.load(Ordering::SeqCst)
     }
 
-    /// How many requests came so far.
+    /// Returns the number of requests so far.
     pub(crate) fn requests(&self) -> usize {
         self.inner.requests.load(Ordering::SeqCst)
     }

@@ -46,7 +46,7 @@ impl Pace {
         (second - self.busy_from).rem_euclid(self.season()) < 10 * self.step
     }
 
-    /// How long until the next busy time begins.
+    /// Returns the time until the next busy time begins.
     fn until_busy(self) -> Duration {
         let into = (Timestamp::now().as_millisecond() - self.busy_from * 1_000).rem_euclid(self.season() * 1_000);
         Duration::from_millis((self.season() * 1_000 - into) as u64)

@@ -16,7 +16,7 @@ use crate::support::{crate_folder, real_python};
 /// Number of scalers, unless `AUTOSCALER_MEASURE_SCALERS` says another: more than a hundred, which are fitted in turn.
 const SCALE: usize = 1_000;
 
-/// How often is looked: the cluster in memory shares the machine with what is measured.
+/// Interval between checks: the cluster in memory shares the machine with what is measured.
 const LOOK: Duration = Duration::from_millis(500);
 const RECONCILED: &str = "autoscaler_reconciles_total{outcome=\"done\"}";
 
@@ -103,7 +103,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Autoscalers whose minimum is raised.
+/// Returns the number of autoscalers whose minimum is raised.
 fn raised(cluster: &Cluster) -> usize {
     cluster.count(HPAS, |hpa| hpa["spec"]["minReplicas"].as_u64().unwrap_or(1) > 1)
 }

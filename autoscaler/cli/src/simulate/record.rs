@@ -48,7 +48,7 @@ impl Record {
         Ok(Record { state, name, query })
     }
 
-    /// Keeps a decision.
+    /// Records a decision.
     pub(super) fn decided(&self, step: &SimulatedDecision<'_>) {
         let mut decided = Decided::new(step.now, Mode::Enforce, step.original, step.decision);
         decided.replicas = Some(step.replicas);

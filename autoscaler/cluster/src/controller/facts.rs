@@ -20,32 +20,32 @@ use autoscaler_show::state::Decided;
 
 /// Everything that a decision follows from.
 pub struct Facts {
-    /// What the scaler wants.
+    /// Settings from the scaler's spec.
     pub settings: ScalerSettings,
     /// Its autoscaler, as it was read.
     pub hpa: HorizontalPodAutoscaler,
-    /// That one's minimum.
+    /// Minimum of that autoscaler.
     pub minimum: Minimum,
-    /// Whether a person asked for a pause.
+    /// True if a person asked for a pause.
     pub paused: bool,
     /// The forecast, or what is missing for one.
     pub expected: Result<Expected, Unavailable>,
 }
 
-/// Why nothing can be decided.
+/// Reason that no decision is possible.
 pub enum Blocked {
-    /// The spec cannot be understood.
+    /// The spec is invalid.
     Invalid(Vec<String>),
     /// An older scaler has the same autoscaler.
     OlderScaler(String),
-    /// There is no such autoscaler.
+    /// The autoscaler does not exist.
     NoAutoscaler(String),
     /// Its annotation cannot be read: what the original is nobody knows.
     Unreadable(String),
 }
 
 impl Blocked {
-    /// In one word.
+    /// Returns the reason as one word.
     pub fn word(&self) -> &'static str {
         match self {
             Blocked::Invalid(_) => "InvalidSpec",
@@ -68,7 +68,7 @@ impl fmt::Display for Blocked {
 }
 
 impl Facts {
-    /// As `decide` reads them.
+    /// Returns the input of `decide`.
     pub fn seen(&self, now: Timestamp) -> Seen<'_> {
         Seen {
             now,
@@ -83,7 +83,7 @@ impl Facts {
         }
     }
 
-    /// The autoscaler's own maximum.
+    /// Returns `maxReplicas` of the autoscaler.
     pub fn max_replicas(&self) -> Replicas {
         pods(self.hpa.spec.as_ref().map(|spec| spec.max_replicas)).unwrap_or_default()
     }
@@ -101,7 +101,7 @@ impl Facts {
         }
     }
 
-    /// The pods that run.
+    /// Returns the number of running pods.
     pub fn replicas(&self) -> Option<Replicas> {
         pods(self.hpa.status.as_ref().and_then(|status| status.current_replicas))
     }

@@ -25,7 +25,7 @@ pub(super) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// The status after a decision.
+    /// Returns the status after a decision.
     pub(super) fn status(
         self,
         before: Option<&PredictiveScalerStatus>,
@@ -122,8 +122,8 @@ impl Report<'_> {
         updates
     }
 
-    /// Whether the seasonal naive replaces the worker, or metrics are missing. Too short a history is not an outage, nor is a
-    /// wrong query.
+    /// Returns true if the seasonal naive replaces the worker, or if metrics are missing. A history that is too short is not an
+    /// outage, nor is a wrong query.
     pub(super) fn falls_back(self) -> bool {
         match &self.facts.expected {
             _ if self.facts.paused => false,
@@ -178,13 +178,13 @@ impl Report<'_> {
     }
 }
 
-/// Why the query can never give a demand; none where waiting may help.
+/// Returns the reason that the query can never give a demand; none if waiting may help.
 fn wrong_query(facts: &Facts) -> Option<&'static str> {
     let reason = facts.expected.as_ref().err()?.word;
     ["QueryRefused", "ManySeries", "WrongSpacing", "AnswerTooLarge"].into_iter().find(|wrong| *wrong == reason)
 }
 
-/// Why a field with an owner was written.
+/// Returns the message for a field that was taken from its owner.
 fn taken(manager: &str) -> String {
     format!(
         "`spec.minReplicas` held the API server's default of 1, which `{manager}` had not asked for: it is taken; set \
@@ -192,7 +192,7 @@ fn taken(manager: &str) -> String {
     )
 }
 
-/// Whether the demand is known, and is not what can be divided by a pod's capacity.
+/// Returns true if the demand is known but cannot be divided by a pod's capacity.
 fn unusable(decision: &Decision) -> bool {
     matches!(decision.missing(), Some(Missing::Units { .. } | Missing::LooksPerPod { .. }))
 }
@@ -216,7 +216,7 @@ fn forecast(facts: &Facts, decision: &Decision) -> Option<LastForecast> {
     })
 }
 
-/// What the pages say of a scaler.
+/// Returns the profile that the pages show of a scaler.
 pub(super) fn profile(scaler: &PredictiveScaler, facts: &Facts, status: &PredictiveScalerStatus) -> state::Profile {
     let target = facts.hpa.spec.as_ref().map(|spec| &spec.scale_target_ref);
     state::Profile {

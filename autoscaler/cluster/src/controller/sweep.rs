@@ -10,7 +10,7 @@ use super::{Context, Failed};
 use crate::act::{Refused, read_minimum};
 use crate::crd::Mode;
 
-/// Autoscalers read at a time.
+/// Number of autoscalers read at a time.
 const PAGE: u32 = 500;
 
 /// Looks at every autoscaler, and gives those back to their owners whose floor has expired and that no scaler enforces

@@ -13,7 +13,7 @@ use autoscaler_show::state::{Condition, FloorStatus, Profile};
 const STEP: Span = Span::from_seconds(300).unwrap();
 const DAY: Span = Span::from_seconds(86_400).unwrap();
 
-/// What there is to show of a scaler with this status. What the autoscaler itself says is not in it.
+/// Returns the profile of a scaler with this status. It has no data from the autoscaler itself.
 pub fn of(scaler: &PredictiveScaler, status: Option<&PredictiveScalerStatus>) -> Profile {
     let spec = &scaler.spec;
     let capacity = spec.per_pod_capacity.parse::<Capacity>();

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::{GROUP, LastForecast, PredictiveScalerStatus};
 
-/// How old a status may be while nothing in it changes.
+/// Seconds after which an unchanged status is written again.
 pub const REFRESHED_AFTER: i64 = 600;
 
-/// The types of conditions.
+/// Types of conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Decisions are made for this scaler.
@@ -18,12 +18,12 @@ pub enum Kind {
     ForecastSkilled,
     /// Its demand is known up to now.
     MetricsFresh,
-    /// Something else owns the minimum.
+    /// Another manager owns the minimum.
     Conflict,
 }
 
 impl Kind {
-    /// Its name in the status.
+    /// Returns the name in the status.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Ready => "Ready",
@@ -34,26 +34,25 @@ impl Kind {
     }
 }
 
-/// What a condition says now.
+/// New value of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionUpdate {
-    /// Which.
     pub kind: Kind,
-    /// Yes, no, or nobody knows.
+    /// True, false, or none if unknown.
     pub is: Option<bool>,
-    /// Why, in one word.
+    /// Reason in one word.
     pub reason: &'static str,
-    /// Why, in a sentence; may be empty.
+    /// Reason as a sentence; may be empty.
     pub message: String,
 }
 
 impl ConditionUpdate {
-    /// A condition that holds.
+    /// A condition that is true.
     pub fn yes(kind: Kind, reason: &'static str, message: impl Into<String>) -> ConditionUpdate {
         ConditionUpdate { kind, is: Some(true), reason, message: message.into() }
     }
 
-    /// A condition that does not.
+    /// A condition that is false.
     pub fn no(kind: Kind, reason: &'static str, message: impl Into<String>) -> ConditionUpdate {
         ConditionUpdate { kind, is: Some(false), reason, message: message.into() }
     }
@@ -104,7 +103,7 @@ pub fn conditions(
     conditions
 }
 
-/// Whether a condition of a status holds; none where it was never said.
+/// Returns true if a condition is true; none if the status does not have it.
 pub fn holds(status: Option<&PredictiveScalerStatus>, kind: Kind) -> Option<bool> {
     let found = status?.conditions.iter().find(|condition| condition.type_ == kind.name())?;
     match found.status.as_str() {
@@ -114,7 +113,7 @@ pub fn holds(status: Option<&PredictiveScalerStatus>, kind: Kind) -> Option<bool
     }
 }
 
-/// Whether a status has to be written: it says something else than the one before, or that one is old.
+/// Returns true if a status has to be written: it differs from the one before, or that one is old.
 pub fn worth_writing(before: Option<&PredictiveScalerStatus>, after: &PredictiveScalerStatus, now: Timestamp) -> bool {
     let Some(before) = before else { return true };
     let old = before.updated.as_ref().is_none_or(|at| now.as_second() - at.0.as_second() >= REFRESHED_AFTER);

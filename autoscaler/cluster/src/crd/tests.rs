@@ -125,7 +125,7 @@ fn two_for_one_autoscaler_are_in_order_of_age() {
     assert!(old.precedes(&twin) && !twin.precedes(&old));
 }
 
-/// Whether the cluster admits a spec: its schema's patterns, lengths, ranges and choices, and the rules.
+/// Returns true if the cluster admits a spec: checks the schema's patterns, lengths, ranges and choices, and the rules.
 fn admitted(spec: &Value) -> bool {
     let crd = serde_json::to_value(PredictiveScaler::crd()).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
@@ -168,7 +168,7 @@ fn is_date(text: &str) -> bool {
     text.len() == 10 && &text[4..5] == "-" && &text[7..8] == "-" && days.is_some_and(|days| (1..=*days).contains(&day))
 }
 
-/// Whether a text matches a pattern of the schema; there are three.
+/// Returns true if a text matches a pattern of the schema; there are three.
 fn matches(pattern: &str, text: &str) -> bool {
     let digits = |text: &str| text.len() - text.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
     match pattern {

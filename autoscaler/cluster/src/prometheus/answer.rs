@@ -57,7 +57,7 @@ struct ErrorAnswer {
     error: Option<String>,
 }
 
-/// What a refusal says.
+/// Returns the message of a refusal.
 pub(super) fn refusal(body: &[u8]) -> Option<String> {
     let refused: ErrorAnswer = serde_json::from_slice(body).ok()?;
     refused.error.map(|error| short(&error))

@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(90);
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long things may take.
+/// Time limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestLimits {
     /// A new connection, with its proxy and TLS.
@@ -184,7 +184,6 @@ fn trusted_by_nobody() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 
-/// Makes connections for requests.
 #[derive(Clone, Debug)]
 struct Connector {
     https: HttpsConnector<HttpConnector>,
@@ -230,7 +229,7 @@ impl Connector {
     }
 }
 
-/// No connection in this time.
+/// No connection within this time.
 #[derive(Debug)]
 struct Late(Duration);
 
@@ -246,7 +245,7 @@ trait ReadWrite: Read + Write + Send + Unpin {}
 
 impl<T: Read + Write + Send + Unpin> ReadWrite for T {}
 
-/// A connection by any way.
+/// A TCP or TLS connection.
 struct Stream {
     inner: Box<dyn ReadWrite>,
     /// A proxy without a tunnel: a request has to name the whole address.

@@ -7,7 +7,7 @@ use super::tests::{MINUTE, at, nothing, policy};
 use super::*;
 use crate::units::Unit;
 
-/// What happens in one step of a story.
+/// One step of a story.
 #[derive(Clone, Debug)]
 enum Happens {
     Forecast {
@@ -15,13 +15,11 @@ enum Happens {
         skilled: bool,
     },
     Nothing,
-    /// Somebody else sets the minimum.
+    /// Someone else sets the minimum.
     Set(u32),
-    /// The memory is lost.
     Restart,
     /// Time passes, or goes back.
     Jump(i64),
-    /// The autoscaler's maximum changes.
     Maximum(u32),
 }
 

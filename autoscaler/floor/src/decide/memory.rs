@@ -1,4 +1,4 @@
-//! What one decision leaves for the next: what was wanted lately, how fast the floor rose, how long nothing was known.
+//! Memory that one decision leaves for the next: the recently desired floors, recent rises, and the time without a forecast.
 //!
 //! Ages, never times: they grow by the time between two decisions, at most two steps of it, and never shrink. So a clock
 //! that jumps forward releases nothing, and one that jumps back locks nothing.
@@ -13,14 +13,14 @@ use autoscaler_forecast::span::Span;
 // Longer than this nobody looked: what happened in between is not known to have been low.
 const WATCHED_STEPS: u32 = 2;
 
-/// What was decided before. Can be lost: the next decision then begins at the current floor.
+/// Memory of past decisions. It can be lost: the next decision then begins at the current floor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     decided: Timestamp,
     floor: Replicas,
-    /// What was wanted and not exceeded since, the oldest and highest first.
+    /// Desired floors that no later one exceeded, the oldest and highest first.
     wanted: Vec<Aged>,
-    /// By how much the floor rose within the last step.
+    /// Rises of the floor within the last step.
     rises: Vec<Aged>,
     /// None while there is a forecast.
     missing_for: Option<Seconds>,
@@ -39,7 +39,7 @@ impl Memory {
         self.floor
     }
 
-    /// How long there has been no forecast.
+    /// Returns the time without a forecast.
     pub fn missing_for(&self) -> Seconds {
         self.missing_for.unwrap_or_default()
     }
@@ -94,7 +94,7 @@ impl Memory {
         self.wanted.first().map_or(wanted, |heard| heard.replicas)
     }
 
-    /// How far the floor may still rise.
+    /// Returns the number of pods by which the floor may still rise.
     pub(super) fn allowance(&self, most: Replicas) -> Replicas {
         self.rises.iter().fold(most, |left, rise| left.less(rise.replicas))
     }

@@ -10,7 +10,7 @@ use autoscaler_forecast::span::Span;
 // The newest sample may be one scrape and one forecast old.
 const FRESH_STEPS: u32 = 2;
 
-/// How much demand is to be expected, at a quantile.
+/// Expected demand, at a quantile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outlook {
     newest: Timestamp,
@@ -46,22 +46,21 @@ impl Outlook {
         self
     }
 
-    /// The distance of two values.
+    /// Returns the distance of two values.
     pub fn step(&self) -> Span {
         self.step
     }
 
-    /// What the demand counts.
     pub fn unit(&self) -> Unit {
         self.unit
     }
 
-    /// The highest demand seen lately.
+    /// Returns the highest recent demand.
     pub fn recent(&self) -> Option<Demand> {
         self.recent
     }
 
-    /// Whether its models are better than plain references on this history.
+    /// Returns true if the models are better than plain references on this history.
     pub fn skilled(&self) -> bool {
         self.skilled
     }

@@ -1,4 +1,4 @@
-//! Why a decision is what it is: data for events, conditions and the page, with a sentence for each.
+//! Reasons for a decision: data for events, conditions and the page, with a sentence for each.
 
 use std::fmt;
 
@@ -8,62 +8,62 @@ use serde::Serialize;
 use crate::units::{Demand, Replicas, Seconds, Unit};
 use autoscaler_forecast::span::Span;
 
-/// What a shut gate says of a forecast.
+/// Message for a forecast whose gate is closed.
 pub const UNSKILLED: &str = "no floor was worth its cost on the last weeks of this workload";
 
-/// Which limit a floor has met.
+/// Limit that a floor has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Limit {
-    /// The policy's.
+    /// `maxFloor` of the policy.
     MaxFloor,
-    /// The autoscaler's own.
+    /// `maxReplicas` of the autoscaler.
     MaxReplicas,
 }
 
-/// Why there is no forecast that a decision can use.
+/// Reason that a decision has no forecast to use.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "missing", rename_all = "kebab-case")]
 pub enum Missing {
-    /// None was made.
+    /// No forecast was made.
     NoForecast {
-        /// Why not, in the words of whoever did not make it.
+        /// Cause, in the words of whoever could not make it.
         cause: String,
     },
     /// The newest sample is too old.
     Stale {
-        /// Its age.
+        /// Age of the newest sample.
         age: Seconds,
     },
     /// The newest sample is newer than now: two clocks differ.
     FromTheFuture {
-        /// By how much.
+        /// Difference of the clocks.
         by: Seconds,
     },
     /// Steps between now and the lead time are missing.
     Incomplete {
-        /// How many are.
+        /// Number of steps in the forecast.
         has: usize,
-        /// How many there should be.
+        /// Number of steps that are needed.
         needs: usize,
     },
     /// The samples are not as far apart as the policy says.
     Spacing {
-        /// How far they are.
+        /// Distance of the samples.
         samples: Span,
-        /// How far they should be.
+        /// Distance in the policy.
         policy: Span,
     },
     /// Demand and capacity do not count the same thing.
     Units {
-        /// What the demand counts.
+        /// Unit of the demand.
         demand: Unit,
-        /// What the capacity counts.
+        /// Unit of the capacity.
         capacity: Unit,
     },
     /// The demand is so far below what the autoscaler runs pods for that it must be a mean per pod.
     LooksPerPod {
-        /// The highest demand seen lately.
+        /// Highest recent demand.
         recent: Demand,
         /// The pods that would serve it.
         served: Replicas,
@@ -98,86 +98,81 @@ impl fmt::Display for Missing {
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Reason {
     /// Nothing is remembered: the current floor counts as just wanted.
-    Began {
-        /// That floor.
-        floor: Replicas,
-    },
+    Began { floor: Replicas },
     /// The floor is not the one decided last.
     FloorMoved {
-        /// What was decided.
+        /// Floor that was decided last.
         decided: Replicas,
-        /// The number that exists.
+        /// Floor in the cluster.
         found: Replicas,
     },
     /// The clock shows an earlier time than at the last decision.
     ClockWentBack {
-        /// By how much.
+        /// Difference of the times.
         by: Seconds,
     },
     /// A person asked for a pause.
     Paused,
-    /// What the forecast asks for.
+    /// Peak of the forecast, and the pods that it needs.
     Forecast {
         /// The highest demand until the lead time.
         peak: Demand,
-        /// When it comes.
+        /// Time of the peak.
         at: Timestamp,
-        /// The pods that serve it.
+        /// Number of pods that serve the peak.
         needs: Replicas,
     },
     /// It asks for more than is allowed.
     Capped {
-        /// What it asks for.
+        /// Number of pods that the forecast asks for.
         needs: Replicas,
-        /// What is allowed.
+        /// Highest floor allowed.
         cap: Replicas,
-        /// By what.
+        /// Limit that sets the cap.
         by: Limit,
     },
     /// It asks for less than the owner.
     AtOriginal {
-        /// What it asks for.
+        /// Number of pods that the forecast asks for.
         needs: Replicas,
-        /// What the owner wants.
+        /// Minimum of the owner.
         original: Replicas,
     },
     /// The forecast is no better than plain references, so it only recommends.
     NotSkilled {
-        /// What it would have been.
+        /// Floor with a skilled forecast.
         would: Replicas,
     },
     /// The floor rises no faster than the policy says.
     RateLimited {
-        /// What is wanted.
+        /// Desired floor.
         wanted: Replicas,
-        /// What is allowed now.
+        /// Highest floor allowed now.
         allowed: Replicas,
     },
     /// Less is wanted, not long enough yet.
     CoolingDown {
-        /// What is wanted.
+        /// Desired floor.
         wanted: Replicas,
-        /// What stays.
+        /// Floor that is kept.
         held: Replicas,
-        /// How long less has to be wanted.
+        /// Time for which less has to be enough.
         delay: Seconds,
     },
     /// Nothing is known, so nothing changes.
     Held {
-        /// Why.
         missing: Missing,
-        /// For how long already.
+        /// Time without a forecast.
         so_far: Seconds,
-        /// For how long at most.
+        /// Time after which the floor steps back.
         until: Seconds,
     },
     /// Nothing has been known for too long: back to the original, step by step.
     SteppingBack {
-        /// Why.
         missing: Missing,
-        /// For how long already.
+        /// Time without a forecast.
         so_far: Seconds,
-        /// Where to.
+        /// Minimum of the owner, to which the floor returns.
         original: Replicas,
     },
     /// The mode is to recommend: nothing is written.

@@ -69,7 +69,7 @@ impl Workload {
         self.decide(Err(nothing()), 60)
     }
 
-    /// What the patch of a floor leaves in the cluster.
+    /// Applies the patch of a floor, as the cluster does.
     pub(super) fn write(&mut self, floor: Replicas) {
         let patch = self.minimum.patch(floor, at(self.second + 3_600));
         self.minimum = Minimum::read(patch.field.map(|field| field.0), patch.annotation.as_deref()).unwrap();

@@ -15,72 +15,69 @@ const ROWS: usize = 12;
 /// A forecast, ready for a template.
 #[derive(Debug, Serialize)]
 pub struct ForecastPart {
-    /// The model, in words.
+    /// Description of the model.
     pub model: String,
-    /// Whether it has skill.
+    /// True if the forecast has skill.
     pub skilled: bool,
-    /// The skill, in words.
+    /// Description of the skill.
     pub skill: String,
     /// The lesser of the skills over the better flat line and over the seasonal naive, in percent.
     pub percent: Option<i64>,
     /// The step with the highest upper line.
     pub peak: Option<Row>,
-    /// How far the forecast looks.
+    /// Time span of the forecast.
     pub horizon: String,
     /// The names of the lower and the upper line.
     pub lines: (String, String),
-    /// The history in words.
     pub made: Made,
-    /// Every few steps.
+    /// Rows of every few steps.
     pub rows: Vec<Row>,
-    /// Every step.
+    /// Rows of every step.
     pub all: Vec<Row>,
-    /// What each model scored, the best first.
+    /// Scores of the models, the best first.
     pub scores: Vec<ScoreRow>,
     /// The models that this history is too short for.
     pub missing: Vec<Missing>,
-    /// What else a person should know.
+    /// Notes for people.
     pub notes: Vec<String>,
-    /// How long the worker took.
+    /// Time that the worker took, in seconds.
     pub seconds: String,
 }
 
-/// The history in words.
+/// Description of the history.
 #[derive(Debug, Serialize)]
 pub struct Made {
-    /// How many samples.
+    /// Number of samples.
     pub samples: usize,
-    /// Their distance.
+    /// Distance of two samples.
     pub step: String,
-    /// The first day.
+    /// First day.
     pub from: String,
-    /// The last sample.
+    /// Time of the last sample.
     pub to: String,
-    /// How many were missing and filled.
+    /// Number of missing samples that were filled.
     pub filled: usize,
 }
 
 /// A time and its numbers, as text.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// The time.
     pub at: At,
-    /// The expected value.
+    /// Expected value.
     pub mean: String,
-    /// The lower line.
+    /// Value of the lower line.
     pub lower: String,
-    /// The upper line.
+    /// Value of the upper line.
     pub upper: String,
 }
 
 /// A time, for machines and for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct At {
-    /// The time for machines.
+    /// Time for machines.
     pub time: String,
-    /// The day.
     pub day: String,
-    /// The hour and minute.
+    /// Hour and minute.
     pub clock: String,
 }
 
@@ -94,21 +91,20 @@ impl From<Timestamp> for At {
     }
 }
 
-/// A model's backtest, as text.
+/// Backtest of a model, as text.
 #[derive(Debug, Serialize)]
 pub struct ScoreRow {
-    /// Its name.
     pub model: String,
-    /// Its mean absolute error.
+    /// Mean absolute error.
     pub mae: String,
-    /// That error, in percent of the largest of all.
+    /// Mean absolute error, in percent of the largest of all.
     pub bar: i64,
-    /// Whether it is in the forecast.
+    /// True if the model is in the forecast.
     pub used: bool,
 }
 
 impl ForecastPart {
-    /// What a page says of a forecast, in numbers of this many decimals.
+    /// Returns the page's part for a forecast, in numbers of this many decimals.
     pub fn new(forecast: &Forecast, places: usize) -> ForecastPart {
         let row = |point: &Point| Row {
             at: point.time.into(),

@@ -1,4 +1,4 @@
-//! What the list of workloads knows.
+//! Input of the template for the list of workloads.
 
 use std::collections::BTreeMap;
 
@@ -12,81 +12,75 @@ use autoscaler_floor::decide::Mode;
 use autoscaler_floor::units::Replicas;
 use autoscaler_forecast::choice::Choice;
 
-/// The template's name.
 pub const TEMPLATE: &str = "list.html";
 
 const SKILLED: &str = "ForecastSkilled";
 
-/// Rows on a page.
+/// Number of rows on a page.
 const ROWS: usize = 100;
 
 /// The list, ready for a template.
 #[derive(Debug, Serialize)]
 pub struct ListPage {
-    /// What is running.
     pub about: About,
-    /// What to know before reading on.
     pub notices: Vec<Notice>,
-    /// What was searched for.
+    /// Search text.
     pub search: String,
-    /// How many there are of each kind: label, number, whether someone should look.
+    /// Numbers of workloads by kind: label, number, true if someone should look.
     pub counts: Vec<(&'static str, usize, bool)>,
-    /// How many were found.
+    /// Number of workloads found.
     pub found: usize,
-    /// The rows of this page.
+    /// Rows of this page.
     pub rows: Vec<ListRow>,
-    /// Which page it is, from one.
+    /// Number of this page, from one.
     pub page: usize,
-    /// How many there are.
+    /// Number of pages.
     pub pages: usize,
-    /// Where the page before this one is.
+    /// URL of the previous page.
     pub before: Option<String>,
-    /// Where the next one is.
+    /// URL of the next page.
     pub next: Option<String>,
 }
 
 /// A workload, as text.
 #[derive(Debug, Serialize)]
 pub struct ListRow {
-    /// The path of its page.
+    /// Path of the workload's page.
     pub path: String,
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// Its autoscaler.
+    /// Name of the autoscaler.
     pub hpa: String,
-    /// What it is about, and whether that is good.
+    /// State as text, and whether it is good.
     pub state: (String, bool),
-    /// The newest sample.
+    /// Value of the newest sample.
     pub demand: String,
     /// The highest demand until the lead time, at the quantile.
     pub peak: String,
-    /// The owner's minimum.
+    /// Minimum of the owner.
     pub original: String,
-    /// The floor.
     pub floor: String,
-    /// Whether it is above the original.
+    /// True if the floor is above the original.
     pub raised: bool,
-    /// The pods that ran.
+    /// Number of running pods.
     pub replicas: String,
     /// The shortage prevented on the last weeks, or the error saved where nothing is replayed, in percent.
     pub skill: String,
-    /// When it was decided.
+    /// Time of the last decision.
     pub decided: Option<At>,
 }
 
-/// What a reader asked for.
+/// Query of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// A part of a namespace, a name or an autoscaler.
     pub search: String,
-    /// Which page, from one.
+    /// Number of the page, from one.
     pub page: usize,
 }
 
 impl Asked {
-    /// What a URL's query says. Pairs that are not known are passed over.
+    /// Reads the query of a URL. Unknown pairs are ignored.
     pub fn read(query: &str) -> Asked {
         let mut pairs = BTreeMap::new();
         for pair in query.split('&') {
@@ -167,7 +161,7 @@ fn unskilled(listed: &Listed) -> bool {
     listed.profile.conditions.iter().any(|condition| condition.kind == SKILLED && condition.good() == Some(false))
 }
 
-/// Why a person should look, in a word or two.
+/// Returns the problem that a person should look at, in a word or two.
 fn trouble(listed: &Listed) -> Option<String> {
     if listed.last.as_ref().is_some_and(|last| last.failed.is_some()) {
         return Some("cannot write".to_owned());

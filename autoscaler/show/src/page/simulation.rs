@@ -1,4 +1,4 @@
-//! What the simulation's template knows.
+//! Input of the simulation's template.
 
 use serde::Serialize;
 
@@ -7,35 +7,33 @@ use crate::curve::Curve;
 use crate::plot::Plot;
 use crate::print::simulation::{Simulation, grouped};
 
-/// The template's name.
 pub const TEMPLATE: &str = "simulation.html";
 
 /// A simulation, ready for a template. The page is one file without a server.
 #[derive(Debug, Serialize)]
 pub struct SimulationPage {
-    /// The program's version.
     pub version: &'static str,
-    /// The trace, in words.
+    /// Description of the trace.
     pub trace: String,
-    /// The time that was simulated.
+    /// Start of the simulated time.
     pub from: String,
-    /// And its end.
+    /// End of the simulated time.
     pub to: String,
     /// The result in one sentence.
     pub sentence: String,
-    /// What both cost, a row each.
+    /// Costs alone and with the floor, a row each.
     pub costs: Vec<[String; 3]>,
-    /// What is known about it, a labelled line each.
+    /// Labels and values of the summary.
     pub summary: Vec<(&'static str, String)>,
-    /// The worst day's name.
+    /// Name of the worst day.
     pub worst: String,
     /// The worst day, for wide screens.
     pub day_wide: Option<Plot>,
-    /// The worst day, for phones.
+    /// Plot of the worst day, for phones.
     pub day_narrow: Option<Plot>,
     /// All of it, for wide screens.
     pub all_wide: Option<Plot>,
-    /// All of it, for phones.
+    /// Plot of the whole period, for phones.
     pub all_narrow: Option<Plot>,
     /// The rules over the same trace: name, seconds short, pod-seconds short, extra pod-seconds.
     pub rules: Vec<[String; 4]>,
@@ -43,14 +41,13 @@ pub struct SimulationPage {
     pub curve_wide: Option<Curve>,
     /// Shortage against cost, for phones.
     pub curve_narrow: Option<Curve>,
-    /// A row per day.
+    /// Rows by day.
     pub days: Vec<Day>,
 }
 
-/// A day's costs.
+/// Costs of one day.
 #[derive(Debug, Serialize)]
 pub struct Day {
-    /// Its name.
     pub name: String,
     /// Seconds short of pods, alone.
     pub short_alone: String,
@@ -63,7 +60,7 @@ pub struct Day {
 }
 
 impl SimulationPage {
-    /// What the page shows of a simulation.
+    /// Returns the page of a simulation.
     pub fn new(simulation: &Simulation) -> SimulationPage {
         let step = simulation.policy.step;
         let worst = simulation.worst_day();

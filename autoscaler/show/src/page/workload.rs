@@ -1,4 +1,4 @@
-//! What the page of one workload knows: from a history file, or from what the operator remembers. One template for both.
+//! Input of the template for one workload: from a history file, or from the operator's state. Both use the same template.
 
 use serde::Serialize;
 
@@ -16,10 +16,9 @@ use autoscaler_forecast::choice::Choice;
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::span::Span;
 
-/// The template's name.
 pub const TEMPLATE: &str = "forecast.html";
 
-/// How far a page looks back.
+/// Time span of the past that a page shows.
 pub const PAST: Span = Span::from_seconds(2 * DAY).unwrap();
 
 const DAY: u32 = 86_400;
@@ -30,29 +29,24 @@ const MOST_ROWS: usize = 40;
 /// A workload, ready for a template.
 #[derive(Debug, Serialize)]
 pub struct WorkloadPage {
-    /// Its name.
     pub name: String,
-    /// Whether it is one of many: there is a list to go back to, and there are decisions.
+    /// True for a scaler of an operator: the page has decisions and a link to the list.
     pub scaler: bool,
-    /// What is running.
     pub about: About,
-    /// What to know before reading on.
     pub notices: Vec<Notice>,
-    /// What it is, in a line.
+    /// Description in one line.
     pub subtitle: String,
-    /// The numbers that count.
     pub tiles: Vec<Tile>,
-    /// Demand and forecast.
+    /// Chart of demand and forecast.
     pub demand: Option<Drawn<Chart>>,
-    /// Pods.
+    /// Chart of the pods.
     pub pods: Option<Drawn<Levels>>,
-    /// The forecast.
     pub forecast: Option<ForecastPart>,
     /// Shortage against cost on this workload's own last weeks.
     pub tradeoff: Option<Drawn<Curve>>,
     /// Decisions that stand out, the newest first.
     pub decisions: Vec<DecisionRow>,
-    /// The status.
+    /// Conditions of the status.
     pub conditions: Vec<ConditionRow>,
     /// The spec, a labelled line each.
     pub facts: Vec<(&'static str, String)>,
@@ -61,11 +55,9 @@ pub struct WorkloadPage {
 /// A number with what it is.
 #[derive(Debug, Serialize)]
 pub struct Tile {
-    /// What it is.
     pub label: String,
-    /// The number.
     pub value: String,
-    /// What else is to be known.
+    /// Explanation of the value.
     pub detail: String,
     /// A word next to it, and whether it is a good one.
     pub tag: Option<(String, bool)>,
@@ -74,47 +66,45 @@ pub struct Tile {
 /// A chart for wide screens, and one for phones.
 #[derive(Debug, Serialize)]
 pub struct Drawn<T> {
-    /// For wide screens.
+    /// Drawing for wide screens.
     pub wide: T,
-    /// For phones.
+    /// Drawing for phones.
     pub narrow: T,
-    /// What it shows, for readers without sight.
+    /// Text for screen readers.
     pub label: String,
 }
 
 /// A decision, as text.
 #[derive(Debug, Serialize)]
 pub struct DecisionRow {
-    /// When.
     pub at: At,
     /// The floor, or how it was changed.
     pub floor: String,
-    /// Whether it was changed.
+    /// True if the floor was changed.
     pub changed: bool,
-    /// The pods that ran.
+    /// Number of running pods.
     pub replicas: String,
-    /// Why.
     pub reasons: Vec<Said>,
-    /// Why it could not be written.
+    /// Reason that it could not be written.
     pub failed: Option<String>,
-    /// How many decisions like it came right after it.
+    /// Number of similar decisions that came right after it.
     pub alike: usize,
 }
 
 /// A condition, as text.
 #[derive(Debug, Serialize)]
 pub struct ConditionRow {
-    /// Its type.
+    /// Type of the condition.
     pub kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// Whether that is as it should be; none where it is not known.
+    /// True if the condition is as it should be; none if it is unknown.
     pub good: Option<bool>,
-    /// Why, in one word.
+    /// Reason in one word.
     pub reason: String,
-    /// Why, for people.
+    /// Reason for people.
     pub message: String,
-    /// Since when.
+    /// Time of the last change.
     pub since: At,
 }
 
@@ -232,7 +222,8 @@ fn largest(history: Option<&History>) -> f64 {
     samples.fold(0.0, |so_far: f64, value| so_far.max(value.abs()))
 }
 
-/// How much the choice prevents on the last weeks; without one, how much better the forecast is than plain references.
+/// Returns the tile with the shortage that the choice prevents on the last weeks; without a choice, with the skill of the
+/// forecast.
 fn skill_tile(part: &ForecastPart, choice: Option<&Choice>) -> Tile {
     if let Some(chosen) = choice.and_then(Choice::chosen) {
         return Tile {

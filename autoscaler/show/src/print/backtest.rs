@@ -13,14 +13,14 @@ use autoscaler_forecast::backtest::BacktestReport;
 /// A backtest of forecasts, and of the floor that follows them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Backtested {
-    /// How good forecasts would have been.
+    /// Scores of the forecasts.
     #[serde(flatten)]
     pub report: BacktestReport,
-    /// What a floor would have done; none for a history that nothing is scaled by.
+    /// Comparison of floors; none for a history that nothing is scaled by.
     pub floor: Option<Comparison>,
 }
 
-/// Text for people.
+/// Returns the text for people.
 pub fn text(backtested: &Backtested) -> String {
     let report = &backtested.report;
     let mut out = format!("backtest of `{}`\n", report.history);

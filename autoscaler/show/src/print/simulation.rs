@@ -15,27 +15,25 @@ use autoscaler_forecast::span::Span;
 /// A simulation with all that it was made of.
 #[derive(Clone, Debug, Serialize)]
 pub struct Simulation {
-    /// The trace, in words.
+    /// Description of the trace.
     pub trace: String,
-    /// When the simulation begins.
+    /// Start of the simulation.
     pub from: Timestamp,
-    /// When it ends.
+    /// End of the simulation.
     pub to: Timestamp,
-    /// The workload and its autoscaler.
     pub workload: Workload,
-    /// What is wanted of the floor.
+    /// Policy of the floor.
     pub policy: Policy,
-    /// What decides how high the floor is.
+    /// Target that decides the height of the floor.
     pub goal: Goal,
-    /// Who forecast, in words.
+    /// Description of the forecaster.
     pub forecaster: String,
-    /// At which share of the forecasts the gate was open.
+    /// Share of the forecasts at which the gate was open.
     pub gate_open: f64,
-    /// What the floor was made of, a choice a day.
+    /// Choices of the floor, one per day.
     pub choices: Vec<Choice>,
     /// The plain rules over the same trace.
     pub rules: Vec<RuleCost>,
-    /// What came of it.
     pub outcome: Outcome,
 }
 
@@ -43,7 +41,7 @@ const COLUMNS: usize = 96;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 impl Simulation {
-    /// What is known about it, one labelled line each.
+    /// Returns the summary, one labelled line each.
     pub fn summary(&self) -> Vec<(&'static str, String)> {
         let (workload, policy, tally) = (&self.workload, &self.policy, &self.outcome.tally);
         let upper = match self.goal {
@@ -83,7 +81,7 @@ impl Simulation {
         ]
     }
 
-    /// What the floor was made of, and on how many days.
+    /// Returns the candidates of the floor, with the number of days of each.
     fn made_of(&self) -> String {
         let mut counts: Vec<(String, usize)> = Vec::new();
         for choice in &self.choices {
@@ -120,7 +118,7 @@ impl Simulation {
         points
     }
 
-    /// What both cost, a row each: what it is, alone, with the floor.
+    /// Returns the costs, a row each: label, alone, with the floor.
     pub fn costs(&self) -> Vec<[String; 3]> {
         let (alone, with_floor) = (&self.outcome.alone, &self.outcome.with_floor);
         let both = |what: &str, of: &dyn Fn(&autoscaler_floor::simulate::Cost) -> String| {
@@ -135,7 +133,7 @@ impl Simulation {
         ]
     }
 
-    /// The result in one sentence.
+    /// Returns the result in one sentence.
     pub fn sentence(&self) -> String {
         let (alone, with_floor) = (&self.outcome.alone, &self.outcome.with_floor);
         let seconds = (alone.under_provisioned_seconds, with_floor.under_provisioned_seconds);
@@ -156,7 +154,7 @@ impl Simulation {
         }
     }
 
-    /// As text for people.
+    /// Returns the text for people.
     pub fn text(&self) -> String {
         let mut out = format!("simulation of {}, {} to {}\n", self.trace, self.from, self.to);
         for (label, line) in self.summary() {
@@ -242,7 +240,7 @@ pub fn rule_rows(alone: Cost, with_floor: Cost, rules: &[RuleCost]) -> Vec<[Stri
     rows
 }
 
-/// A table of rules.
+/// Returns the text of a table of rules.
 pub fn rule_table(rows: &[[String; 4]]) -> String {
     table(&["rule", "seconds short", "pod-seconds short", "pod-seconds"].map(str::to_owned), rows)
 }

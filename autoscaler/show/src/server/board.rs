@@ -18,7 +18,7 @@ use autoscaler_forecast::failure::Failure;
 const MOST_DECISIONS: u32 = 2_880;
 
 impl Server {
-    /// What there is to show, and what to say first.
+    /// Returns the state to show, and the notices above it.
     fn board(&self) -> Option<(&state::State, Vec<Notice>)> {
         let Content::Operator(state, readiness) = &self.content else { return None };
         let leader = readiness.as_ref().map_or(Leadership::Unknown, |readiness| readiness.leader());

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// How long the head of a request may take, from the beginning of the connection or the end of the request before.
+/// Time limit of the head of a request, from the beginning of the connection or the end of the request before.
 const HEADERS: Duration = Duration::from_secs(10);
 
 /// The most bytes of a head that are kept.
@@ -28,7 +28,7 @@ const HEAD_BYTES: usize = 64 << 10;
 /// The most connections at once: a page, two probes and a scrape need a handful.
 const MOST: usize = 256;
 
-/// How long nothing is accepted where no descriptor is left and no connection can go.
+/// Wait before the next accept if no descriptor is left and no connection can be closed.
 const BREATH: Duration = Duration::from_millis(100);
 
 /// Serves until `end` comes, then lets open requests finish. Connections end with the future.

@@ -37,7 +37,7 @@ struct Latest {
     shown: Arc<(History, Forecast)>,
 }
 
-/// What tells that a file was written: a forecast stays good until its history changes.
+/// Size and time of a file, to detect a change: a forecast is valid until its history changes.
 type FileVersion = (u64, Option<SystemTime>);
 
 impl Watched {

@@ -57,12 +57,12 @@ pub(super) const MIGRATIONS: &[&str] = &[
 ",
 ];
 
-/// Why a file was not opened.
+/// Reason that a file was not opened.
 #[derive(Debug)]
 pub(super) enum Refused {
     /// It is not a state of this version, and another can take its place.
     Unusable(String),
-    /// Nothing can be had there.
+    /// No file can be used at this path.
     Unavailable(String),
 }
 

@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::span::Span;
 
-/// Samples in a part.
+/// Number of samples in a part.
 const LENGTH: i64 = 256;
 const BYTES: usize = LENGTH as usize * 8;
 
 // 2 MiB of samples: a hole of years between two of them must not be memory without a limit.
 const MOST_PARTS: i64 = 1_024;
 
-/// Where the samples of a series lie: every `step` seconds, `phase` seconds after a multiple of it.
+/// Times of the samples of a series: every `step` seconds, `phase` seconds after a multiple of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
     pub(super) step: i64,

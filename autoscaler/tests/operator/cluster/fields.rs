@@ -1,4 +1,4 @@
-//! Who owns which field: server-side apply and plain updates, as the API server keeps books of them.
+//! Field ownership: server-side apply and plain updates, as the API server records them.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 type Path = Vec<String>;
 
-/// What has no owner: the server sets it, or it names the object.
+/// Fields without an owner: the server sets them, or they name the object.
 const UNOWNED: [&str; 11] = [
     "name",
     "namespace",

@@ -19,7 +19,7 @@ fn of_file(name: &str) -> String {
     render(&ours(), TEMPLATE, &page).unwrap()
 }
 
-/// What an operator would remember after a few decisions.
+/// Returns the stored workload of an operator after a few decisions.
 fn remembered(change: impl FnOnce(&mut crate::state::Profile)) -> (ScalerName, Known) {
     let state = State::in_memory(Retention::default());
     let name = ScalerName::new("shop", "web");
