@@ -1,4 +1,4 @@
-"""What a whole forecast leaves for the next ones: its verdict, its band, and where its models stood.
+"""Fit that a whole forecast leaves for the next ones: its verdict, its band, and the states of its models.
 
 A backtest costs half a second; carrying its models on over the samples that came since costs a hundredth of that. What is
 carried on is what was judged: the members, their parameters, the width of the band. How old a fit may grow is the

@@ -269,7 +269,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let (supervisor, templates) = (Arc::clone(&context.supervisor), context.templates.clone());
     let (server, shown, keeps) = match &args.state {
         Some(path) => {
-            let state = State::look_at(path, Retention::default()).map_err(|cause| {
+            let state = State::open_existing(path, Retention::default()).map_err(|cause| {
                 Failure::input(format!("cannot read the state `{}`", path.display()))
                     .cause(cause)
                     .hint("`autoscaler simulate --state FILE` and `autoscaler run` write one")

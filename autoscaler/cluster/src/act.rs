@@ -1,9 +1,8 @@
-//! Writes to the cluster, and nothing else does: the minimum of a HorizontalPodAutoscaler, and a scaler's finalizer and
-//! status.
+//! All writes to the cluster: the minimum of a HorizontalPodAutoscaler, and a scaler's finalizer and status.
 //!
-//! The minimum and the annotation that remembers the original go in one server-side apply that names the version it was
-//! decided on: what has changed since is a refusal, never overwritten, and so two that both take themselves for the leader
-//! cannot undo each other. Nothing here is written without a leader's `Fence`. Deployments are never touched.
+//! One server-side apply sets the minimum and the annotation with the original. It names the version that the decision was
+//! made on: a newer version refuses the write and is never overwritten, so two replicas that both believe to lead cannot undo
+//! each other. Nothing is written without a leader's `Fence`. Deployments are never touched.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -17,10 +16,10 @@ use serde_json::{Map, Value, json};
 use crate::crd::{FINALIZER, PredictiveScaler, PredictiveScalerStatus, status};
 use autoscaler_floor::minimum::{self, Minimum};
 
-/// The name under which we own fields.
+/// Name of our field manager.
 pub const MANAGER: &str = "autoscaler";
 
-/// Until when this process may write.
+/// Time until which this process may write.
 #[derive(Clone, Debug, Default)]
 pub struct Fence(Arc<Mutex<Option<Instant>>>);
 
@@ -46,11 +45,11 @@ impl Fence {
 pub enum Refused {
     /// This process is no longer the leader.
     NotLeading,
-    /// Others own the field, in the API server's words.
+    /// Other managers own the field, as the API server describes them.
     Owned(String),
     /// The object has changed since it was read, or is gone.
     Changed,
-    /// The API server says no, or nothing.
+    /// The API server refuses the write, or does not answer.
     Failed(kube::Error),
 }
 
@@ -133,11 +132,11 @@ impl Actor {
         Ok(api.patch(&hpa.name_any(), &params, &Patch::Apply(minimum_body(hpa, patch))).await?)
     }
 
-    /// Gives an autoscaler back to its owner: the original minimum, no annotation, and no field that is owned here. True where there
-    /// was something to give back.
+    /// Gives an autoscaler back to its owner: restores the original minimum, and removes the annotation and our field ownership.
+    /// Returns true if there was something to restore.
     pub async fn restore(&self, hpa: &HorizontalPodAutoscaler, take_ownership: bool) -> Result<bool, Refused> {
         let Ok(minimum) = read_minimum(hpa) else {
-            // What the original was nobody knows: better a floor that stands than a number made up.
+            // The original is unknown: keeping the floor is safer than guessing a number.
             tracing::warn!(hpa = %hpa.name_any(), "cannot read the original minimum: the floor stays");
             return Ok(false);
         };
@@ -147,7 +146,7 @@ impl Actor {
         }
         let back = minimum.patch(minimum.original(), Timestamp::UNIX_EPOCH);
         let restored = match self.set_minimum(hpa, &back, take_ownership).await {
-            // Another hand has set the very number that we had raised to: it is theirs now, and only the note goes.
+            // Another manager has set the same number that we had raised to: it owns the field now, and only the annotation is removed.
             Err(Refused::Owned(by)) => {
                 tracing::info!(hpa = %hpa.name_any(), by, "the minimum has another owner: only the annotation goes");
                 self.set_minimum(hpa, &minimum::Patch { field: None, annotation: None }, false).await?
@@ -158,7 +157,7 @@ impl Actor {
         Ok(noted)
     }
 
-    /// Takes our name off the fields that now hold the owner's values, so that the owner's next apply meets no conflict.
+    /// Removes our ownership of the fields that now have the owner's values, so that the owner's next apply has no conflict.
     async fn disown(&self, hpa: &HorizontalPodAutoscaler) -> Result<(), Refused> {
         if !owns_something(hpa) {
             return Ok(());
@@ -197,7 +196,7 @@ impl Actor {
         }
     }
 
-    /// Puts the finalizer on a scaler, or takes it off.
+    /// Adds the finalizer to a scaler, or removes it.
     pub async fn set_finalizer(&self, scaler: &PredictiveScaler, guarded: bool) -> Result<(), Refused> {
         self.leading()?;
         let mut finalizers: Vec<&str> =
@@ -257,7 +256,7 @@ fn owns_something(hpa: &HorizontalPodAutoscaler) -> bool {
     hpa.managed_fields().iter().any(|entry| entry.manager.as_deref() == Some(MANAGER))
 }
 
-/// Everything that is ours of an autoscaler: what is left out here is given up.
+/// Returns all fields of an autoscaler that we own: a field that is left out is given up.
 fn minimum_body(hpa: &HorizontalPodAutoscaler, patch: &minimum::Patch) -> Value {
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(hpa.name_any()));
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_shuts_by_itself() {
+    fn a_fence_expires_by_itself() {
         let fence = Fence::default();
         assert!(!fence.is_open());
         fence.open(Instant::now() + std::time::Duration::from_secs(60));

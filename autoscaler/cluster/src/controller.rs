@@ -1,7 +1,7 @@
 //! Reconciles one PredictiveScaler: reads the facts, decides, writes the change through `act`, reports the result.
 //!
-//! Nothing is decided here and nothing is written here. Whatever fails is a condition or a later try, never a panic, and a
-//! floor that stands stays as it is meanwhile.
+//! Nothing is decided here and nothing is written here. A failure becomes a condition or a retry, never a panic, and a
+//! raised floor stays as it is meanwhile.
 
 pub mod facts;
 mod report;
@@ -46,7 +46,7 @@ const OTHER_OPERATOR: Duration = Duration::from_secs(300);
 /// Time limit of one reconcile, whatever hangs.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// Tells the time. The tests have clocks of their own.
+/// Source of the current time. The tests have clocks of their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Shared input of all reconciles.

@@ -1,7 +1,7 @@
-//! The resource `PredictiveScaler`: what a person asks for, and its status.
+//! The resource `PredictiveScaler`: its spec and its status.
 //!
-//! Types and rules only; the cluster checks the rules by CEL before anything is stored. What was stored nevertheless is
-//! read once, by `wanted`, which says every problem at once. Pure.
+//! Types and rules only; the cluster checks the rules by CEL before anything is stored. A stored spec that is invalid nevertheless is
+//! read once, by `wanted`, which reports all problems at once. Pure.
 
 #![allow(unreachable_pub, reason = "the derive repeats each type in a module of its own")]
 #![allow(clippy::duplicated_attributes, reason = "two columns may be of one type")]
@@ -23,11 +23,11 @@ use autoscaler_forecast::Quantile;
 use autoscaler_forecast::calendar::{self, Calendar, SpecialDays, Weekday};
 use autoscaler_forecast::span::Span;
 
-/// The API group of everything that is ours in a cluster.
+/// API group of our resources.
 pub const GROUP: &str = "autoscaler.acme.dev";
 /// The annotation of a `PredictiveScaler` that pauses it: any value but `false`.
 pub const PAUSED: &str = "autoscaler.acme.dev/paused";
-/// The finalizer that restores the original minimum before a `PredictiveScaler` goes.
+/// The finalizer that restores the original minimum before a `PredictiveScaler` is deleted.
 pub const FINALIZER: &str = "autoscaler.acme.dev/restore-minimum";
 
 /// The longest season in samples: a week of minutes.
@@ -77,7 +77,7 @@ pub const LONGEST_SEASON: u32 = 10_080;
         .message("staleAfter is shorter than step"),
 )]
 pub struct PredictiveScalerSpec {
-    /// The HorizontalPodAutoscaler whose minimum is meant, in the same namespace. Cannot be changed.
+    /// The HorizontalPodAutoscaler whose minimum is raised, in the same namespace. Cannot be changed.
     #[x_kube(validation = Rule::new("self == oldSelf").message("hpaRef cannot be changed: delete this one and create another"))]
     pub hpa_ref: HpaRef,
 
@@ -97,7 +97,7 @@ pub struct PredictiveScalerSpec {
     )]
     pub per_pod_capacity: String,
 
-    /// What the query counts, where that is not what perPodCapacity counts: with two units nothing is forecast.
+    /// Unit of the query, if it differs from the unit of perPodCapacity: with two units nothing is forecast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<QueryUnit>,
 
@@ -109,7 +109,7 @@ pub struct PredictiveScalerSpec {
     pub step: String,
 
     /// The time zone of the people whose demand it is, as in `Europe/Berlin`: days begin at its midnight, and what repeats
-    /// does so by its clock, over clock changes too. UTC where it is not set.
+    /// does so by its clock, over clock changes too. The default is UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9_+/-]+$"))]
     pub time_zone: Option<String>,
@@ -119,19 +119,19 @@ pub struct PredictiveScalerSpec {
     #[schemars(length(max = 100))]
     pub special_days: Vec<SpecialDay>,
 
-    /// After which time demand repeats; a week is seen too where the season is a day.
+    /// Time after which demand repeats; a week is detected too if the season is a day.
     #[serde(default = "PredictiveScalerSpec::default_season")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
     #[x_kube(validation = Rule::new("self != ''").message("season is empty"))]
     pub season: String,
 
-    /// How long before the demand its pods are wanted: about what a pod takes to be ready, and a step more.
+    /// Lead time before the demand: about the time until a new pod is ready, and one step more.
     #[serde(default = "PredictiveScalerSpec::default_lead_time")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
     #[x_kube(validation = Rule::new("self != ''").message("leadTime is empty"))]
     pub lead_time: String,
 
-    /// The extra pod-seconds that the floor may cost, against the HorizontalPodAutoscaler alone; `10%` where neither this nor
+    /// The extra pod-seconds that the floor may cost, against the HorizontalPodAutoscaler alone; `10%` if neither this nor
     /// quantile is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), regex(pattern = "^[0-9]{1,3}([.][0-9]+)?%$"))]
@@ -143,7 +143,7 @@ pub struct PredictiveScalerSpec {
     #[x_kube(validation = Rule::new("self > 0.5 && self < 1.0").message("quantile is not between 0.5 and 1"))]
     pub quantile: Option<f64>,
 
-    /// Whether the floor is written, or only reported.
+    /// Enforce writes the floor; Recommend only reports it.
     #[serde(default)]
     pub mode: Mode,
 
@@ -156,7 +156,7 @@ pub struct PredictiveScalerSpec {
     #[schemars(range(min = 1, max = 100_000))]
     pub max_step_up: u32,
 
-    /// How long less has to be enough before the floor comes down.
+    /// Time of lower demand after which the floor comes down.
     #[serde(default = "PredictiveScalerSpec::default_scale_down_delay")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
     #[x_kube(validation = Rule::new("self != ''").message("scaleDownDelay is empty"),
@@ -164,7 +164,7 @@ pub struct PredictiveScalerSpec {
             .message("scaleDownDelay is longer than 8760h"))]
     pub scale_down_delay: String,
 
-    /// How long a floor is held without fresh metrics before it steps back to the original.
+    /// Time for which a floor is held without fresh metrics before it steps back to the original.
     #[serde(default = "PredictiveScalerSpec::default_stale_after")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
     #[x_kube(validation = Rule::new("self != ''").message("staleAfter is empty"),
@@ -172,13 +172,13 @@ pub struct PredictiveScalerSpec {
             .message("staleAfter is longer than 8760h"))]
     pub stale_after: String,
 
-    /// The class of the operator that handles this; one without a class where it is not set.
+    /// Class of the operator that handles this resource; if it is not set, an operator without a class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub operator_class: Option<String>,
 
-    /// Whether `spec.minReplicas` is taken from a field manager that owns it. Without this an owned field is a conflict,
-    /// and nothing is written.
+    /// True takes `spec.minReplicas` from a field manager that owns it. Without this an owned field is a conflict, and nothing
+    /// is written.
     #[serde(default)]
     pub take_ownership: bool,
 }
@@ -219,7 +219,7 @@ pub struct SpecialDay {
     #[serde(default = "SpecialDay::one")]
     #[schemars(range(min = 1, max = 31))]
     pub days: u32,
-    /// The weekday whose demand is expected on these days; where it is not set, that of their own weekday.
+    /// The weekday whose demand is expected on these days; the default is their own weekday.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub like: Option<Weekday>,
 }
@@ -233,12 +233,12 @@ impl SpecialDay {
 /// A HorizontalPodAutoscaler.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HpaRef {
-    /// Its name.
+    /// Name of the HorizontalPodAutoscaler.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// Whether decisions are carried out.
+/// Mode of a scaler: report the floor, or write it.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Say what the floor should be, and change nothing.
@@ -248,7 +248,7 @@ pub enum Mode {
     Enforce,
 }
 
-/// What a query counts.
+/// Unit of a query.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueryUnit {
     /// Plain numbers: sessions, jobs in a queue.
@@ -282,7 +282,8 @@ pub struct PredictiveScalerStatus {
     /// The generation of the spec that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// When this was last written. Not at every decision: only when something else here changed, or it grew old.
+    /// Time of the last write of this status. It is not written at every decision: only when something else in it changed, or
+    /// when it is old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::Time>")]
     pub updated: Option<Timestamped>,
@@ -295,16 +296,16 @@ pub struct PredictiveScalerStatus {
     /// Namespace and lease of the installation that writes this status: another one leaves this scaler alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// What the forecast alone asks for.
+    /// Floor that the forecast alone asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recommended: Option<u32>,
     /// The last forecast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<LastForecast>,
-    /// Why there is no forecast, and what is missing for one.
+    /// Reason that there is no forecast, and what is missing for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
-    /// Why the floor is what it is, in the order in which it was decided.
+    /// Reasons for the floor, in the order in which they were applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
     /// `Ready`, `ForecastSkilled`, `MetricsFresh` and `Conflict`.
@@ -326,46 +327,43 @@ pub struct LastForecast {
     pub newest_sample: Timestamped,
     /// The model, `mean` for the mean of several.
     pub model: String,
-    /// Whether it is better than plain references on this history.
+    /// True if the forecast is better than plain references on this history.
     pub skilled: bool,
     /// The share of the seasonal naive's error that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skill: Option<f64>,
-    /// How many samples it was made from.
+    /// Number of samples that it was made from.
     pub samples: u32,
     /// The highest demand until the lead time, at the quantile, in the query's unit.
     pub peak: String,
-    /// When that comes.
+    /// Time of the peak.
     #[schemars(with = "schema::Time")]
     pub peak_at: Timestamped,
-    /// Whether the seasonal naive of the operator replaced the worker.
+    /// True if the seasonal naive of the operator replaced the worker.
     pub fallback: bool,
 }
 
-/// A spec that was understood.
+/// Validated settings of a spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScalerSettings {
-    /// What `decide` follows.
+    /// Policy for `decide`.
     pub policy: decide::Policy,
-    /// The HorizontalPodAutoscaler's name.
     pub hpa: String,
-    /// The query.
     pub query: String,
-    /// What it counts.
     pub unit: Unit,
-    /// After which time demand repeats.
+    /// Time after which demand repeats.
     pub season: Span,
     /// The calendar by which it does.
     pub calendar: Calendar,
     /// The share of demand below the upper line of a forecast.
     pub quantile: Quantile,
-    /// What decides how high the floor is.
+    /// Target that decides the height of the floor.
     pub goal: Goal,
-    /// Whether an owned field is taken.
+    /// True if an owned field is taken.
     pub take_ownership: bool,
 }
 
-/// The most entries of `specialDays`.
+/// Maximum number of entries in `specialDays`.
 const MOST_SPECIAL_DAYS: usize = 100;
 
 /// The longest `scaleDownDelay` and `staleAfter`, in seconds: a year.
@@ -398,8 +396,8 @@ impl From<Mode> for decide::Mode {
 }
 
 impl PredictiveScalerSpec {
-    /// Reads the spec, or says everything that is wrong with it. The cluster's own rules come first: this is for what
-    /// was stored before them, or past them.
+    /// Reads the spec, or reports all its problems. The cluster checks its own rules first: this is for specs that were stored
+    /// before these rules, or past them.
     pub fn settings(&self) -> Result<ScalerSettings, Vec<String>> {
         let mut problems = Vec::new();
         let mut note = |field: &str, problem: String| problems.push(format!("spec.{field}: {problem}"));
@@ -503,27 +501,28 @@ impl PredictiveScalerSpec {
 }
 
 impl PredictiveScaler {
-    /// Whether a person asked for a pause.
+    /// Returns true if a person asked for a pause.
     pub fn paused(&self) -> bool {
         self.annotations().get(PAUSED).is_some_and(|value| value != "false")
     }
 
-    /// Whether it is being deleted.
+    /// Returns true if the scaler is being deleted.
     pub fn is_deleted(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// Whether the finalizer is on it.
+    /// Returns true if the scaler has the finalizer.
     pub fn guarded(&self) -> bool {
         self.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
     }
 
-    /// Namespace and name.
+    /// Returns namespace and name.
     pub fn place(&self) -> (String, String) {
         (self.namespace().unwrap_or_default(), self.name_any())
     }
 
-    /// Which of two that name one HorizontalPodAutoscaler has it: the older, then the first by name.
+    /// Returns true if this scaler takes precedence over another one for the same HorizontalPodAutoscaler: the older first,
+    /// then by name.
     pub fn precedes(&self, other: &PredictiveScaler) -> bool {
         let age = |scaler: &PredictiveScaler| scaler.creation_timestamp().map_or(Timestamp::MAX, |time| time.0);
         (age(self), self.name_any()) < (age(other), other.name_any())

@@ -1,7 +1,7 @@
 //! Leader election by a Lease: one replica decides and writes, the others wait.
 //!
-//! Whether another's lease is over is judged by how long it has stood unchanged before our own eyes, never by the time
-//! written in it: clocks differ. Who cannot renew in time shuts the fence before anybody else may take the lease.
+//! A lease of another replica has expired if we have seen no change of it for long enough; the time written in it does not
+//! count, because clocks differ. A leader that cannot renew in time shuts the fence before another replica may take the lease.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -55,13 +55,13 @@ struct Watched {
 }
 
 impl Candidate {
-    /// One of those who want the lease `name` in `namespace`. No two may have the same `identity`.
+    /// Returns a candidate for the lease `name` in `namespace`. No two may have the same `identity`.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, times: Times, fence: Fence) -> Candidate {
         let api = Api::namespaced(client, namespace);
         Candidate { api, name: name.to_owned(), identity: identity.to_owned(), times, fence }
     }
 
-    /// Waits until the lease is ours, and opens the fence. ConditionUpdate who has it meanwhile.
+    /// Waits until the lease is ours, and opens the fence. Calls `follows` with the holder meanwhile.
     pub async fn acquire(&self, mut follows: impl FnMut(&str)) -> Lease {
         let mut watched: Option<Watched> = None;
         loop {
@@ -146,7 +146,7 @@ impl Candidate {
         lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.identity)
     }
 
-    /// Takes the lease where it is free; none where another has it.
+    /// Takes the lease if it is free; none if another replica has it.
     async fn take(&self, watched: &mut Option<Watched>) -> kube::Result<Option<Lease>> {
         let Some(lease) = self.api.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
@@ -160,7 +160,7 @@ impl Candidate {
                 Some(watched) if watched.version == version => watched.since,
                 _ => watched.insert(Watched { holder: holder.to_owned(), version, since: Instant::now() }).since,
             };
-            // As long as the holder itself said that it holds.
+            // The duration that the holder itself has set.
             let holds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
             let holds =
                 holds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(self.times.holds, Duration::from_secs);
@@ -183,7 +183,7 @@ impl Candidate {
         self.put(lease).await
     }
 
-    /// Writes our name over the version that was read: a version that is not the newest is refused.
+    /// Writes our identity over the version that was read: the API server refuses it if that version is not the newest.
     async fn put(&self, lease: &Lease) -> kube::Result<Lease> {
         let ours = Lease { metadata: lease.metadata.clone(), spec: Some(self.spec(lease.spec.as_ref())) };
         self.api.replace(&self.name, &PostParams::default(), &ours).await
@@ -204,7 +204,7 @@ impl Candidate {
     }
 }
 
-/// Up to a fifth longer: replicas that started together do not ask together for ever.
+/// Returns a wait that is up to a fifth longer, so that replicas that started together do not always ask together.
 fn jittered(wait: Duration) -> Duration {
     let nanos = Timestamp::now().subsec_nanosecond().unsigned_abs();
     wait.mul_f64(1.0 + f64::from(nanos % 1_000) / 5_000.0)

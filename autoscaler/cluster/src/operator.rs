@@ -248,7 +248,7 @@ fn synced(scalers: &Store<PredictiveScaler>, context: &Context, feed: &Feed, see
     tracing::info!(scalers = names.len(), "cache synced");
 }
 
-/// Puts a scaler on the pages of this replica, whether or not this one decides for it, or anybody can.
+/// Puts a scaler on the pages of this replica, even if this replica does not decide for it, or none can.
 fn show(context: &Context, scaler: &PredictiveScaler) {
     let (namespace, name) = scaler.place();
     let profile = profile::of(scaler, scaler.status.as_ref());
@@ -275,7 +275,7 @@ impl Seen {
     }
 }
 
-/// The way from the watch to the one who leads, when this process does.
+/// Channel from the watch to the reconciles, while this process leads.
 #[derive(Default)]
 struct Feed(Mutex<Option<UnboundedSender<PredictiveScaler>>>);
 
@@ -290,7 +290,7 @@ impl Feed {
 
     fn give(&self, scaler: &PredictiveScaler) {
         if let Some(sender) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Nobody is there any more: the next term begins with all of them.
+            // The receiver is gone: the next term begins with all scalers.
             let _ = sender.send(scaler.clone());
         }
     }

@@ -1,7 +1,7 @@
 //! Decides a workload's floor: from a forecast, the current minimum, and what was decided before.
 //!
-//! One pure function without a clock: `decide`. What it remembers is in `Memory`, what it saw and why it did so is in the
-//! `reason`s, both data. Time counts only while someone watched: a clock that jumps, and hours in which nobody decided,
+//! One pure function without a clock: `decide`. `Memory` keeps the state between two decisions, and `reason` explains each
+//! decision; both are data. Only time during which decisions are made counts: a clock that jumps, or hours without a decision,
 //! bring no floor down.
 
 pub mod memory;
@@ -59,7 +59,7 @@ pub struct Policy {
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
     pub now: Timestamp,
-    /// The minimum as it stands, with the owner's.
+    /// Minimum in the cluster, and the owner's.
     pub minimum: &'a Minimum,
     /// `maxReplicas` of the autoscaler.
     pub max_replicas: Replicas,
@@ -120,12 +120,12 @@ impl Decision {
     }
 }
 
-/// Decides. Total: whatever was seen, there is a floor between the original and the cap.
+/// Decides the floor. Total: for any observation the floor is between the original and the cap.
 pub fn decide(policy: &Policy, before: Option<&Memory>, seen: &Seen<'_>) -> Decision {
     let original = seen.minimum.original();
-    let stands = seen.minimum.floor();
+    let in_cluster = seen.minimum.floor();
     let current = match (policy.mode, before) {
-        (Mode::Enforce, _) | (Mode::Recommend, None) => stands,
+        (Mode::Enforce, _) | (Mode::Recommend, None) => in_cluster,
         // Nobody writes: the floor that would have been lives in the memory alone.
         (Mode::Recommend, Some(before)) => before.floor().max(original),
     };
@@ -194,7 +194,7 @@ pub fn decide(policy: &Policy, before: Option<&Memory>, seen: &Seen<'_>) -> Deci
     let floor = next.clamp(original, cap);
     memory.settle(current, floor);
     let change = match policy.mode {
-        Mode::Enforce if floor != stands => Some(Change { from: stands, to: floor }),
+        Mode::Enforce if floor != in_cluster => Some(Change { from: in_cluster, to: floor }),
         Mode::Enforce => None,
         Mode::Recommend => {
             reasons.push(Reason::RecommendOnly);

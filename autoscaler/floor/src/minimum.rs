@@ -1,7 +1,7 @@
-//! The minimum of a HorizontalPodAutoscaler: what its owner wants, and what it was raised to.
+//! Minimum of a HorizontalPodAutoscaler: the owner's value, and the raised value.
 //!
 //! The owner's number is written into an annotation in the same patch that raises the field, so a new process
-//! reads it there and never takes a raised floor for the original. Where the two do not fit together, nothing is
+//! reads it there and never takes a raised floor for the original. If the two do not match, nothing is
 //! assumed. Pure: text in, text out.
 
 use std::fmt;
@@ -27,11 +27,11 @@ struct Note {
     original: Option<Replicas>,
     /// Value that the same patch wrote to the field.
     floor: Replicas,
-    /// Until when the floor holds without being confirmed.
+    /// Time at which the floor expires unless it is confirmed.
     expires: Timestamp,
 }
 
-/// The minimum as it stands. The original is never above the floor.
+/// Minimum in the cluster. The original is never above the floor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Minimum {
     field: Option<Replicas>,
@@ -41,13 +41,13 @@ pub struct Minimum {
 /// Values that one patch sets: both, or the field would outlive its memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patch {
-    /// `spec.minReplicas`; none takes the field away.
+    /// `spec.minReplicas`; none removes the field.
     pub field: Option<Replicas>,
-    /// The annotation's value; none takes it away.
+    /// Value of the annotation; none removes it.
     pub annotation: Option<String>,
 }
 
-/// An annotation that cannot be understood. Its floor must neither be raised nor taken for the original.
+/// An invalid annotation. Its floor must neither be raised nor taken for the original.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable(String);
 
@@ -62,8 +62,8 @@ impl std::error::Error for Unreadable {}
 impl Minimum {
     /// Reads the field and its annotation.
     ///
-    /// A field that is not what the note says it was raised to was set by another hand since: that is the owner's new
-    /// wish, and the note is void.
+    /// If the field differs from the floor in the note, another manager has set it since: its value is the owner's new intent,
+    /// and the note is ignored.
     pub fn read(field: Option<u32>, annotation: Option<&str>) -> Result<Minimum, Unreadable> {
         let field = field.map(Replicas);
         let Some(text) = annotation else {
@@ -101,13 +101,13 @@ impl Minimum {
         self.note.as_ref().is_some_and(|note| note.expires <= now)
     }
 
-    /// Until when a raised floor holds without being confirmed; none where nothing is raised.
+    /// Returns the time at which a raised floor expires unless it is confirmed; none if it is not raised.
     pub fn expires(&self) -> Option<Timestamp> {
         self.note.as_ref().map(|note| note.expires)
     }
 
-    /// The patch that makes `floor` the minimum until `expires`. At the original or below, it gives back what the
-    /// owner had, and forgets.
+    /// The patch that makes `floor` the minimum until `expires`. At the original or below, it restores the
+    /// owner's value and removes the annotation.
     pub fn patch(&self, floor: Replicas, expires: Timestamp) -> Patch {
         let original = self.note.as_ref().map_or(self.field, |note| note.original);
         if floor <= self.original() {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_hand_sets_is_the_owners_new_wish() {
+    fn a_value_set_by_another_manager_is_the_owners_new_intent() {
         let annotation = Minimum::of_owner(Replicas(2)).patch(Replicas(9), LATER).annotation;
         let edited = Minimum::read(Some(4), annotation.as_deref()).unwrap();
         assert_eq!((edited.original(), edited.floor()), (Replicas(4), Replicas(4)));

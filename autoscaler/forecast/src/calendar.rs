@@ -20,22 +20,23 @@ const DAY: i64 = 86_400;
 /// The most days of one entry.
 pub const MOST_DAYS: u32 = 31;
 
-/// A weekday.
+/// Day of the week.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema, serde::Serialize, serde::Deserialize)]
 pub enum Weekday {
-    /// The first day of the week.
+    // Each day needs a doc comment: schemars lists days without one before the others.
+    /// First day of the week.
     Monday,
-    /// The day after Monday.
+    /// Second day of the week.
     Tuesday,
-    /// The day after Tuesday.
+    /// Third day of the week.
     Wednesday,
-    /// The day after Wednesday.
+    /// Fourth day of the week.
     Thursday,
-    /// The day after Thursday.
+    /// Fifth day of the week.
     Friday,
-    /// The first day of a weekend.
+    /// Sixth day of the week.
     Saturday,
-    /// The last day of the week.
+    /// Last day of the week.
     Sunday,
 }
 
@@ -130,7 +131,7 @@ impl Calendar {
         if length == DAY { self.clock(second).div_euclid(DAY) } else { second.div_euclid(length) }
     }
 
-    /// Whether a time in Unix seconds is on a special day.
+    /// Returns true if a time in Unix seconds is on a special day.
     pub fn is_special(&self, second: i64) -> bool {
         !self.special.is_empty() && self.special.contains_key(&self.clock(second).div_euclid(DAY))
     }
@@ -204,7 +205,7 @@ pub struct Reading {
     pub samples: Vec<Option<f64>>,
     /// The place of each sample, and of the steps after the last one.
     places: Vec<usize>,
-    /// Samples of the history.
+    /// Number of samples in the history.
     count: usize,
     /// By index, for a day that is like another one: how many places before it the last such day is.
     like: Vec<Option<usize>>,
@@ -232,7 +233,7 @@ impl Reading {
         self.like.get(index).copied().flatten()
     }
 
-    /// How many places the last sample is after that of an earlier index.
+    /// Returns the number of places between an earlier index and the last sample.
     pub fn since(&self, index: usize) -> Option<usize> {
         self.samples.len().checked_sub(self.place(index) + 1).filter(|_| index < self.count)
     }

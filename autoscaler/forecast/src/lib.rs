@@ -282,7 +282,7 @@ impl Forecast {
         }
     }
 
-    /// The step with the highest upper line: what capacity has to be there for.
+    /// Returns the step with the highest upper line, for which the capacity has to be ready.
     pub fn peak(&self) -> Option<&Point> {
         self.points.iter().max_by(|a, b| a.upper.total_cmp(&b.upper))
     }

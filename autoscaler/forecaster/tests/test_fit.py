@@ -110,7 +110,7 @@ def test_a_renewed_answer_costs_a_part_of_a_whole_one():
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_fit_of_something_else_is_done_anew(change: dict):
+def test_a_fit_of_something_else_is_done_again(change: dict):
     values = load(seed=6, days=20)
     fit = {**answer(question(values)).fit, **change}
     assert answer(question(values, fit=fit, since=0)).fit is not None

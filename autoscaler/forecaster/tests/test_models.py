@@ -91,7 +91,7 @@ def test_filters_are_the_recursion_of_damped_trend_smoothing():
     np.testing.assert_allclose(one_step_errors(values, alpha, beta, phi), errors, atol=1e-9)
 
 
-def test_the_shape_of_a_week_is_told_from_that_of_a_day():
+def test_the_shape_of_a_week_is_distinguished_from_that_of_a_day():
     week = 7 * SEASON
     at = np.arange(5 * week)
     quiet = np.where(at // SEASON % 7 >= 5, 0.4, 1.0)

@@ -1,8 +1,8 @@
 //! State that the operator keeps between two decisions and shows on its pages: samples, forecasts, decisions.
 //!
-//! A cache that can be rebuilt, never the truth for a rollback: that is in the cluster (`minimum`). So nothing here
-//! fails: a file that cannot be used is set aside, a disk that is full is a warning, and whoever asks gets what there is.
-//! Never blocks for long: one connection, short transactions, nothing is waited for.
+//! It is a cache that can be rebuilt. A rollback never depends on it: the original minimum is in the cluster (`minimum`). So
+//! nothing here fails: an unusable file is set aside, a full disk is a warning, and callers get the data that is available.
+//! It never blocks for long: one connection, short transactions, and no waiting.
 
 mod file;
 mod parts;
@@ -25,7 +25,7 @@ use autoscaler_forecast::span::Span;
 use autoscaler_forecast::{Forecast, Quantile};
 use parts::{Grid, Part};
 
-/// So long after the last failure the state counts as kept again.
+/// Time after the last failure from which on the state counts as kept again.
 const CALM: Duration = Duration::from_secs(600);
 
 /// A PredictiveScaler's place in the cluster.
@@ -92,7 +92,7 @@ pub struct Profile {
     pub missing: Option<String>,
 }
 
-/// A floor as a status tells it.
+/// Floor in the status of a scaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorStatus {
     /// Minimum of the owner.
@@ -186,7 +186,7 @@ impl Decided {
     }
 
     /// Returns true if a person would want to read it: it changed something, could not, or had other reasons than `before`.
-    fn stands_out(&self, before: Option<&Decided>) -> bool {
+    fn is_notable(&self, before: Option<&Decided>) -> bool {
         let names = |decided: &Decided| decided.reasons.iter().map(|said| said.name.clone()).collect::<Vec<_>>();
         self.changed.is_some() || self.failed.is_some() || before.is_none_or(|before| names(before) != names(self))
     }
@@ -224,7 +224,7 @@ pub enum Health {
 
 /// Data of a scaler's page.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct StoredWorkload {
     pub profile: Profile,
     /// History of the demand.
     pub history: Option<History>,
@@ -243,7 +243,7 @@ pub struct Listed {
     pub last: Option<Decided>,
 }
 
-/// The state. Cheap to clone: all clones are one.
+/// The state. Cheap to clone: all clones share it.
 #[derive(Clone, Debug)]
 pub struct State(Arc<Mutex<Slot>>);
 
@@ -268,8 +268,8 @@ struct Series {
 }
 
 impl State {
-    /// The state in a file, which is made or brought up to date. Always gives one: a file of a newer version, of another
-    /// program or not readable is set aside, and where no file can be had the state is in memory, each with a warning.
+    /// Opens the state in a file, and creates or migrates the file. Never fails: a file of a newer version, of another program or
+    /// one that cannot be read is set aside, and without a usable file the state is in memory, each with a warning.
     pub fn open(path: &Path, retention: Retention) -> State {
         let (connection, without) = match file::open(path) {
             Ok(connection) => (Ok(connection), None),
@@ -282,12 +282,12 @@ impl State {
         State::ensure_worker(connection, path, retention, without)
     }
 
-    /// The state in a file that is there, for looking at. Nothing is set aside: a file that cannot be used is an error.
-    pub fn look_at(path: &Path, retention: Retention) -> Result<State, String> {
+    /// Opens the state in an existing file, to show it. Nothing is set aside: a file that cannot be used is an error.
+    pub fn open_existing(path: &Path, retention: Retention) -> Result<State, String> {
         if !path.is_file() {
-            return Err("there is no such file".to_owned());
+            return Err("no such file".to_owned());
         }
-        let connection = file::look_at(path)?;
+        let connection = file::open_strict(path)?;
         Ok(State::ensure_worker(Ok(connection), Some(path.to_owned()), retention, None))
     }
 
@@ -321,8 +321,8 @@ impl State {
         self.slot().failures
     }
 
-    /// Remembers what a scaler's spec and status say. One with another uid than before inherits nothing. What is not known
-    /// of its autoscaler now, and was before, stays.
+    /// Stores the profile of a scaler. A scaler with another uid than before inherits nothing. Data about its autoscaler that is
+    /// missing now stays as it was.
     pub fn note(&self, name: &ScalerName, profile: &Profile) {
         self.write("the profile", |db, _| {
             let known: Option<Option<String>> = db
@@ -463,8 +463,8 @@ impl State {
                 .query_row([series.id], decision)
                 .optional()?;
             let seq = before.as_ref().map_or(1, |before| before.seq + 1);
-            let stands_out = decided.stands_out(before.as_ref().map(|before| &before.decided));
-            if let Some(quiet) = before.filter(|before| !before.stands_out) {
+            let notable = decided.is_notable(before.as_ref().map(|before| &before.decided));
+            if let Some(quiet) = before.filter(|before| !before.notable) {
                 // It only said again what the one before it had said.
                 db.prepare_cached("UPDATE decision SET reasons = NULL WHERE scaler = ?1 AND seq = ?2")?
                     .execute(params![series.id, quiet.seq])?;
@@ -489,7 +489,7 @@ impl State {
                 decided.changed.map(|(_, to)| to.0),
                 decided.failed,
                 reasons,
-                stands_out,
+                notable,
             ])?;
             db.prepare_cached("DELETE FROM decision WHERE scaler = ?1 AND seq <= ?2")?
                 .execute(params![series.id, seq - i64::from(retention.decisions)])?;
@@ -513,7 +513,7 @@ impl State {
         self.write("the end of a scaler", |db, _| forget(db, name));
     }
 
-    /// Forgets all scalers but these: those that went while nobody watched.
+    /// Forgets all scalers but these: the others were deleted while no operator ran.
     pub fn keep_only(&self, names: &[ScalerName]) {
         self.write("the end of scalers", |db, _| {
             let mut statement = db.prepare_cached("SELECT namespace, name FROM scaler")?;
@@ -547,7 +547,7 @@ impl State {
     }
 
     /// Returns the data of one scaler: its samples of the last `past`, and at most `most` decisions.
-    pub fn known(&self, name: &ScalerName, past: Span, most: u32) -> Option<Known> {
+    pub fn workload(&self, name: &ScalerName, past: Span, most: u32) -> Option<StoredWorkload> {
         self.read("a scaler", |db| {
             let texts = db
                 .prepare_cached("SELECT profile, forecast FROM scaler WHERE namespace = ?1 AND name = ?2")?
@@ -571,7 +571,7 @@ impl State {
                 db.prepare_cached(&format!("{DECISIONS} WHERE scaler = ?1 ORDER BY seq DESC LIMIT ?2"))?;
             let rows = statement.query_map(params![series.id, most], decision)?;
             let decisions = rows.map(|row| row.map(|row| row.decided)).collect::<rusqlite::Result<_>>()?;
-            Ok(Some(Known { profile, history, forecast: json("a forecast", forecast.as_deref()), decisions }))
+            Ok(Some(StoredWorkload { profile, history, forecast: json("a forecast", forecast.as_deref()), decisions }))
         })
         .flatten()
     }
@@ -692,7 +692,7 @@ const DECISIONS: &str = "SELECT seq, at, enforced, original, floor, recommended,
 
 struct StoredDecision {
     seq: i64,
-    stands_out: bool,
+    notable: bool,
     decided: Decided,
 }
 
@@ -713,7 +713,7 @@ fn decision(row: &Row<'_>) -> rusqlite::Result<StoredDecision> {
         failed: row.get(11)?,
         reasons: reasons.unwrap_or_default(),
     };
-    Ok(StoredDecision { seq: row.get(0)?, stands_out: row.get(13)?, decided })
+    Ok(StoredDecision { seq: row.get(0)?, notable: row.get(13)?, decided })
 }
 
 /// Parses a text; none, with a warning, if this version cannot read it.

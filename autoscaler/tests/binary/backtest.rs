@@ -89,7 +89,7 @@ fn a_million_points_are_refused_in_seconds() {
 }
 
 #[test]
-fn wishes_that_do_not_fit_the_file_need_no_worker_to_be_refused() {
+fn options_that_do_not_fit_the_file_are_refused_without_a_worker() {
     let good = "timestamp,value\n0,1\n300,2\n600,3\n";
     for (more, message) in [
         (&["--lead", "7m"][..], "the lead of 7m is not a multiple of the step of 5m"),

@@ -41,9 +41,9 @@ fn chart() -> PathBuf {
 /// `helm`, as the tests' own Python has it next to it, or as PATH has it. Without one the test is skipped, loudly, unless
 /// skipping is forbidden.
 fn helm(test: &str) -> Option<PathBuf> {
-    let beside = std::env::var_os("AUTOSCALER_PYTHON").map(|python| Path::new(&python).with_file_name("helm"));
+    let next_to_python = std::env::var_os("AUTOSCALER_PYTHON").map(|python| Path::new(&python).with_file_name("helm"));
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = beside
+    let found = next_to_python
         .into_iter()
         .chain(std::env::split_paths(&paths).map(|path| path.join("helm")))
         .find(|file| file.is_file());

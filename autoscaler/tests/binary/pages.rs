@@ -208,7 +208,7 @@ fn the_pages_fit_a_phone_and_a_desk_and_can_be_read_by_day_and_night() {
             "{document}"
         );
         let answer = server.get(path).1;
-        // No script is there, and none would run: what is seen is seen without JavaScript.
+        // The page has no script and none would run: it works without JavaScript.
         assert!(answer.contains("default-src 'none'") && !answer.contains("script-src"), "{answer}");
         pages.push(body(&answer).to_owned());
     }
@@ -257,7 +257,7 @@ fn a_thousand_workloads_are_listed_at_once() {
     simulated(&file, "noise");
     {
         let state = State::open(&file, Retention::default());
-        let one = state.known(&ScalerName::new("simulated", "noise"), "1d".parse().unwrap(), 1).unwrap();
+        let one = state.workload(&ScalerName::new("simulated", "noise"), "1d".parse().unwrap(), 1).unwrap();
         for index in 0..1_000 {
             let name = ScalerName::new("shop", format!("web-{index:04}"));
             state.note(&name, &one.profile);

@@ -176,7 +176,7 @@ async fn too_short_a_history_says_what_is_missing() {
     harness.step().await;
     let missing = harness.status()["missing"].as_str().unwrap().to_owned();
     assert!(missing.contains("needs 576 samples, has 210; query `sum(rate(http_requests_total[2m]))`"), "{missing}");
-    // The metrics are there; they are young.
+    // The metrics are present, but only for a short time.
     harness.says("MetricsFresh", "True", "Fresh");
     harness.says("ForecastSkilled", "Unknown", "NotEnoughHistory");
     assert_eq!(harness.floor(), 1);

@@ -116,7 +116,7 @@ impl Harness {
         Harness::again(cluster, prometheus, demands, MIDNIGHT).await
     }
 
-    /// A new process in a world that is there: what the one before remembered is gone.
+    /// Starts a new process in the existing world: the memory of the previous one is gone.
     pub(crate) async fn restarted(self) -> Harness {
         let second = self.second.load(Ordering::SeqCst);
         let demands = demands(&self.prometheus, no_worker(), Duration::from_secs(2), UNHURRIED);

@@ -133,7 +133,7 @@ async fn every_replica_lists_all_scalers_and_the_leader_has_their_decisions() {
 
     let list = second.eventually("/", "This replica stands by; `first` decides").await;
     has(&list, &["2 workloads", "&#x2f;scalers&#x2f;shop&#x2f;web"]);
-    // The floor is what the status tells.
+    // The floor comes from the status.
     second.eventually("/", "1 → <b>").await;
     has(&second.get("/metrics").await.1, &["autoscaler_leader 0"]);
     let page = second.get("/scalers/shop/web").await;

@@ -173,12 +173,12 @@ async fn the_story_holds_for_the_cluster_of_kubeconfig() {
     let name = format!("autoscaler-test-{}", std::process::id());
     let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
     namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace of our own");
-    let told = tokio::spawn({
+    let story = tokio::spawn({
         let name = name.clone();
         async move { run_story(client, &name, Pace::new(10)).await }
     });
-    let told = told.await;
+    let story = story.await;
     // The definition stays: others may have come to use it.
     namespaces.delete(&name, &DeleteParams::default()).await.expect("the namespace can go");
-    told.expect("the story holds");
+    story.expect("the story failed");
 }

@@ -1,4 +1,4 @@
-"""Says hello as soon as a file is there, and answers correctly."""
+"""Says hello as soon as a file exists, and answers correctly."""
 
 import os
 import time

@@ -40,7 +40,7 @@ pub enum Blocked {
     OlderScaler(String),
     /// The autoscaler does not exist.
     NoAutoscaler(String),
-    /// Its annotation cannot be read: what the original is nobody knows.
+    /// The annotation cannot be read: the original is unknown.
     Unreadable(String),
 }
 

@@ -116,7 +116,7 @@ impl Report<'_> {
             Applied::Nothing if holds(before, Kind::Conflict).is_none() => {
                 updates.push(ConditionUpdate::no(Kind::Conflict, "NothingWritten", ""));
             }
-            // Whether it is still owned shows at the next write.
+            // The next write shows if the field is still owned.
             Applied::Nothing => {}
         }
         updates
@@ -226,7 +226,7 @@ pub(super) fn profile(scaler: &PredictiveScaler, facts: &Facts, status: &Predict
     }
 }
 
-/// Something that a person looks for with `kubectl describe`.
+/// Event that `kubectl describe` shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     reason: &'static str,
@@ -258,13 +258,13 @@ impl Event {
         Event { reason, action: action.into(), note: note.into(), warning: false }
     }
 
-    /// The original minimum stands again, for the scaler goes.
+    /// Returns the event for a restored minimum of a deleted scaler.
     pub(super) fn restored(hpa: &HorizontalPodAutoscaler) -> Event {
         let original = crate::act::read_minimum(hpa).map_or(Replicas(1), |minimum| minimum.original());
         Event::new("FloorReleased", "Restore", format!("minReplicas back to {original}: the scaler is deleted"))
     }
 
-    /// Publishes it. One that cannot be published is a line in the log: no decision waits for it.
+    /// Publishes the event. A failure is only logged: no decision waits for it.
     pub(super) async fn publish(self, context: &Context, scaler: &PredictiveScaler, hpa: &HorizontalPodAutoscaler) {
         tracing::info!(event = self.reason, note = %self.note, "event");
         let event = Published {

@@ -1,4 +1,4 @@
-//! Releases floors that nobody confirms: their scaler is gone without its farewell, or enforces no more.
+//! Releases floors that no scaler confirms: their scaler was deleted without its finalizer, or no longer enforces.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::crd::Mode;
 /// Number of autoscalers read at a time.
 const PAGE: u32 = 500;
 
-/// Looks at every autoscaler, and gives those back to their owners whose floor has expired and that no scaler enforces
-/// any more. ConditionUpdate how many.
+/// Checks every autoscaler, and restores those whose floor has expired and that no scaler enforces any more. Returns their
+/// number.
 pub async fn sweep(context: &Context) -> Result<usize, Failed> {
     let now = (context.clock)();
     let api: Api<HorizontalPodAutoscaler> = Api::all(context.client.clone());

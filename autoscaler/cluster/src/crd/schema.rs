@@ -40,19 +40,19 @@ impl JsonSchema for Condition {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "lastTransitionTime": {
-                    "description": "When `status` became what it is.",
+                    "description": "Time of the last change of `status`.",
                     "type": "string",
                     "format": "date-time",
                 },
-                "message": { "description": "Why, for people.", "type": "string" },
+                "message": { "description": "Reason, for people.", "type": "string" },
                 "observedGeneration": {
                     "description": "The generation of the spec that this is about.",
                     "type": "integer",
                     "format": "int64",
                 },
-                "reason": { "description": "Why, in one word, for programs.", "type": "string" },
+                "reason": { "description": "Reason in one word, for programs.", "type": "string" },
                 "status": { "description": "`True`, `False` or `Unknown`.", "type": "string" },
-                "type": { "description": "Which aspect.", "type": "string" },
+                "type": { "description": "Name of the aspect.", "type": "string" },
             },
         })
     }

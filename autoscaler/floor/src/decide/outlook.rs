@@ -67,7 +67,7 @@ impl Outlook {
 
     /// The highest demand from `now` until `lead_time` later, and when it comes.
     ///
-    /// Every step of that time has to be there: the part that is would be a lower line than the whole.
+    /// Every step of that time is required: the maximum of a part could be too low.
     pub fn peak(&self, now: Timestamp, lead_time: Span) -> Result<(Demand, Timestamp), Missing> {
         let step = i64::from(self.step.seconds());
         let age = now.as_second() - self.newest.as_second();

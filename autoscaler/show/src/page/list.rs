@@ -148,13 +148,13 @@ impl ListPage {
 }
 
 fn raised(listed: &Listed) -> bool {
-    listed.profile.mode == Mode::Enforce && stands(listed).is_some_and(|(original, floor)| floor > original)
+    listed.profile.mode == Mode::Enforce && current_floor(listed).is_some_and(|(original, floor)| floor > original)
 }
 
-/// The owner's minimum and the floor: by the last decision, or as the status tells it where another replica decides.
-fn stands(listed: &Listed) -> Option<(Replicas, Replicas)> {
+/// Returns the owner's minimum and the floor: from the last decision, or from the status if another replica decides.
+fn current_floor(listed: &Listed) -> Option<(Replicas, Replicas)> {
     let decided = listed.last.as_ref().map(|last| (last.original, last.floor));
-    decided.or_else(|| listed.profile.floor_status.map(|stands| (stands.original, stands.floor)))
+    decided.or_else(|| listed.profile.floor_status.map(|status| (status.original, status.floor)))
 }
 
 fn unskilled(listed: &Listed) -> bool {
@@ -193,8 +193,8 @@ fn row(listed: &Listed) -> ListRow {
         },
         demand: last.and_then(|last| last.demand).map_or_else(none, |demand| amount(demand, unit)),
         peak: last.and_then(|last| last.peak).map_or_else(none, |peak| amount(peak, unit)),
-        original: stands(listed).map_or_else(none, |(original, _)| original.to_string()),
-        floor: stands(listed).map_or_else(none, |(_, floor)| floor.to_string()),
+        original: current_floor(listed).map_or_else(none, |(original, _)| original.to_string()),
+        floor: current_floor(listed).map_or_else(none, |(_, floor)| floor.to_string()),
         raised: raised(listed),
         replicas: last.and_then(|last| last.replicas).map_or_else(none, |pods| pods.to_string()),
         skill: match &listed.forecast {
@@ -285,12 +285,12 @@ mod tests {
     }
 
     #[test]
-    fn where_another_replica_decides_the_status_tells_the_floor() {
-        let mut standing_by = listed("web");
-        standing_by.last = None;
-        standing_by.profile.floor_status =
+    fn the_floor_comes_from_the_status_if_another_replica_decides() {
+        let mut standby = listed("web");
+        standby.last = None;
+        standby.profile.floor_status =
             Some(FloorStatus { original: Replicas(2), floor: Replicas(7), recommended: None });
-        let row = row(&standing_by);
+        let row = row(&standby);
         assert_eq!((row.original.as_str(), row.floor.as_str(), row.raised), ("2", "7", true));
     }
 

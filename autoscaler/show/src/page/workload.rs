@@ -7,7 +7,7 @@ use crate::curve::Curve;
 use crate::levels::Levels;
 use crate::page::forecast::{At, ForecastPart};
 use crate::page::{About, Notice};
-use crate::state::{Decided, Known, Said, ScalerName};
+use crate::state::{Decided, Said, ScalerName, StoredWorkload};
 use autoscaler_floor::decide::Mode;
 use autoscaler_floor::units::decimals;
 use autoscaler_floor::units::{Demand, Unit};
@@ -44,7 +44,7 @@ pub struct WorkloadPage {
     pub forecast: Option<ForecastPart>,
     /// Shortage against cost on this workload's own last weeks.
     pub tradeoff: Option<Drawn<Curve>>,
-    /// Decisions that stand out, the newest first.
+    /// Decisions that changed something or have new reasons, the newest first.
     pub decisions: Vec<DecisionRow>,
     /// Conditions of the status.
     pub conditions: Vec<ConditionRow>,
@@ -152,12 +152,17 @@ impl WorkloadPage {
         }
     }
 
-    /// The page of a scaler, of what the operator remembers.
-    pub fn of_scaler(name: &ScalerName, known: &Known, about: About, mut notices: Vec<Notice>) -> WorkloadPage {
-        let profile = &known.profile;
-        let places = decimals(largest(known.history.as_ref()));
-        let part = known.forecast.as_ref().map(|forecast| ForecastPart::new(forecast, places));
-        let newest = known.decisions.first();
+    /// Returns the page of a scaler, from the operator's state.
+    pub fn of_scaler(
+        name: &ScalerName,
+        stored: &StoredWorkload,
+        about: About,
+        mut notices: Vec<Notice>,
+    ) -> WorkloadPage {
+        let profile = &stored.profile;
+        let places = decimals(largest(stored.history.as_ref()));
+        let part = stored.forecast.as_ref().map(|forecast| ForecastPart::new(forecast, places));
+        let newest = stored.decisions.first();
         if profile.paused {
             notices.push(Notice { poor: false, text: "Paused by its annotation: nothing changes.".to_owned() });
         }
@@ -167,16 +172,16 @@ impl WorkloadPage {
         for condition in profile.conditions.iter().filter(|condition| condition.good() == Some(false)) {
             notices.push(Notice { poor: true, text: format!("{}: {}", condition.reason, condition.message) });
         }
-        let demand = known.history.as_ref().map(|history| {
-            let asked: Vec<(i64, f64)> = known
+        let demand = stored.history.as_ref().map(|history| {
+            let asked: Vec<(i64, f64)> = stored
                 .decisions
                 .iter()
                 .rev()
                 .filter_map(|decided| Some((decided.at.as_second(), decided.peak?)))
                 .collect();
-            drawn(history, known.forecast.as_ref(), &asked, profile.step)
+            drawn(history, stored.forecast.as_ref(), &asked, profile.step)
         });
-        let pods = demand.as_ref().and_then(|drawn| pods(&known.decisions, profile.step, drawn));
+        let pods = demand.as_ref().and_then(|drawn| pods(&stored.decisions, profile.step, drawn));
         WorkloadPage {
             name: name.to_string(),
             scaler: true,
@@ -190,12 +195,12 @@ impl WorkloadPage {
                     .map_or_else(|| profile.hpa.clone(), |target| format!("{}, {target}", profile.hpa)),
                 profile.step
             ),
-            tiles: tiles(known, newest, part.as_ref()),
+            tiles: tiles(stored, newest, part.as_ref()),
             demand,
             pods,
             forecast: part,
-            tradeoff: known.forecast.as_ref().and_then(tradeoff),
-            decisions: decisions(&known.decisions),
+            tradeoff: stored.forecast.as_ref().and_then(tradeoff),
+            decisions: decisions(&stored.decisions),
             conditions: profile
                 .conditions
                 .iter()
@@ -208,7 +213,7 @@ impl WorkloadPage {
                     since: condition.since.into(),
                 })
                 .collect(),
-            facts: facts(known),
+            facts: facts(stored),
         }
     }
 }
@@ -257,14 +262,15 @@ pub(super) fn amount(value: f64, unit: Unit) -> String {
     }
 }
 
-fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -> Vec<Tile> {
-    let profile = &known.profile;
+fn tiles(stored: &StoredWorkload, newest: Option<&Decided>, part: Option<&ForecastPart>) -> Vec<Tile> {
+    let profile = &stored.profile;
     let unit = profile.unit;
     let unknown = || "?".to_owned();
-    let sample = known.history.as_ref().and_then(|history| Some((history.samples.last().copied().flatten()?, history)));
-    let stands = newest
+    let sample =
+        stored.history.as_ref().and_then(|history| Some((history.samples.last().copied().flatten()?, history)));
+    let floor = newest
         .map(|newest| (newest.original, newest.floor))
-        .or_else(|| profile.floor_status.map(|stands| (stands.original, stands.floor)));
+        .or_else(|| profile.floor_status.map(|status| (status.original, status.floor)));
     let mode = match (profile.paused, profile.mode) {
         (true, _) => ("paused".to_owned(), false),
         (false, Mode::Enforce) => ("enforced".to_owned(), true),
@@ -285,8 +291,8 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
         },
         Tile {
             label: "floor".to_owned(),
-            value: stands.map_or_else(unknown, |(_, floor)| floor.to_string()),
-            detail: match stands {
+            value: floor.map_or_else(unknown, |(_, floor)| floor.to_string()),
+            detail: match floor {
                 Some((original, _)) => format!("original {original}, at most {}", profile.max_floor),
                 None => "nothing is decided yet".to_owned(),
             },
@@ -308,7 +314,7 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
                 detail: "there is no forecast yet".to_owned(),
                 tag: None,
             },
-            |part| skill_tile(part, known.forecast.as_ref().and_then(|forecast| forecast.choice.as_ref())),
+            |part| skill_tile(part, stored.forecast.as_ref().and_then(|forecast| forecast.choice.as_ref())),
         ),
     ]
 }
@@ -380,8 +386,8 @@ fn decisions(decided: &[Decided]) -> Vec<DecisionRow> {
     rows
 }
 
-fn facts(known: &Known) -> Vec<(&'static str, String)> {
-    let profile = &known.profile;
+fn facts(stored: &StoredWorkload) -> Vec<(&'static str, String)> {
+    let profile = &stored.profile;
     let mode = match profile.mode {
         Mode::Enforce => "Enforce: the floor is written",
         Mode::Recommend => "Recommend: nothing is written",

@@ -39,9 +39,9 @@ pub(super) async fn scaler(
 ) -> Response {
     let Some((state, notices)) = server.board() else { return StatusCode::NOT_FOUND.into_response() };
     let name = ScalerName::new(namespace, name);
-    match state.known(&name, PAST, MOST_DECISIONS) {
-        Some(known) => {
-            let page = WorkloadPage::of_scaler(&name, &known, server.about(), notices);
+    match state.workload(&name, PAST, MOST_DECISIONS) {
+        Some(stored) => {
+            let page = WorkloadPage::of_scaler(&name, &stored, server.about(), notices);
             server.html(StatusCode::OK, workload::TEMPLATE, &page)
         }
         None => {

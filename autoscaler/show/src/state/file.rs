@@ -73,13 +73,13 @@ pub(super) fn open(path: &Path) -> Result<Connection, String> {
         Err(Refused::Unavailable(cause)) => Err(cause),
         Err(Refused::Unusable(cause)) => {
             set_aside(path, &cause)?;
-            look_at(path)
+            open_strict(path)
         }
     }
 }
 
-/// Opens a file that is there, or says why not.
-pub(super) fn look_at(path: &Path) -> Result<Connection, String> {
+/// Opens a file without setting it aside, or returns the reason that it cannot be used.
+pub(super) fn open_strict(path: &Path) -> Result<Connection, String> {
     try_open(path, MIGRATIONS).map_err(|refused| match refused {
         Refused::Unusable(cause) | Refused::Unavailable(cause) => cause,
     })
@@ -98,7 +98,7 @@ pub(super) fn set_aside(path: &Path, cause: &str) -> Result<(), String> {
     std::fs::rename(path, &aside).map_err(|error| format!("{cause}, and it cannot be set aside: {error}"))?;
     for suffix in ["-wal", "-journal"] {
         let left = neighbour(path, suffix);
-        // It may not be there; that of an older one would be taken for this one's.
+        // It may be missing; one of an older file would be taken for this one's.
         let _ = std::fs::remove_file(neighbour(&aside, suffix));
         let _ = std::fs::rename(left, neighbour(&aside, suffix));
     }
@@ -164,7 +164,7 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cache_size", -4_096)?;
-    // No other folder is there to be written where the root is read-only.
+    // With a read-only root no other folder can be written.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // A log that a burst has made long is cut short at the next checkpoint.
     connection.pragma_update_and_check(None, "journal_size_limit", 8 << 20, |_| Ok(()))?;

@@ -59,7 +59,7 @@ impl Grid {
         (part * LENGTH + place as i64) * self.step + self.phase
     }
 
-    /// Lays a history over the parts that are known. A sample that is missing now takes none away that was there.
+    /// Lays a history over the parts that are known. A missing sample does not remove a stored one.
     pub(super) fn lay(self, history: &History, mut known: impl FnMut(i64) -> Option<Part>) -> BTreeMap<i64, Part> {
         let mut parts: BTreeMap<i64, Part> = BTreeMap::new();
         for (index, sample) in history.samples.iter().enumerate() {

@@ -93,12 +93,12 @@ fn filled(state: &State) {
 
 #[track_caller]
 fn check_filled(state: &State) {
-    let known = state.known(&name("web"), "1d".parse().unwrap(), 10).expect("the scaler is known");
-    assert_eq!(known.profile, profile("1"));
-    assert_eq!(known.history, Some(history(0, &[1.0, 2.0, 3.0])));
-    assert_eq!(known.forecast.unwrap().points.len(), 4);
-    assert_eq!(known.decisions.len(), 1);
-    assert_eq!(known.decisions[0].changed, Some((Replicas(2), Replicas(5))));
+    let stored = state.workload(&name("web"), "1d".parse().unwrap(), 10).expect("the scaler is known");
+    assert_eq!(stored.profile, profile("1"));
+    assert_eq!(stored.history, Some(history(0, &[1.0, 2.0, 3.0])));
+    assert_eq!(stored.forecast.unwrap().points.len(), 4);
+    assert_eq!(stored.decisions.len(), 1);
+    assert_eq!(stored.decisions[0].changed, Some((Replicas(2), Replicas(5))));
     assert_eq!(state.memory(&name("web")).unwrap().floor(), Replicas(5));
 }
 
@@ -133,8 +133,8 @@ fn another_object_of_the_same_name_inherits_nothing() {
     let state = State::in_memory(Retention::default());
     filled(&state);
     state.note(&name("web"), &profile("2"));
-    let known = state.known(&name("web"), "1d".parse().unwrap(), 10).unwrap();
-    assert!(known.history.is_none() && known.forecast.is_none() && known.decisions.is_empty());
+    let stored = state.workload(&name("web"), "1d".parse().unwrap(), 10).unwrap();
+    assert!(stored.history.is_none() && stored.forecast.is_none() && stored.decisions.is_empty());
     assert!(state.memory(&name("web")).is_none());
 }
 
@@ -182,7 +182,7 @@ fn retention_counts_from_the_newest_and_not_by_the_clock() {
         state.remember_decision(&web, &decided, &next);
         memory = Some(next);
     }
-    let decisions = state.known(&web, step(), 99).unwrap().decisions;
+    let decisions = state.workload(&web, step(), 99).unwrap().decisions;
     let times: Vec<i64> = decisions.iter().map(|decided| decided.at.as_second() / 300).collect();
     assert_eq!(times, [7, 6, 5, 1_000_001, 1_000_000]);
 }
@@ -208,7 +208,7 @@ fn a_decision_like_the_one_before_leaves_numbers_only() {
         state.remember_decision(&web, &decided, &next);
         memory = Some(next);
     }
-    let decisions = state.known(&web, step(), 99).unwrap().decisions;
+    let decisions = state.workload(&web, step(), 99).unwrap().decisions;
     let names: Vec<Vec<&str>> =
         decisions.iter().map(|decided| decided.reasons.iter().map(|said| said.name.as_str()).collect()).collect();
     // The newest says all; before it, what was the first of its kind.
@@ -396,7 +396,7 @@ fn on_a_full_disk(folder: &Path) {
     drop(state);
     let again = State::open(&path, Retention::default());
     assert_eq!(again.health(), Health::Kept);
-    assert!(again.known(&name("web"), step(), 9).unwrap().decisions.len() >= 2);
+    assert!(again.workload(&name("web"), step(), 9).unwrap().decisions.len() >= 2);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn serve(answer: &'static str) -> (String, Receiver<(usize, String)>) {
     (address, asked)
 }
 
-/// The head of a request in small letters; none at the connection's end. One request is there at a time.
+/// The head of a request in small letters; none at the connection's end. There is one request at a time.
 fn head(stream: &TcpStream) -> Option<String> {
     let mut reader = BufReader::new(stream);
     let mut text = String::new();

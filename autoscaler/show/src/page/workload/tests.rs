@@ -20,7 +20,7 @@ fn of_file(name: &str) -> String {
 }
 
 /// Returns the stored workload of an operator after a few decisions.
-fn remembered(change: impl FnOnce(&mut crate::state::Profile)) -> (ScalerName, Known) {
+fn remembered(change: impl FnOnce(&mut crate::state::Profile)) -> (ScalerName, StoredWorkload) {
     let state = State::in_memory(Retention::default());
     let name = ScalerName::new("shop", "web");
     let mut profile = profile("1");
@@ -36,13 +36,13 @@ fn remembered(change: impl FnOnce(&mut crate::state::Profile)) -> (ScalerName, K
         state.remember_decision(&name, &decided, &next);
         memory = Some(next);
     }
-    let known = state.known(&name, PAST, 100).unwrap();
-    (name, known)
+    let stored = state.workload(&name, PAST, 100).unwrap();
+    (name, stored)
 }
 
 fn of_scaler(change: impl FnOnce(&mut crate::state::Profile)) -> String {
-    let (name, known) = remembered(change);
-    render(&ours(), TEMPLATE, &WorkloadPage::of_scaler(&name, &known, about(), Vec::new())).unwrap()
+    let (name, stored) = remembered(change);
+    render(&ours(), TEMPLATE, &WorkloadPage::of_scaler(&name, &stored, about(), Vec::new())).unwrap()
 }
 
 #[track_caller]
@@ -101,8 +101,8 @@ fn a_scaler_without_anything_yet_has_a_page() {
     profile.missing = Some("needs 576 samples, has 210".to_owned());
     profile.paused = true;
     state.note(&name, &profile);
-    let known = state.known(&name, PAST, 100).unwrap();
-    let html = render(&ours(), TEMPLATE, &WorkloadPage::of_scaler(&name, &known, about(), Vec::new())).unwrap();
+    let stored = state.workload(&name, PAST, 100).unwrap();
+    let html = render(&ours(), TEMPLATE, &WorkloadPage::of_scaler(&name, &stored, about(), Vec::new())).unwrap();
     shows(
         &html,
         &["needs 576 samples, has 210", "no samples yet", "nothing is decided yet", "Paused by its annotation"],
@@ -127,10 +127,10 @@ fn markup_in_names_and_messages_stays_text() {
 
 #[test]
 fn decisions_that_failed_are_said_to_be_so() {
-    let (name, mut known) = remembered(|_| {});
-    known.decisions[0].failed = Some("the API server answers 409".to_owned());
-    known.decisions[0].changed = Some((Replicas(5), Replicas(6)));
-    let page = WorkloadPage::of_scaler(&name, &known, about(), Vec::new());
+    let (name, mut stored) = remembered(|_| {});
+    stored.decisions[0].failed = Some("the API server answers 409".to_owned());
+    stored.decisions[0].changed = Some((Replicas(5), Replicas(6)));
+    let page = WorkloadPage::of_scaler(&name, &stored, about(), Vec::new());
     assert_eq!(page.decisions[0].failed.as_deref(), Some("the API server answers 409"));
     // What was not written does not change the chart.
     assert_eq!(page.pods.as_ref().unwrap().wide.changes.len(), 1);
