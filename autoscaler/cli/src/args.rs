@@ -40,14 +40,14 @@ impl ServerArgs {
     }
 }
 
-/// The operator's place in a cluster, for `run` and for `doctor`, which checks the same values.
+/// Location of the operator in a cluster, for `run` and for `doctor`, which checks the same values.
 #[derive(Debug, Args)]
 pub(super) struct OperatorArgs {
     /// A file with a bearer token for Prometheus; read at every request
     #[arg(long, value_name = "FILE", env = "AUTOSCALER_PROMETHEUS_TOKEN_FILE")]
     pub(super) prometheus_token_file: Option<PathBuf>,
 
-    /// The file of what is remembered: a cache, kept nowhere when it is not given
+    /// State file: a cache of samples, forecasts and decisions; in memory if it is not given
     #[arg(long, value_name = "FILE", env = "AUTOSCALER_STATE")]
     pub(super) state: Option<PathBuf>,
 

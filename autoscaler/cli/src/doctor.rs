@@ -12,17 +12,17 @@ use autoscaler_forecast::failure::{Failure, Kind};
 
 pub(super) const HELP: &str = "\
 Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \
-rights, and Prometheus for a number. Changes nothing. Exit code 3 means that something is missing; each has the next \
-command next to it.
+rights, and queries Prometheus. Changes nothing. Exit code 3 means that something is missing; each finding shows the next \
+step.
 
 Examples:
   autoscaler doctor --prometheus http://127.0.0.1:9090
   kubectl -n autoscaler exec deploy/autoscaler -- autoscaler doctor --prometheus http://prometheus-server.monitoring";
 
-/// See what is missing for `run`.
+/// Check the requirements of `run`.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// The Prometheus that knows the demand, with the path before /api/v1 where there is one
+    /// URL of the Prometheus with the demand, including the path before /api/v1 if there is one
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
     prometheus: Option<Address>,
 

@@ -51,7 +51,7 @@ The history is CSV with the header `timestamp,value`: RFC 3339 or whole Unix sec
 A missing sample is an empty value, `NaN` or no row at all, and never counts as zero: gaps of up to 3 samples are \
 interpolated, longer ones taken from other seasons. More than a fifth missing, or a gap longer than a season, is refused.";
 
-/// Forecasts demand, with bands that past errors have earned.
+/// Forecasts demand with calibrated bands, and raises the minimum of autoscalers ahead of it.
 #[derive(Debug, Parser)]
 #[command(name = "autoscaler", version, after_help = AFTER_HELP)]
 pub struct Cli {
@@ -69,9 +69,9 @@ pub struct Cli {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
-    /// Lines for people
+    /// Human-readable lines
     Text,
-    /// One object a line for collectors
+    /// One JSON object per line, for log collectors
     Json,
 }
 
@@ -94,7 +94,7 @@ enum Command {
     /// Serve a page with the forecast, /healthz, /readyz and /metrics
     #[command(after_help = HISTORY_HELP)]
     Serve(ServeArgs),
-    /// See what is missing for `run`
+    /// Check the requirements of `run`
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
     /// Ask a running server whether it is ready
@@ -237,9 +237,9 @@ async fn asked<T>(
 /// Output format of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A table under what is known about it
+    /// A summary and a table
     Text,
-    /// One object with everything
+    /// One JSON object
     Json,
 }
 

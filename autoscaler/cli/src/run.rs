@@ -25,14 +25,14 @@ use autoscaler_show::state::{Retention, State};
 
 pub(super) const HELP: &str = "\
 Watches PredictiveScalers (`autoscaler crd`), forecasts the demand of each, and raises the minimum of its \
-HorizontalPodAutoscaler before it comes. Nothing is written for one whose mode is Recommend, which is what it is unless \
-somebody says Enforce. Of several replicas one decides; the others show pages and wait. The cluster is the one of \
+HorizontalPodAutoscaler before the demand comes. The default mode is Recommend, which writes nothing; Enforce writes the \
+floor. Of several replicas one decides; the others serve pages and wait for the lease. The cluster is the one of \
 KUBECONFIG, or the one that this runs in.";
 
 /// Run the operator in a cluster, and serve its pages.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The Prometheus that knows the demand, with the path before /api/v1 where there is one
+    /// URL of the Prometheus with the demand, including the path before /api/v1 if there is one
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
     prometheus: Address,
 
@@ -150,7 +150,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
 /// A client of the cluster, and the namespace that is ours in it.
 async fn connect(namespace: Option<String>) -> Result<(Client, String), Failure> {
     let cannot = |cause: &dyn std::fmt::Display| {
-        Failure::input("cannot tell which cluster is meant")
+        Failure::input("cannot determine the cluster")
             .cause(cause)
             .hint("name a kubeconfig with KUBECONFIG, or run this in a pod with a service account")
     };

@@ -90,12 +90,12 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "DAYS", requires = "event")]
     event_day: Option<u32>,
 
-    /// The time zone by whose clock demand repeats, as in `Europe/Berlin`; a made-up clock change is then on the day of its own
+    /// The time zone by whose clock demand repeats, as in `Europe/Berlin`; a generated clock change is then on the day of the zone's own
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = calendar::zone)]
     time_zone: TimeZone,
 
-    /// A day that is not learned from, as in `2026-12-25`, or that is like a weekday, as in `2026-12-25=Sunday`; can be given
-    /// more than once
+    /// Day to leave out of the history, as in `2026-12-25`, or to treat like a weekday, as in `2026-12-25=Sunday`; can be
+    /// given more than once
     #[arg(long = "special-day", value_name = "DATE[=WEEKDAY]")]
     special_days: Vec<SpecialDays>,
 
@@ -107,7 +107,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "TIME", default_value = "7d")]
     run: Span,
 
-    /// The distance of two samples [default: the most frequent one in the trace; 5m when it is made up]
+    /// The distance of two samples [default: the most frequent one in the trace; 5m if it is generated]
     #[arg(long, value_name = "TIME")]
     step: Option<Span>,
 
@@ -288,7 +288,7 @@ impl SimulateArgs {
                 "the run of {} is {steps} steps, and the trace has {whole} samples",
                 self.run
             ))
-            .hint("choose a shorter `--run`, or give a longer trace: what is before the run teaches"));
+            .hint("choose a shorter `--run`, or give a longer trace: the samples before the run train the models"));
         };
         let horizon = Outlook::horizon(self.lead_time, trace.step);
         if steps * horizon as usize > MOST_VALUES {
@@ -332,9 +332,9 @@ impl SimulateArgs {
                 };
                 let value = kind.to_possible_value();
                 let kind = value.as_ref().map_or("made-up", |value| value.get_name());
-                Ok((trace.newest(MOST_SAMPLES), format!("a {kind} load made up from seed {}", self.seed)))
+                Ok((trace.newest(MOST_SAMPLES), format!("a {kind} load generated from seed {}", self.seed)))
             }
-            (None, None) => Err(Failure::input("there is no trace").hint("give `--trace` or `--generate`")),
+            (None, None) => Err(Failure::input("no trace given").hint("give `--trace` or `--generate`")),
         }
     }
 
@@ -355,7 +355,7 @@ impl SimulateArgs {
                 let highest = trace.samples.iter().flatten().copied().fold(0.0, f64::max);
                 let unit = self.unit.unwrap_or(if self.generate.is_some() { Unit::PerSecond } else { Unit::Count });
                 Demand::new(highest / 15.0, unit).and_then(Capacity::new).ok_or_else(|| {
-                    Failure::input("no capacity can be made of this trace").hint("give it with `--per-pod-capacity`")
+                    Failure::input("cannot derive a capacity from this trace").hint("give it with `--per-pod-capacity`")
                 })?
             }
         };
@@ -367,7 +367,7 @@ impl SimulateArgs {
                     "the capacity of {capacity} is in {}, and not in {other}",
                     capacity.unit()
                 ))
-                .hint("what a pod serves, what it is full at and what the trace counts are in one unit"));
+                .hint("the capacity of a pod, its limit and the trace must have the same unit"));
             }
         }
         if self.max < self.min || self.max == Replicas(0) {

@@ -56,8 +56,8 @@ pub enum Refused {
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refused::NotLeading => f.write_str("this replica does not lead any more"),
-            Refused::Owned(by) => write!(f, "`spec.minReplicas` is owned by another: {by}"),
+            Refused::NotLeading => f.write_str("this replica is no longer the leader"),
+            Refused::Owned(by) => write!(f, "`spec.minReplicas` is owned by another field manager: {by}"),
             Refused::Changed => f.write_str("the object has changed since it was read"),
             Refused::Failed(cause) => write!(f, "the API server: {}", describe(cause)),
         }
@@ -137,7 +137,7 @@ impl Actor {
     pub async fn restore(&self, hpa: &HorizontalPodAutoscaler, take_ownership: bool) -> Result<bool, Refused> {
         let Ok(minimum) = read_minimum(hpa) else {
             // The original is unknown: keeping the floor is safer than guessing a number.
-            tracing::warn!(hpa = %hpa.name_any(), "cannot read the original minimum: the floor stays");
+            tracing::warn!(hpa = %hpa.name_any(), "cannot read the original minimum: the floor is kept");
             return Ok(false);
         };
         let noted = hpa.annotations().contains_key(minimum::ANNOTATION);
@@ -148,7 +148,7 @@ impl Actor {
         let restored = match self.set_minimum(hpa, &back, take_ownership).await {
             // Another manager has set the same number that we had raised to: it owns the field now, and only the annotation is removed.
             Err(Refused::Owned(by)) => {
-                tracing::info!(hpa = %hpa.name_any(), by, "the minimum has another owner: only the annotation goes");
+                tracing::info!(hpa = %hpa.name_any(), by, "the minimum has another owner: only the annotation is removed");
                 self.set_minimum(hpa, &minimum::Patch { field: None, annotation: None }, false).await?
             }
             other => other?,

@@ -208,7 +208,7 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
         let mut reconcile =
             Reconcile { scaler: &scaler, context: &context, name: &name, now, track: &mut track, guarded };
         let done = tokio::time::timeout(LONGEST, reconcile.run()).await;
-        let done = done.unwrap_or_else(|_| Err(Failed(format!("it took longer than {LONGEST:?}"))));
+        let done = done.unwrap_or_else(|_| Err(Failed(format!("the reconcile took longer than {LONGEST:?}"))));
         context.demands.metrics.reconciled(Outcome::of(&done), began.elapsed());
         match &done {
             Ok(_) => track.failures = 0,
@@ -320,7 +320,7 @@ impl Reconcile<'_> {
             // What was not written has not happened: the next decision begins where this one did.
             Applied::Owned(by) => {
                 decided.changed = None;
-                decided.failed = Some(format!("`spec.minReplicas` is owned by another: {by}"));
+                decided.failed = Some(format!("`spec.minReplicas` is owned by another field manager: {by}"));
             }
             Applied::Released(change) => {
                 decided.changed = Some((change.from(), change.to()));
@@ -350,7 +350,7 @@ impl Reconcile<'_> {
 
     /// Reports why no decision is possible, and tries again where that may pass by itself.
     async fn report_blocked(&mut self, blocked: &Blocked) -> Result<Action, Failed> {
-        tracing::info!(reason = blocked.word(), %blocked, "nothing is decided");
+        tracing::info!(reason = blocked.word(), %blocked, "no decision");
         self.report_not_ready(blocked.word(), blocked.to_string()).await?;
         let step: Option<Span> = self.scaler.spec.step.parse().ok().or(Span::from_seconds(300));
         let step = step.unwrap_or_else(|| unreachable!("5m"));
@@ -424,7 +424,7 @@ impl Reconcile<'_> {
                         Err(refused) => return Err(refused.into()),
                     }
                     context.forget(name);
-                    tracing::info!(restored, "gone");
+                    tracing::info!(restored, "scaler deleted");
                     return Ok(Action::await_change());
                 }
             }

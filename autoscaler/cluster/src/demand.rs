@@ -341,7 +341,7 @@ impl Demands {
             again_in: None,
         })?;
         let Some(history) = history else {
-            let cause = format!("the query gives no sample; query `{}`", settings.query);
+            let cause = format!("the query returns no samples; query `{}`", settings.query);
             return Err(Unavailable {
                 missing: Missing::NoForecast { cause },
                 word: "NoSamples",

@@ -218,16 +218,14 @@ fn state(path: &std::path::Path) -> Finding {
         Err(cause) => Finding::missing(
             "state",
             format!("cannot write to `{}`: {cause}", folder.display()),
-            "name another file with `--state`; without one the pages know only what this process has seen",
+            "name another file with `--state`; without one the pages show only data of this process",
         ),
     }
 }
 
 async fn cluster(asked: &Asked) -> Vec<Finding> {
     let unasked = |since: usize| {
-        ["cluster", "resource", "rights"][since..]
-            .iter()
-            .map(|what| Finding::not_asked(what, "there is no cluster to ask"))
+        ["cluster", "resource", "rights"][since..].iter().map(|what| Finding::not_asked(what, "no cluster available"))
     };
     let mut config = match Config::infer().await {
         Ok(config) => config,
@@ -272,8 +270,8 @@ async fn resource(client: &Client) -> Finding {
     if !known {
         let others = versions(client).await;
         let says = match others.as_slice() {
-            [] => format!("the cluster knows no PredictiveScaler of {GROUP}/{VERSION}"),
-            others => format!("the cluster knows PredictiveScalers of {}, and not of {VERSION}", others.join(", ")),
+            [] => format!("the cluster has no PredictiveScaler of {GROUP}/{VERSION}"),
+            others => format!("the cluster has PredictiveScaler in {}, but not in {VERSION}", others.join(", ")),
         };
         return Finding::missing("resource", says, APPLY);
     }
@@ -282,7 +280,7 @@ async fn resource(client: &Client) -> Finding {
     if let Ok(theirs) = api.get(PredictiveScaler::crd_name()).await {
         let lacks = lacks(&PredictiveScaler::crd(), &theirs);
         if !lacks.is_empty() {
-            let says = format!("the definition in the cluster is an older one: it lacks {}", lacks.join(", "));
+            let says = format!("the definition in the cluster is out of date: it lacks {}", lacks.join(", "));
             return Finding::missing("resource", says, APPLY);
         }
     }
@@ -351,8 +349,8 @@ async fn rights(client: &Client, namespace: &str, lease: &str) -> Finding {
     } else {
         Finding::missing(
             "rights",
-            format!("you may not:\n{}", denied.join("\n")),
-            "install the chart, whose roles have these and no more, and ask as its service account",
+            format!("missing rights:\n{}", denied.join("\n")),
+            "install the chart, whose roles grant exactly these, and run this as its service account",
         )
     }
 }
@@ -362,7 +360,7 @@ async fn prometheus(settings: Option<prometheus::PrometheusSettings>) -> Finding
         return Finding::not_asked("prometheus", "name it with `--prometheus`");
     };
     let url = settings.url.clone();
-    let next = format!("see whether `{url}` is right, and whether a network policy lets us through");
+    let next = format!("check that `{url}` is correct and that no network policy blocks it");
     let client = match Prometheus::new(settings) {
         Ok(client) => client,
         Err(cause) => return Finding::missing("prometheus", cause, next),
@@ -393,9 +391,8 @@ mod tests {
 
     #[test]
     fn a_finding_is_read_from_left_to_right() {
-        let finding = Finding::missing("rights", "you may not:\nget leases", "ask");
-        let expected =
-            "missing    rights      you may not:\n                       get leases\n                       next: ask";
+        let finding = Finding::missing("rights", "missing rights:\nget leases", "ask");
+        let expected = "missing    rights      missing rights:\n                       get leases\n                       next: ask";
         assert_eq!(finding.to_string(), expected);
         assert_eq!(Finding::good("cluster", "v1").to_string(), "ok         cluster     v1");
     }

@@ -77,8 +77,8 @@ impl Candidate {
                         follows(&watched.holder);
                     }
                 }
-                Ok(Err(cause)) => tracing::warn!(cause = %describe(&cause), "cannot ask for the lease"),
-                Err(_) => tracing::warn!("cannot ask for the lease: no answer"),
+                Ok(Err(cause)) => tracing::warn!(cause = %describe(&cause), "cannot acquire the lease"),
+                Err(_) => tracing::warn!("cannot acquire the lease: no answer in time"),
             }
             sleep(jittered(self.times.every)).await;
         }
@@ -112,7 +112,7 @@ impl Candidate {
             }
             if renewed.elapsed() >= self.times.renew_within {
                 self.fence.shut();
-                tracing::warn!("cannot renew the lease in time: not leading any more");
+                tracing::warn!("cannot renew the lease in time: no longer the leader");
                 return;
             }
         }
@@ -136,9 +136,9 @@ impl Candidate {
             Ok(Ok(false)) => {}
             Ok(Err(cause)) => {
                 let cause: kube::Error = cause;
-                tracing::warn!(cause = %describe(&cause), "cannot release the lease: it ends by itself");
+                tracing::warn!(cause = %describe(&cause), "cannot release the lease: it expires by itself");
             }
-            Err(_) => tracing::warn!("cannot release the lease: it ends by itself"),
+            Err(_) => tracing::warn!("cannot release the lease: it expires by itself"),
         }
     }
 

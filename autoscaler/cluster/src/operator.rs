@@ -133,7 +133,7 @@ impl Operator {
             () = leading => {}
         }
         // What was under way is dropped by now; what was sent already names the version that it was decided on.
-        tracing::info!("ending: the floors stay");
+        tracing::info!("stopping: the floors are kept");
         candidate.release().await;
         readiness.leadership(Leadership::Unknown);
     }
@@ -174,8 +174,8 @@ async fn sweeping(context: &Context, every: Duration) {
         tokio::time::sleep(every).await;
         match sweep(context).await {
             Ok(0) => {}
-            Ok(released) => tracing::info!(released, "swept"),
-            Err(cause) => tracing::warn!(%cause, "cannot sweep expired floors"),
+            Ok(released) => tracing::info!(released, "released expired floors"),
+            Err(cause) => tracing::warn!(%cause, "cannot release expired floors"),
         }
     }
 }

@@ -78,14 +78,16 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Unreachable(cause) => write!(f, "cannot reach Prometheus: {cause}"),
             Trouble::Refused(cause) => write!(f, "Prometheus refuses the query: {cause}"),
-            Trouble::Garbled(cause) => write!(f, "cannot understand Prometheus: {cause}"),
+            Trouble::Garbled(cause) => write!(f, "invalid answer from Prometheus: {cause}"),
             Trouble::TooLarge { bytes } => {
-                write!(f, "the answer of Prometheus is larger than {bytes} bytes: the query has to give one series")
+                write!(f, "the answer of Prometheus is larger than {bytes} bytes: the query must return one series")
             }
-            Trouble::Series(0) => write!(f, "the query gives no series"),
-            Trouble::Series(count) => write!(f, "the query gives {count} series instead of one: put `sum()` around it"),
+            Trouble::Series(0) => write!(f, "the query returns no series"),
+            Trouble::Series(count) => {
+                write!(f, "the query returns {count} series instead of one: put `sum()` around it")
+            }
             Trouble::Spacing { samples, policy } => {
-                write!(f, "the samples are {samples} apart, asked for were {policy}")
+                write!(f, "the samples are {samples} apart, expected {policy}")
             }
         }
     }

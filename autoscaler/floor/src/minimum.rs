@@ -71,10 +71,14 @@ impl Minimum {
         };
         let note: Note = serde_json::from_str(text).map_err(|cause| Unreadable(cause.to_string()))?;
         if note.version != VERSION {
-            return Err(Unreadable(format!("its version is {}, this binary's {VERSION}", note.version)));
+            return Err(Unreadable(format!("its version is {}, expected {VERSION}", note.version)));
         }
         if note.floor < note.original.unwrap_or(DEFAULT) {
-            return Err(Unreadable(format!("it raises {} to {}", note.original.unwrap_or(DEFAULT), note.floor)));
+            return Err(Unreadable(format!(
+                "its floor {} is below its original {}",
+                note.floor,
+                note.original.unwrap_or(DEFAULT)
+            )));
         }
         let ours = field.unwrap_or(DEFAULT) == note.floor;
         Ok(Minimum { field, note: ours.then_some(note) })

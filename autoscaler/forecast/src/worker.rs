@@ -125,15 +125,15 @@ impl fmt::Display for Trouble {
                     None => write!(f, "the worker closed its output")?,
                 }
                 match last_words.last() {
-                    Some(line) => write!(f, ", its last words: {line}"),
-                    None => write!(f, " without a word"),
+                    Some(line) => write!(f, "; last line on stderr: {line}"),
+                    None => write!(f, " without output on stderr"),
                 }
             }
             Trouble::Garbage { line, cause } => {
-                write!(f, "the worker wrote `{line}`, which is not the protocol: {cause}")
+                write!(f, "the worker wrote an invalid line `{line}`: {cause}")
             }
             Trouble::Version { theirs } => {
-                write!(f, "the worker speaks protocol {theirs}, this binary {}", protocol::VERSION)
+                write!(f, "the worker has protocol version {theirs}, this binary has version {}", protocol::VERSION)
             }
             Trouble::Late { after } => write!(f, "the worker did not answer within {after:?}"),
             Trouble::Pipe { cause } => write!(f, "cannot talk to the worker: {cause}"),
@@ -177,10 +177,10 @@ impl fmt::Display for WorkerError {
             WorkerError::Refused(refusal) => write!(f, "{}", refusal.message),
             WorkerError::Busy { after } => write!(f, "the worker was busy for {after:.1?}"),
             WorkerError::Resting { again_in, last } if again_in.is_zero() => {
-                write!(f, "there is no worker now, the last trouble: {last}")
+                write!(f, "no worker is running; last error: {last}")
             }
             WorkerError::Resting { again_in, last } => {
-                write!(f, "the worker is restarted no sooner than in {again_in:.1?}, the last trouble: {last}")
+                write!(f, "the next worker starts in {again_in:.1?} at the earliest; last error: {last}")
             }
         }
     }
@@ -200,14 +200,16 @@ impl From<WorkerError> for Failure {
                     Trouble::Exited { .. } => {
                         failure.hint("that Python needs the packages of `requirements-enhanced.txt`")
                     }
-                    Trouble::Version { .. } => failure.hint("install binary and `forecaster/` from one revision"),
+                    Trouble::Version { .. } => {
+                        failure.hint("install the binary and `forecaster/` from the same revision")
+                    }
                     Trouble::Garbage { .. } | Trouble::Late { .. } | Trouble::Pipe { .. } => failure,
                 }
             }
             WorkerError::Ask(trouble) => {
                 let failure = Failure::new(Kind::Forecast, "cannot forecast").cause(&trouble);
                 match trouble {
-                    Trouble::Late { .. } => failure.hint("give it longer with `--deadline`, or a shorter history"),
+                    Trouble::Late { .. } => failure.hint("raise `--deadline`, or give a shorter history"),
                     _ => failure,
                 }
             }

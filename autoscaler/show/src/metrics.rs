@@ -115,21 +115,21 @@ impl Metrics {
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("revision".to_owned(), revision.unwrap_or_default().to_owned()),
         ]);
-        registry.register("build", "What is running", build);
+        registry.register("build", "Version of the running program", build);
         let requests = Family::default();
         registry.register("http_requests", "Requests answered, by path and status", requests.clone());
         let forecasts = Family::default();
-        registry.register("forecasts", "Forecasts asked of the worker, by outcome", forecasts.clone());
+        registry.register("forecasts", "Forecasts requested from the worker, by outcome", forecasts.clone());
         let seconds = Histogram::new(BUCKETS);
         registry.register_with_unit(
             "forecast",
-            "Time from the question to the forecast",
+            "Time from the request to the forecast",
             Unit::Seconds,
             seconds.clone(),
         );
         let ready = Gauge::default();
         let (starts, failures) = (Counter::default(), Counter::default());
-        registry.register("worker_ready", "1 while a worker has said hello", ready.clone());
+        registry.register("worker_ready", "1 while a worker is ready", ready.clone());
         registry.register("worker_starts", "Workers started since this process began", starts.clone());
         registry.register("worker_failures", "Workers lost since this process began", failures.clone());
         Metrics { registry, requests, forecasts, seconds, ready, starts, failures, operator: None }
@@ -154,14 +154,14 @@ impl Metrics {
             state_failures: Counter::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("reconciles", "Scalers looked at, by outcome", operator.reconciles.clone());
+        registry.register("reconciles", "Reconciled scalers, by outcome", operator.reconciles.clone());
         registry.register_with_unit(
             "reconcile",
-            "Time to look at one scaler",
+            "Time to reconcile one scaler",
             Unit::Seconds,
             operator.reconcile_seconds.clone(),
         );
-        registry.register("prometheus_queries", "Queries asked of Prometheus, by outcome", operator.queries.clone());
+        registry.register("prometheus_queries", "Queries to Prometheus, by outcome", operator.queries.clone());
         registry.register_with_unit(
             "prometheus_query",
             "Time from the query to its samples",
@@ -170,26 +170,30 @@ impl Metrics {
         );
         registry.register(
             "fallback_forecasts",
-            "Forecasts by the seasonal naive in Rust, for want of a worker",
+            "Forecasts by the seasonal naive in Rust in place of the worker",
             operator.fallbacks.clone(),
         );
-        registry.register("decision_reasons", "Decisions, by each reason that they had", operator.reasons.clone());
+        registry.register(
+            "decision_reasons",
+            "Decisions by reason; a decision counts once for each of its reasons",
+            operator.reasons.clone(),
+        );
         registry.register("floor_changes", "Minimums that were written, by direction", operator.changes.clone());
         registry.register("floor_replicas", "The floor after the last decision", operator.floor.clone());
         registry.register("original_replicas", "The minimum that the owner wants", operator.original.clone());
         registry.register(
             "recommended_replicas",
-            "What the last forecast asks for; absent without one",
+            "Pods that the last forecast asks for; absent without a forecast",
             operator.recommended.clone(),
         );
         registry.register("leader", "1 while this process decides", operator.leader.clone());
-        registry.register("state_kept", "1 while the state takes what it is given", operator.state_kept.clone());
+        registry.register("state_kept", "1 while writes to the state succeed", operator.state_kept.clone());
         registry.register("state_write_failures", "Writes to the state that failed", operator.state_failures.clone());
         metrics.operator = Some(operator);
         metrics
     }
 
-    /// Counts an answered request. `path` is one of the known ones, never what a client made up.
+    /// Counts an answered request. `path` is one of the known ones, never one from a client.
     pub fn answered(&self, path: &'static str, status: u16) {
         self.requests.get_or_create(&Request { path: path.to_owned(), status }).inc();
     }
@@ -207,7 +211,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a look at one scaler.
+    /// Counts a reconcile of one scaler.
     pub fn reconciled(&self, outcome: Outcome, took: Duration) {
         if let Some(operator) = &self.operator {
             operator.reconciles.get_or_create(&Ended { outcome }).inc();

@@ -68,7 +68,7 @@ impl Notice {
             notices.push(Notice {
                 poor: false,
                 text: format!(
-                    "This replica stands by; `{leader}` decides. What is shown here may be older than its own."
+                    "This replica is on standby; `{leader}` decides. This page may be older than the pages of that replica."
                 ),
             });
         }
@@ -76,11 +76,11 @@ impl Notice {
             Health::Kept | Health::InMemory(None) => {}
             Health::InMemory(Some(cause)) => notices.push(Notice {
                 poor: true,
-                text: format!("The state is in memory only, and gone with the process: {cause}."),
+                text: format!("The state is in memory only and is lost when the process ends: {cause}."),
             }),
             Health::Unwritten(cause) => notices.push(Notice {
                 poor: true,
-                text: format!("The state cannot be written, so what is shown here may be old: {cause}."),
+                text: format!("The state cannot be written, so this page may be out of date: {cause}."),
             }),
         }
         notices

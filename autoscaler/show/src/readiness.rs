@@ -57,7 +57,7 @@ impl Readiness {
         match &seen.resource {
             Some(Ok(())) => {}
             Some(Err(cause)) => lacks.push(format!("no PredictiveScalers: {cause}")),
-            None => lacks.push("the cluster has not been asked yet whether it knows PredictiveScalers".to_owned()),
+            None => lacks.push("the PredictiveScaler definition has not been checked yet".to_owned()),
         }
         if !seen.synced {
             lacks.push("the cache is not synced".to_owned());

@@ -102,7 +102,7 @@ impl Server {
         };
         tokio::select! {
             () = serving => {}
-            () = drained => tracing::warn!("some requests did not end in time"),
+            () = drained => tracing::warn!("some requests did not finish in time"),
         }
     }
 

@@ -142,12 +142,12 @@ fn hostile(worker: &str, cause: &str) {
 
 #[test]
 fn a_worker_that_writes_garbage() {
-    hostile("garbage_answer", "the worker wrote `}{ not json`, which is not the protocol");
+    hostile("garbage_answer", "the worker wrote an invalid line `}{ not json`");
 }
 
 #[test]
 fn a_worker_that_answers_for_another_lead() {
-    hostile("short_rolls", "which is not the protocol: a backtest of 1 leads for 1");
+    hostile("short_rolls", "`: a backtest of 1 leads for 1");
 }
 
 #[test]

@@ -173,9 +173,9 @@ fn what_is_missing_is_said_with_the_next_command() {
         "next: name a Python with `--python` or AUTOSCALER_PYTHON",
         "missing    templates",
         "list.html:1: syntax error",
-        "the cluster knows PredictiveScalers of v1beta9, and not of v1alpha1",
+        "the cluster has PredictiveScaler in v1beta9, but not in v1alpha1",
         "next: `autoscaler crd | kubectl apply -f -`",
-        "you may not:\n                       patch horizontalpodautoscalers.autoscaling\n                       update leases.coordination.k8s.io\n",
+        "missing rights:\n                       patch horizontalpodautoscalers.autoscaling\n                       update leases.coordination.k8s.io\n",
         "missing    prometheus  cannot reach Prometheus",
     ] {
         assert!(ran.stdout.contains(part), "{part} is not in {}", ran.stdout);
@@ -204,7 +204,7 @@ fn an_older_definition_is_seen() {
     let prometheus = format!("http://{}/prometheus", cluster.address);
     let ran = doctor(&python, home.path(), &cluster.kubeconfig(home.path()), &prometheus);
     assert_eq!(ran.code, Some(3), "{ran:?}");
-    assert!(ran.stdout.contains("an older one: it lacks `spec.takeOwnership`"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("out of date: it lacks `spec.takeOwnership`"), "{}", ran.stdout);
 }
 
 #[test]

@@ -226,17 +226,17 @@ fn hostile(worker: &str, code: i32, cause: &str) {
 
 #[test]
 fn garbage_before_hello() {
-    hostile("garbage_hello", 3, "the worker wrote `Welcome to Python!\\u{1b}[31m`, which is not the protocol");
+    hostile("garbage_hello", 3, "the worker wrote an invalid line `Welcome to Python!\\u{1b}[31m`");
 }
 
 #[test]
 fn garbage_for_an_answer() {
-    hostile("garbage_answer", 4, "the worker wrote `}{ not json`, which is not the protocol");
+    hostile("garbage_answer", 4, "the worker wrote an invalid line `}{ not json`");
 }
 
 #[test]
 fn an_answer_to_another_question() {
-    hostile("wrong_id", 4, "the worker wrote `forecast 2`, which is not the protocol: no answer to this request");
+    hostile("wrong_id", 4, "the worker wrote an invalid line `forecast 2`: no answer to this request");
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn an_end_at_once() {
     hostile(
         "exits_at_once",
         3,
-        "the worker ended with exit status: 1, its last words: cannot import what the worker needs: No module named 'numpy'",
+        "the worker ended with exit status: 1; last line on stderr: cannot import what the worker needs: No module named 'numpy'",
     );
 }
 
@@ -270,7 +270,7 @@ fn an_end_when_asked() {
 
 #[test]
 fn another_protocol() {
-    hostile("old_protocol", 3, "the worker speaks protocol 0, this binary 1");
+    hostile("old_protocol", 3, "the worker has protocol version 0, this binary has version 1");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn the_arguments_are_ones_that_run_takes() {
     let ran =
         run(autoscaler().args(args).env("KUBECONFIG", folder.path().join("none")).env("AUTOSCALER_NAMESPACE", "x"));
     assert_eq!(ran.code, Some(2), "{ran:?}");
-    assert!(ran.stderr.contains("cannot tell which cluster is meant"), "{ran:?}");
+    assert!(ran.stderr.contains("cannot determine the cluster"), "{ran:?}");
 }
 
 /// The first PredictiveScaler in a document, from its first line to a line that is not YAML.

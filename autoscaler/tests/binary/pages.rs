@@ -106,7 +106,7 @@ fn what_is_not_known_is_a_page_too() {
     for path in ["/scalers/shop/nothing", "/scalers/%2e%2e/%3Cb%3E"] {
         let (status, page) = server.get(path);
         assert_eq!(status, 404);
-        assert!(page.contains("this replica knows no PredictiveScaler") && !page.contains("<b>"), "{page}");
+        assert!(page.contains("not found on this replica") && !page.contains("<b>"), "{page}");
     }
     assert_eq!(server.get("/scalers/only-one").0, 404);
 }
@@ -168,7 +168,7 @@ fn a_state_that_cannot_be_looked_at_is_said_and_left_alone() {
         assert_eq!(ran.code, Some(2), "{ran:?}");
         assert!(ran.stderr.starts_with("error: cannot read the state `") && ran.stderr.contains(hint), "{ran:?}");
     };
-    refused("cause: there is no such file");
+    refused("cause: no such file");
     std::fs::write(
         &file,
         "a text that is not a database at all, and long enough to look like the header of one, or so",

@@ -347,7 +347,7 @@ fn a_worker_that_cannot_live_rests() {
     assert_eq!(server.get("/healthz").0, 200);
     let (status, page) = server.get("/");
     assert_eq!(status, 503);
-    assert!(page.contains("restarted no sooner than in"), "{page}");
+    assert!(page.contains("at the earliest; last error"), "{page}");
     assert_eq!(server.end(), Some(0));
 }
 

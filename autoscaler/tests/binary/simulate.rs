@@ -100,7 +100,7 @@ fn the_same_seed_is_the_same_simulation() {
     };
     assert_eq!(naive("4"), naive("4"));
     assert_ne!(naive("4"), naive("5"));
-    assert!(naive("4").starts_with("simulation of a daily load made up from seed 4, 2026-01-17T00:00:00Z to "));
+    assert!(naive("4").starts_with("simulation of a daily load generated from seed 4, 2026-01-17T00:00:00Z to "));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn hostile(worker: &str, cause: &str) {
 
 #[test]
 fn a_worker_that_writes_garbage_is_replaced_by_the_naive() {
-    hostile("garbage_answer", "the worker wrote `}{ not json`, which is not the protocol");
+    hostile("garbage_answer", "the worker wrote an invalid line `}{ not json`");
 }
 
 #[test]

@@ -82,7 +82,7 @@ async fn wrong_sample_spacing_gives_no_demand() {
     harness.until(MIDNIGHT + 9 * HOUR).await;
     assert_eq!(harness.floor(), 1);
     harness.says("MetricsFresh", "False", "WrongSpacing");
-    assert_eq!(harness.status()["missing"], "the samples are 10m apart, the policy says 5m");
+    assert_eq!(harness.status()["missing"], "the samples are 10m apart, expected 5m");
 }
 
 #[tokio::test]

@@ -316,7 +316,7 @@ async fn nothing_is_written_behind_a_shut_fence() {
     let writes = (harness.hpa_writes(), harness.cluster.writes(SCALERS));
     harness.turn_to(MIDNIGHT + 8 * HOUR);
     for _ in 0..4 {
-        assert!(harness.reconcile("web").await.unwrap_err().contains("does not lead"));
+        assert!(harness.reconcile("web").await.unwrap_err().contains("no longer the leader"));
         harness.turn_to(harness.now() + STEP);
     }
     assert_eq!((harness.hpa_writes(), harness.cluster.writes(SCALERS)), writes);

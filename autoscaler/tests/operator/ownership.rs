@@ -148,7 +148,7 @@ async fn the_text_of_an_event_counts_what_it_says() {
     let (_, note) = events.iter().find(|(reason, _)| reason == "FloorRaised").expect("a floor was raised");
     // One pod and three more, of which the text says why it is not as many as are needed.
     assert!(note.starts_with("minReplicas from 1 to 4: demand of "), "{note}");
-    assert!(note.contains(" needs ") && note.ends_with(" is wanted, 4 allowed by maxStepUp"), "{note}");
+    assert!(note.contains(" needs ") && note.ends_with(" is needed, maxStepUp allows 4"), "{note}");
 }
 
 /// The usual world at nine, with a raised floor.

@@ -112,7 +112,7 @@ async fn every_replica_lists_all_scalers_and_the_leader_has_their_decisions() {
     cluster.create_scaler("shop", "lost", with(json!({"hpaRef": {"name": "nothing"}})));
 
     let list = first.eventually("/", "NoAutoscaler").await;
-    has(&list, &["2 workloads", "&#x2f;scalers&#x2f;shop&#x2f;web", "1 → <b>", "to look at"]);
+    has(&list, &["2 workloads", "&#x2f;scalers&#x2f;shop&#x2f;web", "1 → <b>", "need attention"]);
     let page = first.eventually("/scalers/shop/web", "Decisions and their reasons").await;
     has(&page, &["<h1>shop&#x2f;web</h1>", "<svg", "Forecast", "Enforce: the floor is written", "MetricsFresh"]);
     let metrics = first.get("/metrics").await.1;
@@ -131,14 +131,14 @@ async fn every_replica_lists_all_scalers_and_the_leader_has_their_decisions() {
         ],
     );
 
-    let list = second.eventually("/", "This replica stands by; `first` decides").await;
+    let list = second.eventually("/", "This replica is on standby; `first` decides").await;
     has(&list, &["2 workloads", "&#x2f;scalers&#x2f;shop&#x2f;web"]);
     // The floor comes from the status.
     second.eventually("/", "1 → <b>").await;
     has(&second.get("/metrics").await.1, &["autoscaler_leader 0"]);
     let page = second.get("/scalers/shop/web").await;
     assert_eq!(page.0, 200);
-    has(&page.1, &["stands by", "original 1, at most 40"]);
+    has(&page.1, &["on standby", "original 1, at most 40"]);
 
     // Lines of one reconcile have its span, with the scaler and an id.
     let event = first.logged("event").into_iter().find(|line| line["fields"]["event"] == "FloorRaised").unwrap();

@@ -39,7 +39,7 @@ impl Record {
         let stem = || Some(args.trace.as_ref()?.file_stem()?.to_string_lossy().into_owned());
         let name = args.name.clone().or(load.clone()).or_else(stem).unwrap_or_else(|| "trace".to_owned());
         let query = match (&load, &args.trace) {
-            (Some(load), _) => format!("a {load} load made up from seed {}", args.seed),
+            (Some(load), _) => format!("a {load} load generated from seed {}", args.seed),
             (None, Some(file)) => file.display().to_string(),
             (None, None) => String::new(),
         };
@@ -86,7 +86,7 @@ impl Record {
             Some(forecast) => {
                 condition("ForecastSkilled", false, "NotWorthItsCost", autoscaler_show::print::skill(forecast))
             }
-            None => condition("ForecastSkilled", false, "NoForecast", "there is no forecast".to_owned()),
+            None => condition("ForecastSkilled", false, "NoForecast", "no forecast".to_owned()),
         };
         self.state.note(
             &self.name,
@@ -107,7 +107,7 @@ impl Record {
                 max_replicas: Some(workload.max),
                 floor_status: None,
                 conditions: vec![
-                    condition("Ready", true, "Simulated", "these decisions are a simulation's".to_owned()),
+                    condition("Ready", true, "Simulated", "these decisions are from a simulation".to_owned()),
                     skilled,
                 ],
                 missing: None,

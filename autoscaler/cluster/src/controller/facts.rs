@@ -60,9 +60,9 @@ impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Blocked::Invalid(problems) => f.write_str(&problems.join("; ")),
-            Blocked::OlderScaler(name) => write!(f, "`{name}` is older and has the same HorizontalPodAutoscaler"),
-            Blocked::NoAutoscaler(name) => write!(f, "there is no HorizontalPodAutoscaler `{name}`"),
-            Blocked::Unreadable(cause) => write!(f, "{cause}: nothing is written over it"),
+            Blocked::OlderScaler(name) => write!(f, "the older scaler `{name}` has the same HorizontalPodAutoscaler"),
+            Blocked::NoAutoscaler(name) => write!(f, "HorizontalPodAutoscaler `{name}` not found"),
+            Blocked::Unreadable(cause) => write!(f, "{cause}; it is not overwritten"),
         }
     }
 }

@@ -56,7 +56,7 @@ impl Report<'_> {
         let Report { facts, decision, applied } = self;
         let missing = decision.missing().map(Missing::to_string).unwrap_or_default();
         let mut updates = vec![if facts.paused {
-            ConditionUpdate::yes(Kind::Ready, "Paused", "paused by its annotation: nothing changes")
+            ConditionUpdate::yes(Kind::Ready, "Paused", "paused by its annotation: the floor does not change")
         } else if unusable(decision) {
             // Only a person can fix it.
             ConditionUpdate::no(Kind::Ready, "UnusableQuery", missing.clone())
@@ -105,7 +105,7 @@ impl Report<'_> {
                 Kind::Conflict,
                 "FieldOwned",
                 format!(
-                    "`spec.minReplicas` is owned by another: {by}; set `takeOwnership: true`, or leave the field out of a \
+                    "`spec.minReplicas` is owned by another field manager: {by}; set `takeOwnership: true`, or leave the field out of a \
                      manifest that is applied server-side"
                 ),
             )),
@@ -161,7 +161,7 @@ impl Report<'_> {
             )),
             Applied::Owned(by) if holds(before, Kind::Conflict) != Some(true) => events.push(Event {
                 warning: true,
-                ..Event::new("Conflict", "Apply", format!("`spec.minReplicas` is owned by another: {by}"))
+                ..Event::new("Conflict", "Apply", format!("`spec.minReplicas` is owned by another field manager: {by}"))
             }),
             Applied::Owned(_) | Applied::Nothing => {}
         }
@@ -187,8 +187,8 @@ fn wrong_query(facts: &Facts) -> Option<&'static str> {
 /// Returns the message for a field that was taken from its owner.
 fn taken(manager: &str) -> String {
     format!(
-        "`spec.minReplicas` held the API server's default of 1, which `{manager}` had not asked for: it is taken; set \
-         minReplicas in the manifest to keep a minimum of your own"
+        "took `spec.minReplicas` from `{manager}`, which had it only by the API server's default of 1; set minReplicas in the \
+         manifest to keep your own minimum"
     )
 }
 

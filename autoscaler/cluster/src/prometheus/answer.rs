@@ -71,9 +71,9 @@ pub(super) fn read(body: &[u8], grid: Grid, samples: &mut Samples) -> Result<(),
     if envelope.status != "success" {
         return Err(Trouble::Refused(short(envelope.error.as_deref().unwrap_or("without a reason"))));
     }
-    let data = envelope.data.ok_or_else(|| Trouble::Garbled("a success without data".to_owned()))?;
+    let data = envelope.data.ok_or_else(|| Trouble::Garbled("a success without `data`".to_owned()))?;
     if data.kind != "matrix" {
-        return Err(Trouble::Garbled(format!("a `{}` where a range query gives a `matrix`", short(data.kind))));
+        return Err(Trouble::Garbled(format!("the result type is `{}` instead of `matrix`", short(data.kind))));
     }
     let [series] = data.result.as_slice() else {
         return match data.result.len() {
@@ -89,7 +89,7 @@ pub(super) fn read(body: &[u8], grid: Grid, samples: &mut Samples) -> Result<(),
     let mut before: Option<i64> = None;
     for (time, text) in &series.values {
         if time.fract() != 0.0 || !(0.0..1e11).contains(time) {
-            return Err(Trouble::Garbled(format!("a sample at `{time}`, which is no whole second")));
+            return Err(Trouble::Garbled(format!("the time `{time}` of a sample is not a whole second")));
         }
         let second = *time as i64;
         match before.map(|before| second - before) {
@@ -100,7 +100,7 @@ pub(super) fn read(body: &[u8], grid: Grid, samples: &mut Samples) -> Result<(),
         }
         let off = second - grid.from;
         if off < 0 || second > grid.to {
-            return Err(Trouble::Garbled(format!("a sample at `{second}`, outside of what was asked")));
+            return Err(Trouble::Garbled(format!("the sample at `{second}` is outside the requested range")));
         }
         if off % each != 0 {
             return Err(spacing(&series.values, grid.step, second));
@@ -131,7 +131,7 @@ fn spacing(values: &[(f64, &str)], policy: Span, at: i64) -> Trouble {
     let closest = u32::try_from(closest(values)).ok().and_then(Span::from_seconds);
     match closest.filter(|closest| *closest != policy) {
         Some(samples) => Trouble::Spacing { samples, policy },
-        None => Trouble::Garbled(format!("a sample at `{at}`, which is not on the grid of {policy}")),
+        None => Trouble::Garbled(format!("the sample at `{at}` is not on the grid of {policy}")),
     }
 }
 
@@ -173,17 +173,17 @@ mod tests {
 
     #[test]
     fn text_for_a_number_is_a_fault() {
-        refused(r#"[600,"many"]"#, "cannot understand Prometheus: the value `many` is not a number");
-        refused(r#"[600,""]"#, "cannot understand Prometheus: the value `` is not a number");
+        refused(r#"[600,"many"]"#, "invalid answer from Prometheus: the value `many` is not a number");
+        refused(r#"[600,""]"#, "invalid answer from Prometheus: the value `` is not a number");
     }
 
     #[test]
     fn wrong_spacing_is_said_in_both_lengths() {
-        refused(r#"[600,"1"],[630,"1"],[660,"1"]"#, "the samples are 30s apart, asked for were 1m");
-        refused(r#"[600,"1"],[720,"1"],[840,"1"]"#, "the samples are 2m apart, asked for were 1m");
+        refused(r#"[600,"1"],[630,"1"],[660,"1"]"#, "the samples are 30s apart, expected 1m");
+        refused(r#"[600,"1"],[720,"1"],[840,"1"]"#, "the samples are 2m apart, expected 1m");
         refused(
             r#"[630,"1"],[690,"1"]"#,
-            "cannot understand Prometheus: a sample at `630`, which is not on the grid of 1m",
+            "invalid answer from Prometheus: the sample at `630` is not on the grid of 1m",
         );
     }
 
@@ -191,10 +191,10 @@ mod tests {
     fn order_and_range_are_checked() {
         refused(
             r#"[660,"1"],[660,"2"]"#,
-            "cannot understand Prometheus: the sample at `660` does not come after the one before",
+            "invalid answer from Prometheus: the sample at `660` does not come after the one before",
         );
-        refused(r#"[960,"1"]"#, "cannot understand Prometheus: a sample at `960`, outside of what was asked");
-        refused(r#"[600.5,"1"]"#, "cannot understand Prometheus: a sample at `600.5`, which is no whole second");
+        refused(r#"[960,"1"]"#, "invalid answer from Prometheus: the sample at `960` is outside the requested range");
+        refused(r#"[600.5,"1"]"#, "invalid answer from Prometheus: the time `600.5` of a sample is not a whole second");
     }
 
     #[test]

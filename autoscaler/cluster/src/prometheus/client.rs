@@ -110,7 +110,7 @@ impl Client {
         let within = self.limits.request;
         tokio::time::timeout(within, exchange)
             .await
-            .unwrap_or_else(|_| Err(format!("it does not answer in time: no whole answer within {within:?}")))
+            .unwrap_or_else(|_| Err(format!("it does not answer in time: no complete answer within {within:?}")))
     }
 }
 

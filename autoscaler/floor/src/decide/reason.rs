@@ -75,17 +75,17 @@ pub enum Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Missing::NoForecast { cause } => write!(f, "there is no forecast: {cause}"),
+            Missing::NoForecast { cause } => write!(f, "no forecast: {cause}"),
             Missing::Stale { age } => write!(f, "the newest sample is {age} old"),
             Missing::FromTheFuture { by } => write!(f, "the newest sample is {by} ahead of the clock"),
             Missing::Incomplete { has, needs } => write!(f, "the forecast has {has} of {needs} steps"),
             Missing::Spacing { samples, policy } => {
-                write!(f, "the samples are {samples} apart, the policy says {policy}")
+                write!(f, "the samples are {samples} apart, expected {policy}")
             }
             Missing::Units { demand, capacity } => write!(f, "demand is in {demand}, capacity in {capacity}"),
             Missing::LooksPerPod { recent, served, desired } => write!(
                 f,
-                "demand was {recent} at most, enough for {}, where the autoscaler wants {desired}: \
+                "demand was at most {recent}, enough for {}, but the autoscaler wants {desired}: \
                  the query looks like a mean per pod",
                 pods(*served)
             ),
@@ -208,12 +208,12 @@ fn pods(count: Replicas) -> String {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::Began { floor } => write!(f, "began with the current floor of {floor}"),
+            Reason::Began { floor } => write!(f, "started with the current floor of {floor}"),
             Reason::FloorMoved { decided, found } => {
-                write!(f, "the floor is {found}, not the {decided} decided last: began from there")
+                write!(f, "the floor is {found} instead of {decided}, the last decision: started from {found}")
             }
-            Reason::ClockWentBack { by } => write!(f, "the clock went back by {by}: no time has passed"),
-            Reason::Paused => f.write_str("paused: nothing changes"),
+            Reason::ClockWentBack { by } => write!(f, "the clock went back by {by}: counted as no time"),
+            Reason::Paused => f.write_str("paused: the floor does not change"),
             Reason::Forecast { peak, at, needs } => write!(f, "demand of {peak} at {at} needs {}", pods(*needs)),
             Reason::Capped { needs, cap, by } => {
                 let limit = match by {
@@ -228,13 +228,13 @@ impl fmt::Display for Reason {
             Reason::NotSkilled { would } => {
                 write!(f, "{would} is only recommended: {UNSKILLED}")
             }
-            Reason::RateLimited { wanted, allowed } => write!(f, "{wanted} is wanted, {allowed} allowed by maxStepUp"),
+            Reason::RateLimited { wanted, allowed } => write!(f, "{wanted} is needed, maxStepUp allows {allowed}"),
             Reason::CoolingDown { wanted, held, delay } => {
-                write!(f, "{wanted} would do, {held} stays until less was wanted for {delay}")
+                write!(f, "{wanted} is enough, {held} is kept until less is enough for {delay}")
             }
-            Reason::Held { missing, so_far, until } => write!(f, "{missing}: held for {so_far} of {until}"),
+            Reason::Held { missing, so_far, until } => write!(f, "{missing}: floor held for {so_far} of {until}"),
             Reason::SteppingBack { missing, so_far, original } => {
-                write!(f, "{missing}, for {so_far}: stepping back to the original {original}")
+                write!(f, "{missing}, for {so_far}: the floor steps back to the original {original}")
             }
             Reason::RecommendOnly => f.write_str("recommended only: nothing is written"),
         }

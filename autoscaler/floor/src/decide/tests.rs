@@ -99,9 +99,9 @@ fn a_forecast_raises_the_floor_at_the_allowed_rate() {
     said(
         &first,
         &[
-            "began with the current floor of 2",
+            "started with the current floor of 2",
             "demand of 95.0/s at 2027-01-15T08:03:00Z needs 10 pods",
-            "10 is wanted, 6 allowed by maxStepUp",
+            "10 is needed, maxStepUp allows 6",
         ],
     );
     assert_eq!(workload.floors(95.0, 2), [10, 10]);
@@ -119,7 +119,7 @@ fn the_floor_comes_down_after_less_was_enough_all_the_delay() {
         &[
             "demand of 10.0/s at 2027-01-15T08:10:00Z needs 1 pod",
             "1 is less than 2, the original minimum",
-            "2 would do, 3 stays until less was wanted for 5m",
+            "2 is enough, 3 is kept until less is enough for 5m",
         ],
     );
 }
@@ -183,7 +183,7 @@ fn a_pause_leaves_the_floor() {
     };
     let decision = decide(&workload.policy, workload.memory.as_ref(), &seen);
     assert_eq!((decision.floor, decision.change), (Replicas(6), None));
-    said(&decision, &["paused: nothing changes"]);
+    said(&decision, &["paused: the floor does not change"]);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn an_outage_holds_and_then_steps_back_instead_of_a_rollback_under_load() {
     assert_eq!(held, [16; 9]);
     let back: Vec<u32> = (0..5).map(|_| workload.nothing().floor.0).collect();
     assert_eq!(back, [12, 8, 4, 2, 2]);
-    said(&workload.nothing(), &["there is no forecast: the query is empty, for 15m: stepping back to the original 2"]);
+    said(&workload.nothing(), &["no forecast: the query is empty, for 15m: the floor steps back to the original 2"]);
     // What was wanted before the outage is no reason to raise after it.
     assert_eq!(workload.demand(25.0).floor, Replicas(3));
 }
@@ -222,7 +222,7 @@ fn an_outage_that_ends_in_time_changes_nothing() {
         workload.nothing();
     }
     assert_eq!(workload.demand(155.0).floor, Replicas(16));
-    said(&workload.nothing(), &["there is no forecast: the query is empty: held for 1m of 10m"]);
+    said(&workload.nothing(), &["no forecast: the query is empty: floor held for 1m of 10m"]);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn wrong_sample_spacing_gives_no_forecast() {
     assert_eq!((decision.floor, decision.recommended), (Replicas(2), None));
     said(
         &decision,
-        &["began with the current floor of 2", "the samples are 5m apart, the policy says 1m: held for 0s of 10m"],
+        &["started with the current floor of 2", "the samples are 5m apart, expected 1m: floor held for 0s of 10m"],
     );
 }
 
@@ -320,8 +320,8 @@ fn a_per_pod_mean_is_not_taken_for_the_total() {
     assert_eq!((per_pod.floor, per_pod.recommended), (Replicas(2), None));
     assert!(
         per_pod.reasons[1].to_string().starts_with(
-            "demand was 7.00/s at most, enough for 1 pod, where the autoscaler wants 17: \
-             the query looks like a mean per pod: held"
+            "demand was at most 7.00/s, enough for 1 pod, but the autoscaler wants 17: \
+             the query looks like a mean per pod: floor held"
         ),
         "{}",
         per_pod.reasons[1]

@@ -115,7 +115,7 @@ impl ListPage {
             ("workloads", listed.len(), false),
             ("floors raised", count(&raised), false),
             ("enforced", count(&|listed| listed.profile.mode == Mode::Enforce && !listed.profile.paused), false),
-            ("to look at", troubled, troubled > 0),
+            ("need attention", troubled, troubled > 0),
         ];
         let wanted = asked.search.to_lowercase();
         let found: Vec<&Listed> = listed
@@ -280,7 +280,7 @@ mod tests {
             condition("Ready", "True", "Decided"),
         ];
         assert_eq!(row(&both).state, ("FieldOwned".to_owned(), false));
-        assert_eq!(page(&[both, listed("other")], "").counts[3], ("to look at", 1, true));
+        assert_eq!(page(&[both, listed("other")], "").counts[3], ("need attention", 1, true));
         assert_eq!(row(&listed("web")).state, ("enforced".to_owned(), true));
     }
 

@@ -164,7 +164,8 @@ impl WorkloadPage {
         let part = stored.forecast.as_ref().map(|forecast| ForecastPart::new(forecast, places));
         let newest = stored.decisions.first();
         if profile.paused {
-            notices.push(Notice { poor: false, text: "Paused by its annotation: nothing changes.".to_owned() });
+            notices
+                .push(Notice { poor: false, text: "Paused by its annotation: the floor does not change.".to_owned() });
         }
         if let Some(missing) = &profile.missing {
             notices.push(Notice { poor: true, text: format!("No prediction: {missing}") });
@@ -234,14 +235,14 @@ fn skill_tile(part: &ForecastPart, choice: Option<&Choice>) -> Tile {
         return Tile {
             label: "shortage prevented".to_owned(),
             value: format!("{:.0} %", 100.0 * (1.0 - chosen.short)),
-            detail: format!("for {:.1} % more pod-seconds, on the last weeks", 100.0 * chosen.cost),
+            detail: format!("for {:.1} % more pod-seconds, over the last weeks", 100.0 * chosen.cost),
             tag: Some(if part.skilled { ("worth it".to_owned(), true) } else { ("not worth it".to_owned(), false) }),
         };
     }
     Tile {
         label: "error saved".to_owned(),
         value: part.percent.map_or_else(|| "?".to_owned(), |percent| format!("{percent} %")),
-        detail: "over the best plain reference".to_owned(),
+        detail: "against the best plain reference".to_owned(),
         tag: Some(if part.skilled { ("skilled".to_owned(), true) } else { ("no skill".to_owned(), false) }),
     }
 }
@@ -294,7 +295,7 @@ fn tiles(stored: &StoredWorkload, newest: Option<&Decided>, part: Option<&Foreca
             value: floor.map_or_else(unknown, |(_, floor)| floor.to_string()),
             detail: match floor {
                 Some((original, _)) => format!("original {original}, at most {}", profile.max_floor),
-                None => "nothing is decided yet".to_owned(),
+                None => "no decision yet".to_owned(),
             },
             tag: Some(mode),
         },
@@ -303,7 +304,7 @@ fn tiles(stored: &StoredWorkload, newest: Option<&Decided>, part: Option<&Foreca
             value: newest.and_then(|newest| newest.replicas).map_or_else(unknown, |pods| pods.to_string()),
             detail: match profile.max_replicas {
                 Some(most) => format!("the autoscaler's maximum is {most}"),
-                None => "the autoscaler has not been seen".to_owned(),
+                None => "the autoscaler has not been read yet".to_owned(),
             },
             tag: None,
         },
@@ -311,7 +312,7 @@ fn tiles(stored: &StoredWorkload, newest: Option<&Decided>, part: Option<&Foreca
             || Tile {
                 label: "error saved".to_owned(),
                 value: unknown(),
-                detail: "there is no forecast yet".to_owned(),
+                detail: "no forecast yet".to_owned(),
                 tag: None,
             },
             |part| skill_tile(part, stored.forecast.as_ref().and_then(|forecast| forecast.choice.as_ref())),
@@ -394,15 +395,15 @@ fn facts(stored: &StoredWorkload) -> Vec<(&'static str, String)> {
     };
     let mut facts = vec![
         ("query", profile.query.clone()),
-        ("a pod serves", profile.capacity.clone()),
+        ("per-pod capacity", profile.capacity.clone()),
         ("mode", mode.to_owned()),
         ("autoscaler", profile.hpa.clone()),
     ];
-    facts.extend(profile.target.clone().map(|target| ("it scales", target)));
+    facts.extend(profile.target.clone().map(|target| ("scale target", target)));
     facts.extend([
-        ("looks ahead", format!("{} of the next {}", profile.quantile.names().1, profile.lead_time)),
+        ("lead time", format!("{} of the next {}", profile.quantile.names().1, profile.lead_time)),
         ("step and season", format!("{}, {}", profile.step, profile.season)),
-        ("floor at most", profile.max_floor.to_string()),
+        ("maximum floor", profile.max_floor.to_string()),
     ]);
     facts
 }

@@ -30,7 +30,7 @@ pub fn text(backtested: &Backtested) -> String {
     };
     let filled = match report.missing_samples {
         0 => String::new(),
-        some => format!("; {some} missing, filled from their past, never scored"),
+        some => format!("; {some} missing, filled from their past and not scored"),
     };
     line(
         "history",
@@ -38,7 +38,7 @@ pub fn text(backtested: &Backtested) -> String {
     );
     line(
         "scored",
-        format!("from {} on; each forecast sees its past alone, the season is {}", report.scored_from, report.season),
+        format!("from {} on; each forecast sees only its past; the season is {}", report.scored_from, report.season),
     );
     for missing in &report.missing {
         line("missing", format!("{} needs {} samples, has {}", missing.model, missing.needs, missing.has));
@@ -54,7 +54,7 @@ pub fn text(backtested: &Backtested) -> String {
             lead.lead,
             lead.origins,
             percent(Some(lead.gate_open)),
-            if lead.gate_open_now { "open" } else { "shut" }
+            if lead.gate_open_now { "open" } else { "closed" }
         );
         let places = decimals(lead.rows.iter().map(|row| row.mae).fold(0.0, f64::max)).max(2);
         let head = ["model", "MASE", "MAE", "skill", "pinball", &format!("below {upper}"), "used"].map(str::to_owned);
@@ -126,12 +126,12 @@ mod tests {
         };
         let expected = "\
 backtest of `load.csv`
-history  4 samples every 5m, 1970-01-01T00:05:00Z to 1970-01-01T00:20:00Z; 1 missing, filled from their past, never scored
-scored   from 1970-01-01T00:15:00Z on; each forecast sees its past alone, the season is 1d
+history  4 samples every 5m, 1970-01-01T00:05:00Z to 1970-01-01T00:20:00Z; 1 missing, filled from their past and not scored
+scored   from 1970-01-01T00:15:00Z on; each forecast sees only its past; the season is 1d
 missing  weekly-naive needs 4608 samples, has 4
 note     a note
 
-15m ahead: 40 forecasts; gate open at 75% of them, shut now
+15m ahead: 40 forecasts; gate open at 75% of them, closed now
 model       MASE   MAE  skill  pinball  below p90  used
 forecast    0.50  1.00    50%     0.25      90.5%  100%
 last-value  2.00  4.00  -100%     1.00      90.5%  100%

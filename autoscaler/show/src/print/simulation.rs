@@ -50,11 +50,11 @@ impl Simulation {
         };
         let mut decisions = format!("{} raised, {} lowered", tally.raised, tally.lowered);
         for (count, what) in [
-            (tally.rate_limited, "limited in rate"),
+            (tally.rate_limited, "rate-limited"),
             (tally.capped, "capped"),
             (tally.not_skilled, "without skill"),
             (tally.held, "held without a forecast"),
-            (tally.stepped_back, "stepping back without one"),
+            (tally.stepped_back, "stepped back without a forecast"),
         ] {
             if count > 0 {
                 let _ = write!(decisions, ", {count} {what}");
@@ -64,8 +64,8 @@ impl Simulation {
             (
                 "workload",
                 format!(
-                    "a pod is full at {}, and one is wanted per {}; {} to {} pods, ready after {}",
-                    workload.limit, policy.capacity, workload.min, workload.max, workload.start_delay
+                    "sized for {} per pod, full at {}; {} to {} pods, ready after {}",
+                    policy.capacity, workload.limit, workload.min, workload.max, workload.start_delay
                 ),
             ),
             (
@@ -146,7 +146,7 @@ impl Simulation {
         match seconds {
             (0, 0) => format!("neither was ever short of pods: the floor changed nothing {cost}"),
             (alone, with_floor) if alone == with_floor => {
-                format!("the floor changed nothing about {} s short of pods, {cost}", grouped(alone))
+                format!("the floor did not change the {} s short of pods, {cost}", grouped(alone))
             }
             (alone, with_floor) => {
                 format!("{} s short of pods instead of {} s, {cost}", grouped(with_floor), grouped(alone))
@@ -163,7 +163,7 @@ impl Simulation {
         }
         if self.outcome.unknown_seconds > 0 {
             let unknown = grouped(self.outcome.unknown_seconds);
-            let _ = writeln!(out, "{:<11}demand is not known in {unknown} s: nothing is called short then", "missing");
+            let _ = writeln!(out, "{:<11}demand is unknown in {unknown} s, which do not count as short", "missing");
         }
         let head = ["", "HPA alone", "with floor"].map(str::to_owned);
         let _ = write!(out, "\n{}\n{}\n", table(&head, &self.costs()), self.sentence());
@@ -335,12 +335,12 @@ pub(crate) mod tests {
     fn text_says_what_was_simulated_and_what_it_cost() {
         let expected = "\
 simulation of `load.csv`, 2026-01-05T00:00:00Z to 2026-01-07T00:00:00Z
-workload   a pod is full at 100.0/s, and one is wanted per 70.0/s; 2 to 50 pods, ready after 3m
+workload   sized for 70.0/s per pod, full at 100.0/s; 2 to 50 pods, ready after 3m
 floor      at most 10% more pod-seconds, for the next 6h; up by at most 10 pods in 6h, down after 10m of less, at most 50
 forecasts  by hand; gate open at 100% of them
 made of
 decisions  8: 2 raised, 1 lowered, 1 held without a forecast
-missing    demand is not known in 21,600 s: nothing is called short then
+missing    demand is unknown in 21,600 s, which do not count as short
 
                            HPA alone  with floor
 under-provisioned seconds         90           0
@@ -380,11 +380,7 @@ floor      ▄▄▄▄
     #[test]
     fn the_sentence_says_what_went_badly_too() {
         says((0, 100), (0, 100), "neither was ever short of pods: the floor changed nothing for the same pods");
-        says(
-            (50, 1_000),
-            (50, 1_100),
-            "the floor changed nothing about 50 s short of pods, for 10.0% more pod-seconds",
-        );
+        says((50, 1_000), (50, 1_100), "the floor did not change the 50 s short of pods, for 10.0% more pod-seconds");
         says((50, 1_000), (75, 900), "75 s short of pods instead of 50 s, for 10.0% fewer pod-seconds");
         says((0, 1_000), (5, 1_000), "5 s short of pods instead of 0 s, for the same pods");
     }

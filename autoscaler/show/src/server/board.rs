@@ -45,8 +45,8 @@ pub(super) async fn scaler(
             server.html(StatusCode::OK, workload::TEMPLATE, &page)
         }
         None => {
-            let failure = Failure::input(format!("this replica knows no PredictiveScaler `{name}`"))
-                .hint("see the list of all workloads; one that was made just now is known after its first decision");
+            let failure = Failure::input(format!("PredictiveScaler `{name}` not found on this replica"))
+                .hint("see the list of all workloads; a new one appears after its first decision");
             server.error(StatusCode::NOT_FOUND, failure)
         }
     }

@@ -149,7 +149,7 @@ async fn an_answer_that_does_not_end_is_late() {
     let (address, _asked) = serve("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
     let limits = RequestLimits { request: Duration::from_millis(200), ..LONG };
     let error = get(&format!("http://{address}/"), &nobody(), limits).await.unwrap_err();
-    assert_eq!(error, "it does not answer in time: no whole answer within 200ms");
+    assert_eq!(error, "it does not answer in time: no complete answer within 200ms");
 }
 
 #[tokio::test]

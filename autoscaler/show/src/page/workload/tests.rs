@@ -81,7 +81,7 @@ fn the_page_of_a_scaler_renders() {
             "300.0/s",
             "2 → 5",
             "<b>Forecast</b> demand of 300.0/s at 1970-01-01T00:15:00Z needs 5 pods",
-            "then 2 alike",
+            "2 more like this",
             "original 2, at most 40",
             "<circle",
             "class=\"asked\"",
@@ -103,10 +103,7 @@ fn a_scaler_without_anything_yet_has_a_page() {
     state.note(&name, &profile);
     let stored = state.workload(&name, PAST, 100).unwrap();
     let html = render(&ours(), TEMPLATE, &WorkloadPage::of_scaler(&name, &stored, about(), Vec::new())).unwrap();
-    shows(
-        &html,
-        &["needs 576 samples, has 210", "no samples yet", "nothing is decided yet", "Paused by its annotation"],
-    );
+    shows(&html, &["needs 576 samples, has 210", "no samples yet", "no decision yet", "Paused by its annotation"]);
 }
 
 #[test]
