@@ -1,9 +1,8 @@
 //! The autoscaler's binary: parses the command line, runs it, and turns a failure into text and an exit code.
 
-use std::process::ExitCode;
-
 use autoscaler::cli::Cli;
 use clap::Parser;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

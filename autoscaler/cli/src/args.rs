@@ -1,17 +1,15 @@
 //! Arguments that several commands share, each defined once.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use clap::Args;
-use tokio::net::TcpListener;
-
 use autoscaler_forecast::failure::Failure;
 use autoscaler_forecast::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
 use autoscaler_forecast::span::Span;
 use autoscaler_forecast::worker::Launch;
 use autoscaler_forecast::{ForecastOptions, Model, Quantile};
+use clap::Args;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// Address and templates of the page server.
 #[derive(Debug, Args)]

@@ -1,11 +1,5 @@
 //! `autoscaler backtest`: how good forecasts of a history would have been.
 
-use std::path::PathBuf;
-
-use std::collections::BTreeMap;
-
-use clap::Args;
-
 use super::args::{PlaceArgs, duration};
 use super::{Output, asked, write_out};
 use autoscaler_floor::choose;
@@ -24,6 +18,9 @@ use autoscaler_forecast::span::Span;
 use autoscaler_forecast::worker::Worker;
 use autoscaler_show::print;
 use autoscaler_show::print::backtest::Backtested;
+use clap::Args;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 // The floor is compared over at most four weeks, in seconds.
 const MOST_SCORED: u32 = 28 * 86_400;

@@ -1,14 +1,12 @@
 //! `autoscaler doctor`: what is missing for `run`.
 
-use std::time::Duration;
-
-use clap::Args;
-
 use super::args::{OperatorArgs, PlaceArgs};
 use super::{Output, json, write_out};
 use autoscaler_cluster::doctor::{Asked, Is, examine};
 use autoscaler_cluster::prometheus::{self, Address};
 use autoscaler_forecast::failure::{Failure, Kind};
+use clap::Args;
+use std::time::Duration;
 
 pub(super) const HELP: &str = "\
 Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \

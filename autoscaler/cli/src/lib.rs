@@ -6,14 +6,6 @@ mod doctor;
 mod run;
 mod simulate;
 
-use std::io::Write;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
-
 use self::args::{AskedArgs, PlaceArgs, ServerArgs};
 use autoscaler_cluster::crd;
 use autoscaler_forecast::Forecast;
@@ -27,6 +19,12 @@ use autoscaler_show::metrics::Metrics;
 use autoscaler_show::print::{self, Format};
 use autoscaler_show::server::{Server, ServerContext, Watched};
 use autoscaler_show::state::{Retention, State};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -1,13 +1,5 @@
 //! `run`: the operator in a cluster, with its pages, until a signal comes.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use clap::Args;
-use jiff::Timestamp;
-use kube::{Client, Config};
-use tokio::sync::watch;
-
 use super::Signals;
 use super::args::{self, OperatorArgs, PlaceArgs, ServerArgs, duration};
 use autoscaler_cluster::demand::{Deadlines, Demands};
@@ -22,6 +14,12 @@ use autoscaler_show::metrics::Metrics;
 use autoscaler_show::readiness::Readiness;
 use autoscaler_show::server::{Server, ServerContext};
 use autoscaler_show::state::{Retention, State};
+use clap::Args;
+use jiff::Timestamp;
+use kube::{Client, Config};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
 pub(super) const HELP: &str = "\
 Watches PredictiveScalers (`autoscaler crd`), forecasts the demand of each, and raises the minimum of its \

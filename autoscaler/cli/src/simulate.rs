@@ -1,12 +1,5 @@
 //! `autoscaler simulate`: an autoscaler alone and one with a floor, over a trace, without a cluster.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-use clap::{Args, ValueEnum};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-
 mod record;
 
 use super::args::{PlaceArgs, duration};
@@ -29,7 +22,12 @@ use autoscaler_forecast::{Quantile, in_samples, season_in_samples};
 use autoscaler_show::page;
 use autoscaler_show::page::simulation::{SimulationPage, TEMPLATE};
 use autoscaler_show::print::simulation::Simulation;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use record::Record;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 // The most that the worker reads.
 const MOST_SAMPLES: usize = 50_000;

@@ -4,17 +4,15 @@
 //! made on: a newer version refuses the write and is never overwritten, so two replicas that both believe to lead cannot undo
 //! each other. Nothing is written without a leader's `Fence`. Deployments are never touched.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-
+use crate::crd::{FINALIZER, PredictiveScaler, PredictiveScalerStatus, status};
+use autoscaler_floor::minimum::{self, Minimum};
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Map, Value, json};
-
-use crate::crd::{FINALIZER, PredictiveScaler, PredictiveScalerStatus, status};
-use autoscaler_floor::minimum::{self, Minimum};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Name of our field manager.
 pub const MANAGER: &str = "autoscaler";

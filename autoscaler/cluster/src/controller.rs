@@ -7,19 +7,6 @@ pub mod facts;
 mod report;
 mod sweep;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
-use kube::runtime::reflector::Store;
-use kube::{Api, Client, ResourceExt};
-use tracing::Instrument;
-
 use crate::act::{Actor, Refused, describe};
 use crate::crd::status::{self, ConditionUpdate, Kind};
 use crate::crd::{PredictiveScaler, PredictiveScalerStatus, ScalerSettings};
@@ -30,9 +17,19 @@ use autoscaler_floor::units::Replicas;
 use autoscaler_forecast::span::Span;
 use autoscaler_show::metrics::Outcome;
 use autoscaler_show::state::{Decided, ScalerName};
-
 use facts::{Blocked, Facts};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::Store;
+use kube::{Api, Client, ResourceExt};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 pub use sweep::sweep;
+use tracing::Instrument;
 
 /// Number of times that a decision is made again because the object changed.
 const TRIES: usize = 4;

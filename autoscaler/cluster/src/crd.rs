@@ -10,18 +10,17 @@ pub mod profile;
 mod schema;
 pub mod status;
 
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, CustomResourceExt, KubeSchema, ResourceExt};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use autoscaler_floor::choose::{Budget, Goal};
 use autoscaler_floor::decide;
 use autoscaler_floor::units::{Capacity, Replicas, Seconds, Unit};
 use autoscaler_forecast::Quantile;
 use autoscaler_forecast::calendar::{self, Calendar, SpecialDays, Weekday};
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, CustomResourceExt, KubeSchema, ResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// API group of our resources.
 pub const GROUP: &str = "autoscaler.acme.dev";

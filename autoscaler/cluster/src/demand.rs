@@ -3,18 +3,6 @@
 //!
 //! Asks for no more than what is new. What cannot be had is a `Unavailable` in words; nothing is made up in its place.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, SemaphorePermit};
-
 use crate::crd::ScalerSettings;
 use crate::prometheus::{Prometheus, Trouble};
 use autoscaler_floor::choose::{self, Choice, Evaluation, Goal};
@@ -30,6 +18,16 @@ use autoscaler_forecast::supervisor::Supervisor;
 use autoscaler_forecast::{Forecast, ForecastOptions, Model};
 use autoscaler_show::metrics::{Metrics, Outcome};
 use autoscaler_show::state::{ScalerName, State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Length of a history with a short season: two weeks, and a day to spare.
 const PAST_SECONDS: u32 = 15 * 86_400;

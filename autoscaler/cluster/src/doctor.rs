@@ -3,22 +3,20 @@
 //! Asks and changes nothing: the one object that it creates is a question about rights, which no cluster keeps. Every
 //! finding that is not good says what to do next.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::PostParams;
-use kube::{Api, Client, Config, CustomResourceExt};
-use serde::Serialize;
-
 use crate::crd::{GROUP, PredictiveScaler};
 use crate::prometheus::{self, Prometheus};
 use crate::tls;
 use autoscaler_forecast::home::Home;
 use autoscaler_forecast::worker::{Launch, Worker};
 use autoscaler_show::page;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::PostParams;
+use kube::{Api, Client, Config, CustomResourceExt};
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The version of the resource that this binary speaks.
 pub const VERSION: &str = "v1alpha1";

@@ -3,17 +3,15 @@
 //! A lease of another replica has expired if we have seen no change of it for long enough; the time written in it does not
 //! count, because clocks differ. A leader that cannot renew in time shuts the fence before another replica may take the lease.
 
-use std::fmt;
-use std::time::{Duration, Instant};
-
+use crate::act::{Fence, describe};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use std::fmt;
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
-
-use crate::act::{Fence, describe};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Times {

@@ -3,22 +3,6 @@
 //! Every replica watches, for its pages and to be ready; one at a time reconciles. What fails is tried again with back-off,
 //! for as long as the process runs: no fault of the cluster ends it.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::future::Future;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use futures::{StreamExt, stream};
-use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{Config, Controller, WatchStreamExt};
-use kube::{Api, Client, ResourceExt};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-
 use crate::act::{Actor, Fence};
 use crate::controller::{self, Clock, Context, Identity, reconcile, sweep};
 use crate::crd::{PredictiveScaler, profile};
@@ -26,6 +10,20 @@ use crate::demand::Demands;
 use crate::lease::{Candidate, Times};
 use autoscaler_show::readiness::{Leadership, Readiness};
 use autoscaler_show::state::ScalerName;
+use futures::{StreamExt, stream};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{Config, Controller, WatchStreamExt};
+use kube::{Api, Client, ResourceExt};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Settings of an operator.
 #[derive(Clone, Debug)]

@@ -7,21 +7,18 @@ mod address;
 mod answer;
 mod client;
 
-use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
-
+pub use address::Address;
+pub use answer::Samples;
+use autoscaler_floor::decide::Missing;
+use autoscaler_forecast::span::Span;
+use client::{Client, RequestLimits};
 use hyper::header::HeaderValue;
 use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::Semaphore;
-
-use autoscaler_floor::decide::Missing;
-use autoscaler_forecast::span::Span;
-
-pub use address::Address;
-pub use answer::Samples;
-use client::{Client, RequestLimits};
 
 /// Prometheus refuses more samples than 11,000 in one answer.
 const LARGEST_QUERY: usize = 10_000;

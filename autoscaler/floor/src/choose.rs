@@ -6,22 +6,19 @@
 //! prevents more than headroom, a lower target of the autoscaler, does at the same cost; of those within the budget the one
 //! that prevents most is taken. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-
 use crate::replay::{Block, Floors, Replay};
 use crate::rules::{Past, RULES, Rule};
 use crate::simulate::Setup;
 use crate::units::plain_number;
 use autoscaler_forecast::Quantile;
 use autoscaler_forecast::calendar::{Calendar, Reading};
+pub use autoscaler_forecast::choice::{Choice, RulePoint};
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::protocol::{Answer, Question};
-
-pub use autoscaler_forecast::choice::{Choice, RulePoint};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
 /// Factors on a candidate's line that are tried.
 const FACTORS: [f64; 10] = [0.6, 0.7, 0.8, 0.88, 0.95, 1.0, 1.1, 1.25, 1.5, 2.0];

@@ -1,11 +1,10 @@
 //! A floor by the chosen candidates over a trace, and the plain rules over the same trace. Pure.
 
-use serde::Serialize;
-
 use crate::choose::{Candidate, Choice, Evaluation, Goal};
 use crate::decide::Outlook;
 use crate::rules::Rule;
 use crate::simulate::{Cost, Forecasts, Made, Setup};
+use serde::Serialize;
 
 /// Shortage and cost of a rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]

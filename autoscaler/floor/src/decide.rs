@@ -13,16 +13,14 @@ mod laws;
 #[cfg(test)]
 mod tests;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
 use crate::minimum::Minimum;
 use crate::units::{Capacity, Demand, Replicas, Seconds};
 use autoscaler_forecast::span::Span;
-
+use jiff::Timestamp;
 pub use memory::Memory;
 pub use outlook::Outlook;
 pub use reason::{Limit, Missing, Reason};
+use serde::{Deserialize, Serialize};
 
 /// Mode of a workload: report the floor, or write it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -4,9 +4,8 @@
 //! wanted; down only to the most that was wanted in five minutes; up by the double or by four pods in 15 s, whichever is
 //! more. The metric comes without delay, which no cluster's does. Pure.
 
-use std::collections::VecDeque;
-
 use crate::units::{Capacity, Demand, Replicas};
+use std::collections::VecDeque;
 
 /// Interval between two evaluations, in seconds.
 pub const PERIOD: u64 = 15;

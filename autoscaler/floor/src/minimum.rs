@@ -4,12 +4,10 @@
 //! reads it there and never takes a raised floor for the original. If the two do not match, nothing is
 //! assumed. Pure: text in, text out.
 
-use std::fmt;
-
+use crate::units::Replicas;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::units::Replicas;
+use std::fmt;
 
 /// The annotation that remembers the original minimum while a floor is raised.
 pub const ANNOTATION: &str = "autoscaler.acme.dev/original-minimum";

@@ -1,11 +1,9 @@
 //! An autoscaler and its pods in a simulated cluster, and what they cost. Pure.
 
-use std::collections::VecDeque;
-
-use serde::Serialize;
-
 use crate::hpa::{self, Hpa, Running};
 use crate::units::{Capacity, Demand, Replicas, Seconds};
+use serde::Serialize;
+use std::collections::VecDeque;
 
 /// A workload and its autoscaler.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,12 +4,11 @@
 //! the trace of each second. Tests compare both. What does not depend on the floor is computed once and shared by all replays.
 //! Pure.
 
-use std::collections::VecDeque;
-
 use crate::decide::Policy;
 use crate::hpa;
 use crate::simulate::Setup;
 use crate::units::{Demand, Replicas};
+use std::collections::VecDeque;
 
 // A ramp of a quarter of an hour is still seen.
 const COARSE: u64 = 60;
@@ -297,8 +296,6 @@ impl<'a> Floor<'a> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::decide::Mode;
     use crate::simulate::{Made, Workload};
@@ -307,6 +304,7 @@ mod tests {
     use autoscaler_forecast::history::History;
     use autoscaler_forecast::load::{self, Load};
     use autoscaler_forecast::span::Span;
+    use proptest::prelude::*;
 
     const STEP: Span = Span::from_seconds(300).unwrap();
 

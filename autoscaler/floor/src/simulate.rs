@@ -3,20 +3,17 @@
 //! Second by second, with pods that take time to start. Both see the same demand; only the minimum differs, and only
 //! `decide` moves it. Pure: forecasts are made before, each from the samples before its origin.
 
-use std::collections::BTreeMap;
-
-use jiff::Timestamp;
-use serde::Serialize;
-
 use crate::decide::{Decision, Memory, Missing, Mode, Outlook, Policy, Reason, Seen, decide};
 use crate::minimum::Minimum;
 use crate::pods::Pods;
+pub use crate::pods::{Cost, Workload};
 use crate::units::{Demand, Replicas};
 use autoscaler_forecast::calendar::Calendar;
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::protocol::Rolled;
-
-pub use crate::pods::{Cost, Workload};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The forecast from one origin.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,12 +3,10 @@
 //! Types, so that a percentage never meets cores and a demand never meets a number of pods. The one way from demand to
 //! replicas is `Capacity::replicas_for`, which refuses another unit. Pure.
 
+use autoscaler_forecast::span::Span;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-
-use autoscaler_forecast::span::Span;
 
 /// Unit of a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

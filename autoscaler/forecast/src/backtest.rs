@@ -2,14 +2,13 @@
 //!
 //! Pure: spans to samples on the way in, samples to spans on the way out.
 
-use jiff::Timestamp;
-use serde::Serialize;
-
 use crate::failure::Failure;
 use crate::history::History;
 use crate::protocol::{Backtest, Missing, Report, Row};
 use crate::span::Span;
 use crate::{LONGEST_HORIZON, Quantile, in_samples, season_in_samples};
+use jiff::Timestamp;
+use serde::Serialize;
 
 // The worker takes no more at a time.
 const MOST_LEADS: usize = 8;

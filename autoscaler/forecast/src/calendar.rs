@@ -5,16 +5,14 @@
 //! an hour that the clock skips is a gap, and of an hour that it repeats the second one counts. A special day is not learned
 //! from: in what is learned it has the demand of the same weekday before. Pure.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
-
+use crate::history::History;
+use crate::protocol::Answer;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-
-use crate::history::History;
-use crate::protocol::Answer;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 const DAY: i64 = 86_400;
 /// The most days of one entry.

@@ -4,12 +4,10 @@
 //! Everything else that is not a clean even history is refused at its line and column, all problems together. Pure:
 //! takes bytes, touches no file.
 
+use crate::span::Span;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt;
-
-use jiff::Timestamp;
-
-use crate::span::Span;
 
 /// The header that a history begins with.
 pub const HEADER: &str = "timestamp,value";

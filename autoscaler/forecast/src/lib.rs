@@ -15,17 +15,16 @@ pub mod source;
 pub mod span;
 pub mod supervisor;
 pub mod worker;
-use std::fmt;
-use std::str::FromStr;
-
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::choice::Choice;
 use crate::failure::Failure;
 use crate::history::History;
 use crate::protocol::{Answer, Missing, Question, Score};
 use crate::span::Span;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 // The worker refuses more; two weeks of 5-minute steps.
 pub(crate) const LONGEST_HORIZON: u32 = 4_032;

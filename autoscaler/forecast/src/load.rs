@@ -2,10 +2,9 @@
 //!
 //! The same seed gives the same load on every machine. Pure.
 
-use jiff::Timestamp;
-
 use crate::history::History;
 use crate::span::Span;
+use jiff::Timestamp;
 
 /// A kind of load, in requests per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

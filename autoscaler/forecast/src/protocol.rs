@@ -2,11 +2,10 @@
 //!
 //! Only types; no process, no clock.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// Raised with every change that an old reader would misread. The worker has to say the same.
 pub const VERSION: u32 = 1;

@@ -1,12 +1,11 @@
 //! Reads history files. The only module that opens one.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
 use crate::failure::Failure;
 use crate::history::History;
 use crate::span::Span;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 // Far beyond the most samples that are read; a wrong path may name anything, a device too.
 const LARGEST_FILE: u64 = 64 << 20;

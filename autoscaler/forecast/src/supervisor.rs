@@ -2,16 +2,14 @@
 //!
 //! One request at a time, in the order of arrival: the worker is one process with one thread.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex as StateMutex, PoisonError};
-use std::time::Duration;
-
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout_at};
-
 use crate::naive;
 use crate::protocol::{Answer, Hello, Question, Refusal, Renewal};
 use crate::worker::{Launch, Trouble, Worker, WorkerError};
+use std::collections::VecDeque;
+use std::sync::{Mutex as StateMutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Limits of restarts of a worker.
 #[derive(Clone, Copy, Debug)]

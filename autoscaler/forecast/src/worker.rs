@@ -3,6 +3,11 @@
 //! Every wait has a deadline, every line a length limit. After any trouble but a refusal the process is in an unknown
 //! state: drop it, which kills it. Restarting is the supervisor's.
 
+use crate::failure::{Failure, Kind};
+use crate::home::PYTHON_VARIABLE;
+use crate::protocol::{
+    self, Answer, Backtest, Hello, Message, Question, Refusal, Renewal, Report, Request, Rolled, Rolling,
+};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
@@ -10,17 +15,10 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
-
-use crate::failure::{Failure, Kind};
-use crate::home::PYTHON_VARIABLE;
-use crate::protocol::{
-    self, Answer, Backtest, Hello, Message, Question, Refusal, Renewal, Report, Request, Rolled, Rolling,
-};
 
 // The longest forecast is some 250 kB; a worker that writes more without a line's end is not ours.
 const LONGEST_LINE: u64 = 16 << 20;

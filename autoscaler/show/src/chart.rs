@@ -2,11 +2,10 @@
 //!
 //! Pure numbers; colours, fonts and words are the template's.
 
-use jiff::Timestamp;
-use serde::Serialize;
-
 use autoscaler_forecast::Forecast;
 use autoscaler_forecast::history::History;
+use jiff::Timestamp;
+use serde::Serialize;
 
 /// Size of a chart, in SVG units, and the part of the past that it shows.
 #[derive(Clone, Copy, Debug)]

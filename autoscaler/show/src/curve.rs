@@ -2,10 +2,9 @@
 //!
 //! Pure numbers; colours, fonts and words are the template's.
 
-use serde::Serialize;
-
 use crate::chart::{Axes, Frame, round};
 use autoscaler_forecast::choice::{Choice, RulePoint};
+use serde::Serialize;
 
 /// A chart with its points, ready for a template.
 #[derive(Clone, Debug, Serialize)]

@@ -2,11 +2,10 @@
 //!
 //! Pure numbers; colours, fonts and words are the template's.
 
-use serde::Serialize;
-
 use crate::chart::{Axes, Frame, push, round};
 use crate::state::Decided;
 use autoscaler_forecast::span::Span;
+use serde::Serialize;
 
 /// After this number of steps without a decision the line breaks: nobody looked.
 const BREAK: i64 = 3;

@@ -2,9 +2,10 @@
 //!
 //! Every label is one of a known set, or a scaler that exists: what clients make up never becomes one.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-
+use crate::state::{Health, ScalerName, State};
+use autoscaler_floor::decide::{Decision, Reason};
+use autoscaler_floor::units::Replicas;
+use autoscaler_forecast::supervisor::{Status, Supervisor};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -13,11 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-
-use crate::state::{Health, ScalerName, State};
-use autoscaler_floor::decide::{Decision, Reason};
-use autoscaler_floor::units::Replicas;
-use autoscaler_forecast::supervisor::{Status, Supervisor};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {

@@ -7,15 +7,13 @@ pub mod list;
 pub mod simulation;
 pub mod workload;
 
-use std::path::Path;
-
-use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, path_loader};
-use serde::Serialize;
-
 use crate::readiness::Leadership;
 use crate::state::{Health, ScalerName};
 use autoscaler_forecast::protocol::Hello;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, path_loader};
+use serde::Serialize;
+use std::path::Path;
 
 /// Input of the error template.
 #[derive(Debug, Serialize)]

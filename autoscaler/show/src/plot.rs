@@ -2,11 +2,10 @@
 //!
 //! Pure numbers; colours, fonts and words are the template's.
 
-use serde::Serialize;
-
 use crate::chart::{Axes, Frame, push, round};
 use autoscaler_floor::simulate::Step;
 use autoscaler_forecast::span::Span;
+use serde::Serialize;
 
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]

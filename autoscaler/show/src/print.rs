@@ -3,10 +3,9 @@
 pub mod backtest;
 pub mod simulation;
 
-use std::fmt::Write;
-
 use autoscaler_floor::units::decimals;
 use autoscaler_forecast::Forecast;
+use std::fmt::Write;
 
 /// Output format of a forecast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

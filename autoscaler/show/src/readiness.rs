@@ -2,9 +2,8 @@
 //!
 //! Set by whoever finds out, read by the probes; a probe never waits and never asks the cluster.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use autoscaler_forecast::supervisor::Status;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Leadership, as this replica sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,31 +8,28 @@ mod board;
 mod connections;
 mod file;
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
-
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde::Serialize;
-use tokio::net::TcpListener;
-use tracing::Instrument;
-
 use crate::metrics::Metrics;
 use crate::page::{self, About, ErrorPage};
 use crate::readiness::{Readiness, worker_lacks};
 use crate::state;
 use autoscaler_forecast::failure::Failure;
 use autoscaler_forecast::supervisor::{Status, Supervisor};
-
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 pub use file::Watched;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::TcpListener;
+use tracing::Instrument;
 
 /// Time limit of open requests after a signal to stop; Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);

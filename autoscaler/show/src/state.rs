@@ -7,23 +7,21 @@
 mod file;
 mod parts;
 
+use autoscaler_floor::decide::{Decision, Memory, Mode, Reason};
+use autoscaler_floor::units::{Replicas, Unit};
+use autoscaler_forecast::history::History;
+use autoscaler_forecast::span::Span;
+use autoscaler_forecast::{Forecast, Quantile};
+use jiff::Timestamp;
+use parts::{Grid, Part};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
-use serde::{Deserialize, Serialize};
-
-use autoscaler_floor::decide::{Decision, Memory, Mode, Reason};
-use autoscaler_floor::units::{Replicas, Unit};
-use autoscaler_forecast::history::History;
-use autoscaler_forecast::span::Span;
-use autoscaler_forecast::{Forecast, Quantile};
-use parts::{Grid, Part};
 
 /// Time after the last failure from which on the state counts as kept again.
 const CALM: Duration = Duration::from_secs(600);

@@ -1,9 +1,8 @@
 //! `autoscaler backtest` as a whole: the real binary with the real worker, with hostile ones, and with hostile files.
 
+use crate::support::{Ran, autoscaler, bare_python, crate_folder, hostile_home, real_python, run};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
-
-use crate::support::{Ran, autoscaler, bare_python, crate_folder, hostile_home, real_python, run};
 
 const SAMPLE: &str = "samples/requests.csv";
 

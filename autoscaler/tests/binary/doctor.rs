@@ -1,14 +1,12 @@
 //! `autoscaler doctor` against an API server that says what a real one would, and against none.
 
+use crate::support::{Ran, autoscaler, bare_python, hostile_home, run};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-
-use serde_json::{Value, json};
-
-use crate::support::{Ran, autoscaler, bare_python, hostile_home, run};
 
 /// A server on loopback that answers JSON by path; a right is granted unless it is among the denied.
 struct Cluster {

@@ -1,11 +1,10 @@
 //! `autoscaler forecast` as a whole: the real binary with the real worker, with hostile ones, and with none.
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
 use crate::support::{
     Ran, alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run, signal,
 };
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 const SAMPLE: &str = "samples/requests.csv";
 

@@ -1,9 +1,6 @@
 //! Installed manifests: the chart as the real `helm` renders it, the plain manifest made of it, and the rights that both grant.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
+use crate::support::{autoscaler, crate_folder, run};
 use autoscaler::cluster::crd::PredictiveScaler;
 use autoscaler::cluster::doctor::RIGHTS;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,8 +12,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::support::{autoscaler, crate_folder, run};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const WRITE: &str = "AUTOSCALER_WRITE_MANIFESTS";
 const DEFINITION: &str = "deploy/chart/crds/predictivescalers.yaml";

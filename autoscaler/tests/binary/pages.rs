@@ -1,17 +1,15 @@
 //! The pages of a state: `simulate --state` writes it, `serve --state` shows it, in a real browser too.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-
+use crate::browser::{Browser, body, gallery, scheme};
+use crate::serve::{Server, copy_templates};
+use crate::support::{autoscaler, eventually, run};
 use autoscaler::floor::decide::Mode;
 use autoscaler::floor::units::{Replicas, Unit};
 use autoscaler::forecast::history::History;
 use autoscaler::show::state::{Condition, Profile, Retention, ScalerName, State};
-
-use crate::browser::{Browser, body, gallery, scheme};
-use crate::serve::{Server, copy_templates};
-use crate::support::{autoscaler, eventually, run};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
 
 /// A week of a made-up load, by the seasonal naive in Rust.
 fn simulated(file: &Path, load: &str) {

@@ -1,16 +1,14 @@
 //! Prometheus by TLS and through proxies, as the environment of the binary says: `autoscaler doctor` asks it for a number.
 
+use crate::support::{autoscaler, run};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-
-use crate::support::{autoscaler, run};
 
 /// A server on loopback that keeps the heads of requests: a Prometheus, and a proxy.
 struct Server {

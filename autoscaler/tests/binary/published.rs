@@ -3,12 +3,10 @@
 //! `UPDATE_EXPECT=1 cargo test -p autoscaler --test binary published` writes them. All are by plain rules, so that they need no
 //! Python and are the same on every machine.
 
+use crate::support::{autoscaler, crate_folder, run};
+use serde_json::Value;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use serde_json::Value;
-
-use crate::support::{autoscaler, crate_folder, run};
 
 /// Loads, with the demand per pod where a fifteenth of the highest sample is not what the recorded ones had.
 const LOADS: [(&str, Option<&str>); 10] = [

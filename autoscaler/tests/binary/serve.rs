@@ -1,15 +1,14 @@
 //! `autoscaler serve` and `healthcheck` as a whole, over real sockets.
 
+use crate::support::{
+    alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run, signal,
+};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-use crate::support::{
-    alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run, signal,
-};
 
 /// A running server; ends with the test.
 pub(crate) struct Server {

@@ -6,13 +6,6 @@
 
 mod fields;
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-
 use autoscaler::cluster::crd::PredictiveScaler;
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -23,6 +16,12 @@ use futures::stream;
 use kube::{Client, Config, CustomResourceExt as _};
 use kube_cel::Validator;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 pub(crate) const SCALERS: &str = "predictivescalers";

@@ -1,13 +1,11 @@
 //! Faults, and what must not follow from them. Named for the faults that have cost others an outage.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use serde_json::json;
-
 use crate::harness::{DAY, Harness, MIDNIGHT, NAMESPACE, STEP, UNHURRIED, daily, no_worker, spec, with, worker};
 use crate::prometheus::{Fault, Load};
 use crate::support::{bare_python, crate_folder, hostile_home, real_python};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
 
 const HOUR: i64 = 3_600;
 

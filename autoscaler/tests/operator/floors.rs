@@ -1,10 +1,9 @@
 //! Floors: raised, released, restored; and what they must never be.
 
-use axum::http::Method;
-use serde_json::json;
-
 use crate::cluster::{HPAS, SCALERS, hpa_path};
 use crate::harness::{DAY, Harness, MIDNIGHT, NAMESPACE, STEP, spec, with};
+use axum::http::Method;
+use serde_json::json;
 
 const HOUR: i64 = 3_600;
 

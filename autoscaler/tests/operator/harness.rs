@@ -1,10 +1,7 @@
 //! One operator's world in a test: a cluster, a Prometheus, a clock that is turned by hand, and the real reconcile between.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
-
+use crate::cluster::{Cluster, HPAS, SCALERS};
+use crate::prometheus::{Load, Mock};
 use autoscaler::cluster::act::{Actor, Fence};
 use autoscaler::cluster::controller::{self, Clock, Context, Identity};
 use autoscaler::cluster::crd::PredictiveScaler;
@@ -19,9 +16,10 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, store::Writer};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
-
-use crate::cluster::{Cluster, HPAS, SCALERS};
-use crate::prometheus::{Load, Mock};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 pub(crate) const NAMESPACE: &str = "shop";
 pub(crate) const STEP: i64 = 300;

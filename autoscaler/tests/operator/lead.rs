@@ -1,22 +1,20 @@
 //! Whole operators in a world: one of them writes, whatever becomes of it.
 
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
+use crate::cluster::{Cluster, Door, HPAS, LEASES, SCALERS, hpa_path};
+use crate::harness::{DAY, UNHURRIED, demands, no_worker, with};
+use crate::prometheus::{Load, Mock};
+use crate::support::{alive, autoscaler, signal};
 use autoscaler::cluster::lease::Times;
 use autoscaler::cluster::operator::{Operator, Settings};
 use autoscaler::show::readiness::Readiness;
 use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::json;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
-
-use crate::cluster::{Cluster, Door, HPAS, LEASES, SCALERS, hpa_path};
-use crate::harness::{DAY, UNHURRIED, demands, no_worker, with};
-use crate::prometheus::{Load, Mock};
-use crate::support::{alive, autoscaler, signal};
 
 const TIMES: Times = Times {
     holds: Duration::from_millis(3_000),

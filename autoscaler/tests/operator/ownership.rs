@@ -1,13 +1,11 @@
 //! Ownership of `spec.minReplicas`, and the effects of a change of owner, mode or installation.
 
-use axum::http::Method;
-use serde_json::{Value, json};
-
-use autoscaler::cluster::controller::Identity;
-
 use crate::cluster::{HPAS, SCALERS, hpa_path};
 use crate::harness::{Harness, MIDNIGHT, NAMESPACE, STEP, spec, with};
 use crate::prometheus::Fault;
+use autoscaler::cluster::controller::Identity;
+use axum::http::Method;
+use serde_json::{Value, json};
 
 const HOUR: i64 = 3_600;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

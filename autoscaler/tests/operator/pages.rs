@@ -1,18 +1,16 @@
 //! The pages, probes and metrics of running operators, and their state on a disk that is full or a file that is broken.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
 use crate::cluster::{Cluster, Door};
 use crate::harness::with;
 use crate::lead::{within, workload, world};
 use crate::prometheus::Mock;
 use crate::support::autoscaler;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// The binary with a log that can be read.
 struct Replica {

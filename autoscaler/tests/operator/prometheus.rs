@@ -1,10 +1,5 @@
 //! A Prometheus on loopback: range queries over made-up loads, and everything that can go wrong with one.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,6 +7,10 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::{StreamExt, stream};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A load: demand at a second, none where nothing was measured.
 pub(crate) type Load = Arc<dyn Fn(&str, i64) -> Option<f64> + Send + Sync>;

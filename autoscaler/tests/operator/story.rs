@@ -2,10 +2,9 @@
 //! applied, an autoscaler and a scaler too; the floor rises before the load and is released after it, the leader is killed
 //! in between, and the deletion gives everything back.
 
-use std::io::Write;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
+use crate::cluster::Cluster;
+use crate::harness::{UNHURRIED, demands, no_worker};
+use crate::prometheus::{Load, Mock};
 use autoscaler::cluster::crd::PredictiveScaler;
 use autoscaler::cluster::lease::Times;
 use autoscaler::cluster::operator::{Operator, Settings};
@@ -17,11 +16,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config, CustomResourceExt};
 use serde_json::json;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
-
-use crate::cluster::Cluster;
-use crate::harness::{UNHURRIED, demands, no_worker};
-use crate::prometheus::{Load, Mock};
 
 /// The length of everything in it.
 #[derive(Clone, Copy)]

@@ -1,17 +1,16 @@
 //! A thousand scalers: time until all are fitted and replayed, time of a round, and the processor time of both. Measured where it is asked for, with a
 //! binary and a Python that has the packages.
 
+use crate::cluster::{Cluster, Door, HPAS, SCALERS};
+use crate::lead::{Process, busy_now, within, workload};
+use crate::prometheus::Mock;
+use crate::support::{crate_folder, real_python};
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-use crate::cluster::{Cluster, Door, HPAS, SCALERS};
-use crate::lead::{Process, busy_now, within, workload};
-use crate::prometheus::Mock;
-use crate::support::{crate_folder, real_python};
 
 /// Number of scalers, unless `AUTOSCALER_MEASURE_SCALERS` says another: more than a hundred, which are fitted in turn.
 const SCALE: usize = 1_000;

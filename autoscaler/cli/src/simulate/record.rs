@@ -1,10 +1,6 @@
 //! A simulation kept in a state file, as an operator would have kept the same decisions: for looking at the pages without
 //! a cluster.
 
-use std::path::Path;
-
-use clap::ValueEnum;
-
 use super::SimulateArgs;
 use autoscaler_floor::choose::Choice;
 use autoscaler_floor::decide::Mode;
@@ -15,6 +11,8 @@ use autoscaler_forecast::protocol::Answer;
 use autoscaler_forecast::span::Span;
 use autoscaler_forecast::{Forecast, ForecastOptions, Model};
 use autoscaler_show::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
+use clap::ValueEnum;
+use std::path::Path;
 
 const NAMESPACE: &str = "simulated";
 

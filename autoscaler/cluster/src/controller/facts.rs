@@ -1,13 +1,5 @@
 //! Facts before a decision: the scaler's settings, its autoscaler, its demand. Reads, and writes nothing.
 
-use std::fmt;
-use std::time::Duration;
-
-use jiff::Timestamp;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::ResourceExt;
-use kube::runtime::reflector::Store;
-
 use super::{Failed, Reconcile, pods};
 use crate::act::read_minimum;
 use crate::crd::{PredictiveScaler, ScalerSettings, status};
@@ -17,6 +9,12 @@ use autoscaler_floor::minimum::Minimum;
 use autoscaler_floor::units::Replicas;
 use autoscaler_forecast::span::Span;
 use autoscaler_show::state::Decided;
+use jiff::Timestamp;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+use std::fmt;
+use std::time::Duration;
 
 /// Everything that a decision follows from.
 pub struct Facts {

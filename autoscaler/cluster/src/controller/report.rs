@@ -1,11 +1,5 @@
 //! Reports a decision: the status, the profile on the pages, the events. Pure but for `publish`.
 
-use jiff::Timestamp;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Resource;
-use kube::runtime::events::{Event as Published, EventType};
-
 use super::facts::Facts;
 use super::{Applied, Context};
 use crate::act::describe;
@@ -15,6 +9,11 @@ use crate::crd::{LastForecast, PredictiveScaler, PredictiveScalerStatus};
 use autoscaler_floor::decide::{Decision, Missing, Mode, Reason};
 use autoscaler_floor::units::Replicas;
 use autoscaler_show::state;
+use jiff::Timestamp;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
+use kube::runtime::events::{Event as Published, EventType};
 
 /// A decision with the facts before it and the result of writing it.
 #[derive(Clone, Copy)]

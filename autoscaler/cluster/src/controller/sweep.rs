@@ -1,14 +1,12 @@
 //! Releases floors that no scaler confirms: their scaler was deleted without its finalizer, or no longer enforces.
 
-use std::collections::BTreeSet;
-
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt};
-
 use super::{Context, Failed};
 use crate::act::{Refused, read_minimum};
 use crate::crd::Mode;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use std::collections::BTreeSet;
 
 /// Number of autoscalers read at a time.
 const PAGE: u32 = 500;

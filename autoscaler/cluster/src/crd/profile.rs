@@ -1,14 +1,13 @@
 //! A `PredictiveScaler` as the pages show it, whether or not it can be understood: its spec, and what its status says.
 //! Pure.
 
-use kube::ResourceExt;
-
 use super::{Mode, PredictiveScaler, PredictiveScalerStatus};
 use autoscaler_floor::decide;
 use autoscaler_floor::units::{Capacity, Replicas, Unit};
 use autoscaler_forecast::Quantile;
 use autoscaler_forecast::span::Span;
 use autoscaler_show::state::{Condition, FloorStatus, Profile};
+use kube::ResourceExt;
 
 const STEP: Span = Span::from_seconds(300).unwrap();
 const DAY: Span = Span::from_seconds(86_400).unwrap();

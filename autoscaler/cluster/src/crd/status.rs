@@ -1,10 +1,9 @@
 //! Status and conditions of a scaler, from what was seen and decided. Pure.
 
+use super::{GROUP, LastForecast, PredictiveScalerStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
-
-use super::{GROUP, LastForecast, PredictiveScalerStatus};
 
 /// Seconds after which an unchanged status is written again.
 pub const REFRESHED_AFTER: i64 = 600;

@@ -1,9 +1,8 @@
 //! The rules of the resource, by the cluster's own language and by our reading of it: both say the same.
 
+use super::*;
 use kube_cel::{ValidationErrors, Validator};
 use serde_json::{Value, json};
-
-use super::*;
 
 /// Checks a spec by the rules in the definition, as the cluster does.
 fn checked(spec: &Value, old: Option<&Value>) -> Result<(), ValidationErrors> {

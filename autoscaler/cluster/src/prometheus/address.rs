@@ -1,13 +1,12 @@
 //! Address of Prometheus, with the credentials that it may contain. Pure.
 
-use std::fmt;
-use std::str::FromStr;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use std::fmt;
+use std::str::FromStr;
 
 /// Characters that people write and a request must not contain; those beyond ASCII belong to them.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');

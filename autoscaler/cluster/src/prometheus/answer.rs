@@ -1,11 +1,10 @@
 //! Prometheus's answer to a range query, as samples on the grid. Pure.
 
-use jiff::Timestamp;
-use serde::Deserialize;
-
 use super::{Grid, Trouble};
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
+use serde::Deserialize;
 
 /// Samples on a grid: none where one is missing.
 #[derive(Clone, Debug, PartialEq)]

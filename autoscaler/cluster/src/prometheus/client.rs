@@ -2,12 +2,6 @@
 //!
 //! Built from the parts that the API server's client is built from. Follows no redirects, which would take a token somewhere else.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-
 use hyper::body::{Body, Incoming};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -20,6 +14,11 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::ConfigExt;
 use rustls::{ClientConfig, RootCertStore};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 use tower::{Service, ServiceExt};
 
 /// Time in which a system that has gone without a word is noticed on an open connection.

@@ -1,11 +1,10 @@
 //! The laws of a decision, over made-up workloads, memories and forecasts.
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-
 use super::tests::{MINUTE, at, nothing, policy};
 use super::*;
 use crate::units::Unit;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 /// One step of a story.
 #[derive(Clone, Debug)]

@@ -3,12 +3,11 @@
 //! Ages, never times: they grow by the time between two decisions, at most two steps of it, and never shrink. So a clock
 //! that jumps forward releases nothing, and one that jumps back locks nothing.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
 use crate::decide::reason::Reason;
 use crate::units::{Replicas, Seconds};
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 // Longer than this nobody looked: what happened in between is not known to have been low.
 const WATCHED_STEPS: u32 = 2;

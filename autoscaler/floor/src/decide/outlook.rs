@@ -1,11 +1,10 @@
 //! The upper line of a forecast as a decision reads it: demand by time, with gaps, and its own age.
 
-use jiff::Timestamp;
-
 use crate::decide::reason::Missing;
 use crate::units::{Demand, Seconds, Unit};
 use autoscaler_forecast::Forecast;
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
 
 // The newest sample may be one scrape and one forecast old.
 const FRESH_STEPS: u32 = 2;

@@ -1,12 +1,10 @@
 //! Reasons for a decision: data for events, conditions and the page, with a sentence for each.
 
-use std::fmt;
-
-use jiff::Timestamp;
-use serde::Serialize;
-
 use crate::units::{Demand, Replicas, Seconds, Unit};
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::fmt;
 
 /// Message for a forecast whose gate is closed.
 pub const UNSKILLED: &str = "no floor was worth its cost on the last weeks of this workload";

@@ -1,13 +1,12 @@
 //! A forecast as text: the part of a page that says what is expected, and why by this model.
 
-use jiff::Timestamp;
-use serde::Serialize;
-
 use crate::print::skill;
 use autoscaler_floor::units::decimals;
 use autoscaler_forecast::protocol::Missing;
 use autoscaler_forecast::span::Span;
 use autoscaler_forecast::{Forecast, Point};
+use jiff::Timestamp;
+use serde::Serialize;
 
 /// The rows of the short table, about.
 const ROWS: usize = 12;

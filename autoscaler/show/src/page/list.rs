@@ -1,9 +1,5 @@
 //! Input of the template for the list of workloads.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
-
 use crate::page::forecast::{At, percent};
 use crate::page::workload::amount;
 use crate::page::{About, Notice, encoded, path};
@@ -11,6 +7,8 @@ use crate::state::Listed;
 use autoscaler_floor::decide::Mode;
 use autoscaler_floor::units::Replicas;
 use autoscaler_forecast::choice::Choice;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 pub const TEMPLATE: &str = "list.html";
 

@@ -1,11 +1,10 @@
 //! Input of the simulation's template.
 
-use serde::Serialize;
-
 use crate::chart::Frame;
 use crate::curve::Curve;
 use crate::plot::Plot;
 use crate::print::simulation::{Simulation, grouped};
+use serde::Serialize;
 
 pub const TEMPLATE: &str = "simulation.html";
 

@@ -1,7 +1,5 @@
 //! Input of the template for one workload: from a history file, or from the operator's state. Both use the same template.
 
-use serde::Serialize;
-
 use crate::chart::{Chart, Frame};
 use crate::curve::Curve;
 use crate::levels::Levels;
@@ -15,6 +13,7 @@ use autoscaler_forecast::Forecast;
 use autoscaler_forecast::choice::Choice;
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::span::Span;
+use serde::Serialize;
 
 pub const TEMPLATE: &str = "forecast.html";
 

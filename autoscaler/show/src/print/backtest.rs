@@ -1,14 +1,12 @@
 //! A backtest as text for people.
 
-use std::fmt::Write;
-
-use serde::Serialize;
-
 use crate::print::simulation::{rule_rows, rule_table};
 use crate::print::table;
 use autoscaler_floor::compare::Comparison;
 use autoscaler_floor::units::decimals;
 use autoscaler_forecast::backtest::BacktestReport;
+use serde::Serialize;
+use std::fmt::Write;
 
 /// A backtest of forecasts, and of the floor that follows them.
 #[derive(Clone, Debug, Serialize)]

@@ -1,16 +1,14 @@
 //! A simulation as text: what was simulated, what it cost, and its worst day as a chart of characters.
 
-use std::fmt::Write;
-
-use jiff::Timestamp;
-use serde::Serialize;
-
 use crate::print::table;
 use autoscaler_floor::choose::{Choice, Goal, RulePoint};
 use autoscaler_floor::compare::RuleCost;
 use autoscaler_floor::decide::Policy;
 use autoscaler_floor::simulate::{Cost, Outcome, Step, Workload};
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::fmt::Write;
 
 /// A simulation with all that it was made of.
 #[derive(Clone, Debug, Serialize)]

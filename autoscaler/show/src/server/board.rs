@@ -1,11 +1,5 @@
 //! The pages of an operator: all workloads, then one each. Nothing but what the state remembers.
 
-use std::sync::Arc;
-
-use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-
 use super::{Content, Server};
 use crate::page::Notice;
 use crate::page::list::{self, Asked, ListPage};
@@ -13,6 +7,10 @@ use crate::page::workload::{self, PAST, WorkloadPage};
 use crate::readiness::Leadership;
 use crate::state::{self, ScalerName};
 use autoscaler_forecast::failure::Failure;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
 
 // Two days of one-minute steps; the chart shows no more.
 const MOST_DECISIONS: u32 = 2_880;

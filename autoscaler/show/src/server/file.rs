@@ -1,16 +1,6 @@
 //! The page of one history file, forecast again when the file changes. While the first worker starts, which takes seconds of imports, the
 //! page shows the seasonal naive and says so.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::Response;
-use tokio::sync::Mutex;
-use tracing::Instrument;
-
 use super::{Content, Server, ServerContext};
 use crate::metrics::Outcome;
 use crate::page::workload::{TEMPLATE, WorkloadPage};
@@ -19,6 +9,14 @@ use autoscaler_forecast::history::History;
 use autoscaler_forecast::span::Span;
 use autoscaler_forecast::supervisor::Status;
 use autoscaler_forecast::{Forecast, ForecastOptions, naive, source};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Mutex;
+use tracing::Instrument;
 
 /// A history file that is shown with its forecast.
 #[derive(Debug)]

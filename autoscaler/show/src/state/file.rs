@@ -2,9 +2,8 @@
 //!
 //! Never deletes a file that is not ours, and never opens one that another process holds.
 
-use std::path::{Path, PathBuf};
-
 use rusqlite::{Connection, ErrorCode};
+use std::path::{Path, PathBuf};
 
 /// `AScl`: which program a database belongs to.
 const APPLICATION: i32 = 0x4153_636c;

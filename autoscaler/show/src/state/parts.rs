@@ -2,12 +2,10 @@
 //!
 //! A row per sample would be 4 million rows for a thousand workloads over two weeks; a part is one. Pure.
 
-use std::collections::BTreeMap;
-
-use jiff::Timestamp;
-
 use autoscaler_forecast::history::History;
 use autoscaler_forecast::span::Span;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 /// Number of samples in a part.
 const LENGTH: i64 = 256;

@@ -1,12 +1,11 @@
 //! The state as the operator uses it, with files that are not what they should be and a disk that is full.
 
-use std::process::Command;
-
 use super::*;
 use crate::tests_support::flat;
 use autoscaler_floor::decide::{Missing, Outlook, Policy, Seen, decide};
 use autoscaler_floor::minimum::Minimum;
 use autoscaler_floor::units::Seconds;
+use std::process::Command;
 
 fn name(text: &str) -> ScalerName {
     ScalerName::new("shop", text)

@@ -1,8 +1,7 @@
 //! Field ownership: server-side apply and plain updates, as the API server records them.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 type Path = Vec<String>;
 

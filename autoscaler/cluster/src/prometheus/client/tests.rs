@@ -1,10 +1,9 @@
 //! The client against servers on loopback that write down what they are asked.
 
+use super::*;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-
-use super::*;
 
 /// Long enough that nothing waits for it.
 const LONG: RequestLimits = RequestLimits { connection: Duration::from_secs(60), request: Duration::from_secs(60) };
