@@ -55,7 +55,7 @@ const SCENARIO: Scenario = Scenario {
     plain: None,
 };
 
-pub const SCENARIOS: [Scenario; 9] = [
+pub(crate) const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "compile-xtask",
         about: "xtask compiled from nothing, crates downloaded before",

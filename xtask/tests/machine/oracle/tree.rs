@@ -105,10 +105,10 @@ impl Tree {
         }
         let parent = path.parent().unwrap_or_default();
         assert!(
-            parent.as_bytes().is_empty() || self.0.get(&parent).is_some_and(|node| node.stat.is_dir()),
+            parent.as_bytes().is_empty() || self.0.get(&parent).is_some_and(|node| node.stat.is_folder()),
             "`{path}` has no folder to be in"
         );
-        if !(node.stat.is_dir() && self.0.get(&path).is_some_and(|there| there.stat.is_dir())) {
+        if !(node.stat.is_folder() && self.0.get(&path).is_some_and(|there| there.stat.is_folder())) {
             self.remove(&path);
         }
         self.0.insert(path, node);
