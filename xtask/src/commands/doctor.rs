@@ -157,6 +157,10 @@ fn lock(tree: &Tree) -> Diagnosis {
     good("lock", format!("{} packages match {}", lock.packages.len(), tree.policy.base.requirements))
 }
 
+/// What pinning the root would give.
+const PIN: &str = "`cargo xtask lock` pins it: every build of a commit is then on the same root, and CI uses `--locked` once \
+     `cargo xtask workflows` has written it";
+
 fn root_image(tree: &Tree, global: &Global) -> Diagnosis {
     let image = &tree.policy.root.image;
     match facts::images_lock(tree).map(|lock| lock.root) {
@@ -171,17 +175,17 @@ fn root_image(tree: &Tree, global: &Global) -> Diagnosis {
                     .hint("`cargo xtask lock`"),
             );
         }
-        Ok(None) if global.offline => return note("root", "not pinned", "pin it: `cargo xtask lock`"),
+        Ok(None) if global.offline => return note("root", "not pinned", PIN),
         Ok(None) => {}
     }
     match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
-        Ok(_) => note("root", format!("`{image}` is reachable and not pinned"), "pin it: `cargo xtask lock`"),
+        Ok(_) => note("root", format!("`{image}` is reachable and not pinned"), PIN),
         Err(fault) if tree.policy.root.fallback.is_some() && fault.unreachable => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
             note(
                 "root",
                 format!("`{image}` is unreachable ({cause})"),
-                "builds use a root made of Debian packages; `--locked` refuses it",
+                "builds use a root made of Debian packages, and CI runs without `--locked`, which refuses it, until the root is pinned",
             )
         }
         Err(fault) => bad("root", fault),

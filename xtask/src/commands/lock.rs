@@ -50,6 +50,7 @@ pub fn run(global: &Global, wanted: &Wanted<'_>, pull_request: bool) -> anyhow::
     sources::add(&mut sources, sources::of_others(global, &locked)?);
     let reached = pin(&trees[0], global, sources)?;
     system::pin(&locked, global, reached)?;
+    super::workflows::suggest(global);
     match proposal {
         Some(proposal) => proposal.open(&trees),
         None => Ok(()),

@@ -2,11 +2,12 @@
 
 use crate::flags::Global;
 use std::path::{Path, PathBuf};
+use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Policy, Provider};
-use xtask_model::record::workflows::{self, PolicyLocation};
+use xtask_model::record::workflows::{self, File, PolicyLocation, RootDigests};
 
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
 /// wrote is never replaced, and then none is.
@@ -17,7 +18,7 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     let (top, place) = place(&trees[0].root)?;
     let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
     let place = place.next_to(&gitlab);
-    let files = workflows::generate(&policies, &place)?;
+    let files = generate(&trees, &policies, &place)?;
     let mut drift: Vec<String> = Vec::new();
     if policies[0].ci.provider == Provider::GitLab
         && let Some(file) = files.iter().find(|file| file.path != workflows::GITLAB_TOP && !gitlab.contains(&file.path))
@@ -63,8 +64,38 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
         terminal::step("checked", &format!("{} workflows are up to date", files.len()));
         return Ok(());
     }
-    let fault = drift.iter().fold(Fault::drift("the workflows are out of date with `images.toml`"), Fault::cause);
+    let fault = drift
+        .iter()
+        .fold(Fault::drift("the workflows are out of date with `images.toml` and `images.lock`"), Fault::cause);
     Err(fault.hint("update them: `cargo xtask workflows`"))
+}
+
+fn generate(trees: &[Tree], policies: &[&Policy], place: &PolicyLocation) -> Result<Vec<File>, Fault> {
+    workflows::generate(policies, place, RootDigests::of(policies, &facts::images_lock(&trees[0])?))
+}
+
+/// Says how to write the workflows again if those that were written before differ from what the policy and the pins give now.
+pub fn suggest(global: &Global) {
+    // What cannot be read here is for `--check` to say.
+    if let Ok(Some(path)) = outdated(global) {
+        terminal::step("next", &format!("`cargo xtask workflows`: `{path}` is out of date with the pins"));
+    }
+}
+
+/// The first file that was written before and would be another one now.
+fn outdated(global: &Global) -> Result<Option<String>, Fault> {
+    let trees = Global { app: Vec::new(), ..global.clone() }.trees()?;
+    let policies: Vec<&Policy> = trees.iter().map(|tree| &tree.policy).collect();
+    let (top, place) = place(&trees[0].root)?;
+    let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
+    let place = place.next_to(&gitlab);
+    for File { path, text } in generate(&trees, &policies, &place)? {
+        let found = read(&top.join(&path), &path)?;
+        if found.is_some_and(|found| workflows::is_ours(&found, &place) && found != text) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// Text of a file, or `None` if it is missing. Invalid UTF-8 is replaced: a generated file has none.

@@ -54,7 +54,7 @@ fn writes(name: &'static str, after: &str, flags: &[&str]) {
     }
     let workflows =
         [".github/workflows/ci.yml", ".github/workflows/release.yml"].map(|path| wrote.remove(path).unwrap());
-    assert!(workflows.iter().all(|text| text.contains("cargo xtask plan --locked --format github")));
+    assert!(workflows.iter().all(|text| text.contains("cargo xtask plan --format github")));
     let folder = Path::new(ROOT).join("examples").join(name).join(after);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         let _ = std::fs::remove_dir_all(&folder);
@@ -168,7 +168,7 @@ fn gitlabs_file_is_written_and_somebody_elses_is_kept() {
     let fresh = Example::before("flask");
     ends(&fresh.init(&["--ci", "gitlab"]), 0);
     assert!(fresh.read("images.toml").contains("[ci]\nprovider = \"gitlab\"\n"));
-    assert!(fresh.read(".gitlab-ci.yml").contains("cargo xtask plan --locked --format gitlab"));
+    assert!(fresh.read(".gitlab-ci.yml").contains("cargo xtask plan --format gitlab"));
     assert!(!fresh.path().join(".github").exists());
     ends(&fresh.ended(&["workflows", "--check"]), 0);
 

@@ -12,7 +12,7 @@ use xtask_host::tree::uv;
 use xtask_model::fault::Exit;
 use xtask_model::image::policy::Provider;
 use xtask_model::image::presence::Published;
-use xtask_model::record::workflows;
+use xtask_model::record::workflows::{self, RootDigests};
 use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_model::spec::requirements;
@@ -65,9 +65,11 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
     for (index, text) in [text, two, docker, other, laptops].iter().enumerate() {
         let policy = xtask_model::image::policy::parse(text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = workflows::generate(&[&policy], &below).unwrap();
-        for file in
-            workflows::generate(&[&policy], &workflows::PolicyLocation::default()).unwrap().into_iter().chain(below)
+        let below = workflows::generate(&[&policy], &below, RootDigests::Pinned).unwrap();
+        for file in workflows::generate(&[&policy], &workflows::PolicyLocation::default(), RootDigests::Pinned)
+            .unwrap()
+            .into_iter()
+            .chain(below)
         {
             let path = folder.join(format!("{index}/{}", file.path));
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -192,8 +194,8 @@ impl World {
         }
         shim(&folder.join("bin/cargo"), env!("CARGO_BIN_EXE_xtask"));
         let origin = folder.join("origin");
-        project(&origin, &registry, service);
         pin_root(&client, &root, &origin);
+        project(&origin, &registry, service);
         // A login stays here.
         let plugins = engine.folder().join("config/cli-plugins");
         std::os::unix::fs::symlink(plugins, folder.join("docker/cli-plugins")).unwrap();
@@ -366,7 +368,8 @@ fn project(folder: &Path, registry: &str, service: Provider) {
         std::fs::write(folder.join(path), text).unwrap();
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
-    for file in workflows::generate(&[&policy], &workflows::PolicyLocation::default()).unwrap() {
+    let digests = if folder.join("images.lock").is_file() { RootDigests::Pinned } else { RootDigests::Current };
+    for file in workflows::generate(&[&policy], &workflows::PolicyLocation::default(), digests).unwrap() {
         std::fs::create_dir_all(folder.join(&file.path).parent().unwrap()).unwrap();
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
@@ -575,6 +578,67 @@ impl World {
     }
 }
 
+// --- this repository's own ---
+
+/// The step that everything else waits for, as it is written, in this repository with the pins that it has.
+#[test]
+fn this_repositorys_own_plan_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    runner::git(Path::new("/"), &["clone", "-q", "--shared", REPOSITORY, place("clone").to_str().unwrap()]);
+    let files = [".github/workflows/ci.yml", ".github/workflows/release.yml"];
+    for path in files.iter().copied().chain(["images.toml", "images.lock"]) {
+        let _ = std::fs::remove_file(place("clone").join(path));
+        if let Ok(text) = std::fs::read(Path::new(REPOSITORY).join(path)) {
+            std::fs::write(place("clone").join(path), text).unwrap();
+        }
+    }
+    std::fs::create_dir(place("bin")).unwrap();
+    shim(&place("bin/cargo"), env!("CARGO_BIN_EXE_xtask"));
+    let path = format!("{}:{}", place("bin").display(), std::env::var("PATH").unwrap());
+    for path_of_file in files {
+        let text = std::fs::read_to_string(place("clone").join(path_of_file)).unwrap();
+        let document = &yaml_rust2::YamlLoader::load_from_str(&text).unwrap()[0];
+        let steps = document["jobs"].as_hash().unwrap().values().flat_map(|job| job["steps"].as_vec().unwrap());
+        let plan = steps.into_iter().find(|step| step["id"].as_str() == Some("plan")).unwrap();
+        let mut command = std::process::Command::new("bash");
+        command.args(["-eo", "pipefail", "-c", plan["run"].as_str().unwrap()]).current_dir(place("clone"));
+        command.env("PATH", &path).env("CALLS", place("calls")).env("GITHUB_OUTPUT", place("output"));
+        for variable in ["GITHUB_EVENT_PATH", "GITHUB_STEP_SUMMARY", "GITHUB_REF"] {
+            command.env_remove(variable);
+        }
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{path_of_file}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(std::fs::read_to_string(place("output")).unwrap().contains("decision="));
+        std::fs::remove_file(place("output")).unwrap();
+    }
+}
+
+#[test]
+fn a_root_that_is_pinned_later_makes_the_workflows_out_of_date() {
+    let folder = tempfile::tempdir().unwrap();
+    project(folder.path(), "127.0.0.1:1", Provider::GitHub);
+    let xtask = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let ci = || std::fs::read_to_string(folder.path().join(".github/workflows/ci.yml")).unwrap();
+    let pins = folder.path().join("images.lock");
+    assert_eq!(xtask(&["--check"]).0, 0);
+    assert!(!ci().contains("xtask plan --locked"));
+    let digest = Digest::of(b"x");
+    std::fs::write(
+        &pins,
+        format!("[root]\nimage = \"127.0.0.1:1/root:1\"\n\n[root.platforms]\n\"linux/amd64\" = \"{digest}\"\n\"linux/arm64\" = \"{digest}\"\n"),
+    )
+    .unwrap();
+    let (code, said) = xtask(&["--check"]);
+    assert!(code == 6 && said.contains("hint: update them: `cargo xtask workflows`"), "{said}");
+    assert_eq!(xtask(&[]).0, 0);
+    assert!(ci().contains("xtask plan --locked"));
+}
+
 // --- GitLab's schema ---
 
 /// Value of YAML as JSON.
@@ -609,7 +673,7 @@ fn gitlabs_file_is_valid_for_the_schema_that_gitlab_publishes() {
     for (text, below) in [(text.clone() + keyless, ""), (two, "services/app"), (docker, "")] {
         let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
         let place = workflows::PolicyLocation::new(below, "").unwrap();
-        let file = workflows::generate(&[&policy], &place).unwrap().remove(0);
+        let file = workflows::generate(&[&policy], &place, RootDigests::Pinned).unwrap().remove(0);
         let document = as_json(&yaml_rust2::YamlLoader::load_from_str(&file.text).unwrap()[0]);
         // A keyword that no job has.
         let job = document.as_object().unwrap().keys().find(|name| name.ends_with("images")).unwrap();
@@ -708,7 +772,7 @@ fn check_finds_drift_and_names_the_repair() {
     let (code, said) = xtask(&["--check"]);
     let line = 1 + text.lines().position(|line| line.contains("contents: read")).unwrap();
     let expected = format!(
-        "error: the workflows are out of date with `images.toml`\n  \
+        "error: the workflows are out of date with `images.toml` and `images.lock`\n  \
          cause: .github/workflows/ci.yml:{line}: `contents: write` should be `contents: read`\n  \
          cause: `.github/workflows/release.yml` is missing\n  \
          cause: `.github/workflows/images.yml` is obsolete: `ci.yml` does its work\n\nhint: update them: `cargo xtask workflows`\n"

@@ -6,9 +6,10 @@ use super::paths::below;
 use super::stages::{AppStep, ENVIRONMENT, Folder, From, Kept, Placed, Translation, in_context, is_input};
 use super::{Adoption, NewFile, Note, NoteKind, Request};
 use crate::image::policy::{self, BUILD_PACKAGES, Policy, Provider, RelPath, SYSTEM_PACKAGES};
-use crate::record::workflows::{self, PolicyLocation};
+use crate::record::workflows::{self, PolicyLocation, RootDigests};
 use crate::spec::dockerfile::{Command, Healthcheck, Kind};
 use crate::spec::lock::formats::Format;
+use crate::spec::lock::{self, ImagesLock};
 use crate::spec::project::installed::{METADATA, PROGRAMS};
 use crate::spec::project::is_manifest;
 use crate::spec::reference::Reference;
@@ -941,7 +942,11 @@ impl<'a> Writer<'a> {
         let policies: Vec<&Policy> = policies.iter().collect();
         let gitlab = (self.request.read)(workflows::GITLAB_TOP).unwrap_or_default();
         let place = PolicyLocation::default().next_to(&gitlab);
-        let Ok(generated) = workflows::generate(&policies, &place) else { return };
+        // A lock that cannot be read pins nothing; whoever reads it next says what is wrong with it.
+        let pins = (self.request.read)(lock::images::PATH)
+            .and_then(|text| ImagesLock::parse(lock::images::PATH.as_ref(), &text).ok());
+        let root = RootDigests::of(&policies, &pins.unwrap_or_default());
+        let Ok(generated) = workflows::generate(&policies, &place, root) else { return };
         for file in generated {
             let taken = (self.request.read)(&file.path).is_some_and(|text| !workflows::is_ours(&text, &place));
             if taken {

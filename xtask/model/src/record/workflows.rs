@@ -6,6 +6,7 @@
 
 use crate::fault::Fault;
 use crate::image::policy::{self, Policy, Provider};
+use crate::spec::lock::ImagesLock;
 use crate::spec::reference::Platform;
 
 mod github;
@@ -73,6 +74,41 @@ fn slashed(folder: &str) -> String {
     if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
+/// Where builds get the digests of the root from. CI refuses what is not pinned only where something is: `--locked` refuses all else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootDigests {
+    /// `images.lock` has them, or those of a base, below which no root is looked up.
+    Pinned,
+    /// The registry has them when a build asks.
+    Current,
+}
+
+impl RootDigests {
+    /// Those of apps, each of which is on a root or on a pinned base.
+    pub fn of(policies: &[&Policy], pins: &ImagesLock) -> Self {
+        let pinned = |policy: &&Policy| pins.root.is_some() || pins.pinned(policy.base.name.as_deref()).is_some();
+        if policies.iter().all(pinned) { Self::Pinned } else { Self::Current }
+    }
+
+    /// The flag of commands, after a blank; or nothing.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Pinned => " --locked",
+            Self::Current => "",
+        }
+    }
+
+    /// What a reader of the plan's step learns where the digests are not pinned.
+    fn note(self) -> Option<&'static str> {
+        match self {
+            Self::Pinned => None,
+            Self::Current => Some(
+                "The root is not pinned, so each run uses its current digests. `cargo xtask lock` pins them; then `cargo xtask workflows` writes `--locked`.",
+            ),
+        }
+    }
+}
+
 /// The files of a policy, which is given for each of its apps: its jobs build all that are affected.
 ///
 /// # Panics
@@ -80,12 +116,12 @@ fn slashed(folder: &str) -> String {
 ///
 /// # Errors
 /// A platform without a known runner; a key of the policy that the service has no counterpart for.
-pub fn generate(policies: &[&Policy], place: &PolicyLocation) -> Result<Vec<File>, Fault> {
+pub fn generate(policies: &[&Policy], place: &PolicyLocation, root: RootDigests) -> Result<Vec<File>, Fault> {
     let policy = policies[0];
-    let graph = graph::graph(policies, place);
+    let graph = graph::graph(policies, place, root);
     match policy.ci.provider {
-        Provider::GitHub => github::files(policy, place, &graph),
-        Provider::GitLab => gitlab::files(policy, place, &graph),
+        Provider::GitHub => github::files(policy, place, root, &graph),
+        Provider::GitLab => gitlab::files(policy, place, root, &graph),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The graph of jobs as GitHub's workflows.
 
 use super::graph::{Cache, Does, Graph, Job, JobStep, Runners, Setting, When};
-use super::{File, HEADER, PolicyLocation, quoted};
+use super::{File, HEADER, PolicyLocation, RootDigests, quoted};
 use crate::fault::Fault;
 use crate::image::policy::{Ci, Laptop, Policy};
 use crate::spec::reference::Platform;
@@ -41,8 +41,13 @@ const OF_ITS_OWN: &str = "(github.event_name != 'pull_request' || \
 pub(super) const UPDATE: &str = "update";
 
 /// Workflows of a policy. A platform without a known runner is a fault.
-pub(super) fn files(policy: &Policy, place: &PolicyLocation, graph: &Graph) -> Result<Vec<File>, Fault> {
-    let writer = GithubWriter { policy, place, matrix: matrix(policy)? };
+pub(super) fn files(
+    policy: &Policy,
+    place: &PolicyLocation,
+    root: RootDigests,
+    graph: &Graph,
+) -> Result<Vec<File>, Fault> {
+    let writer = GithubWriter { policy, place, root, matrix: matrix(policy)? };
     let mut files = vec![
         File { path: path("ci", place), text: writer.ci(graph) },
         File { path: path("release", place), text: writer.version(graph) },
@@ -176,6 +181,7 @@ impl Cache {
 struct GithubWriter<'p> {
     policy: &'p Policy,
     place: &'p PolicyLocation,
+    root: RootDigests,
     /// The legs of a job that runs for each platform.
     matrix: String,
 }
@@ -325,7 +331,10 @@ jobs:
                 self.own_repository()
             ),
             Does::LogIn => self.log_in(),
-            Does::Plan => "        run: cargo xtask plan --locked --format github\n".to_owned(),
+            Does::Plan => {
+                let note = self.root.note().map(|note| format!("        # {note}\n")).unwrap_or_default();
+                format!("{note}        run: cargo xtask plan{} --format github\n", self.root.flag())
+            }
             Does::PrepareDocker(_) => DOCKER_STORE.to_owned(),
             Does::StartCluster => {
                 "        run: cargo xtask cluster up --kubeconfig \"$RUNNER_TEMP/kubeconfig\"\n".to_owned()

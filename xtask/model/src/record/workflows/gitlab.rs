@@ -4,7 +4,7 @@
 //! hands its plan over as variables, and a job with nothing to do ends at once.
 
 use super::graph::{DockerFor, Does, Graph, Job, JobStep, Runners, Setting, When};
-use super::{File, HEADER, PolicyLocation, quoted};
+use super::{File, HEADER, PolicyLocation, RootDigests, quoted};
 use crate::fault::Fault;
 use crate::image::change::gitlab_variable;
 use crate::image::policy::{Ci, Engine, Policy};
@@ -30,13 +30,18 @@ const CARGO_HOME: &str = "target/cargo";
 ///
 /// # Errors
 /// A platform without a known runner; a key of the policy that has no counterpart.
-pub(super) fn files(policy: &Policy, place: &PolicyLocation, graph: &Graph) -> Result<Vec<File>, Fault> {
+pub(super) fn files(
+    policy: &Policy,
+    place: &PolicyLocation,
+    root: RootDigests,
+    graph: &Graph,
+) -> Result<Vec<File>, Fault> {
     if !policy.ci.laptops.is_empty() {
         return Err(Fault::usage("`[ci] laptops` cannot be used with `provider = \"gitlab\"`")
             .cause("GitLab has no runners for macOS that every project may use")
             .hint("remove `laptops` from `[ci]` of `images.toml`"));
     }
-    let text = GitlabWriter { policy, place, matrix: matrix(policy)? }.file(graph);
+    let text = GitlabWriter { policy, place, root, matrix: matrix(policy)? }.file(graph);
     Ok(vec![File { path: path(place), text }])
 }
 
@@ -75,6 +80,7 @@ fn runner<'p>(ci: &'p Ci, platform: &Platform) -> Result<&'p str, Fault> {
 struct GitlabWriter<'p> {
     policy: &'p Policy,
     place: &'p PolicyLocation,
+    root: RootDigests,
     matrix: String,
 }
 
@@ -251,7 +257,7 @@ impl GitlabWriter<'_> {
             }
             Does::AskMay => (&[], self.ask_may(job)),
             Does::LogIn => (&[], self.log_in()),
-            Does::Plan => (&[], plan_commands()),
+            Does::Plan => (&[], plan_commands(self.root)),
             Does::PrepareDocker(purpose) if !self.needs_docker(*purpose) => return String::new(),
             Does::PrepareDocker(_) => (&[], DOCKER.to_owned()),
             Does::StartCluster => {
@@ -425,10 +431,12 @@ const DOCKER: &str = "if ! docker info > /dev/null 2>&1; then
 fi";
 
 /// The plan as variables of this job, and in a file for later ones.
-fn plan_commands() -> String {
+fn plan_commands(root: RootDigests) -> String {
+    let note = root.note().map(|note| format!("# {note}\n")).unwrap_or_default();
+    let locked = root.flag();
     format!(
-        "mkdir -p \"$CI_PROJECT_DIR/target\"
-cargo xtask plan --locked --format gitlab > \"$CI_PROJECT_DIR/{PLAN}\"
+        "{note}mkdir -p \"$CI_PROJECT_DIR/target\"
+cargo xtask plan{locked} --format gitlab > \"$CI_PROJECT_DIR/{PLAN}\"
 echo \"XTASK_PUBLISH=${{XTASK_PUBLISH:-true}}\" >> \"$CI_PROJECT_DIR/{PLAN}\"
 while IFS= read -r line; do export \"${{line?}}\"; done < \"$CI_PROJECT_DIR/{PLAN}\""
     )

@@ -2,7 +2,7 @@
 //!
 //! Pure. No text of a service is here: a step says what it does, a condition what it asks.
 
-use super::{PolicyLocation, slashed};
+use super::{PolicyLocation, RootDigests, slashed};
 use crate::image::policy::plugin::{KEYLESS, SIGN};
 use crate::image::policy::{Action, Binary, Dependencies, Engine, Laptop, Policy};
 use crate::spec::lock::formats::Format;
@@ -251,9 +251,9 @@ fn all<const N: usize>(parts: [&[When]; N]) -> Vec<When> {
 }
 
 /// The work for a policy, which is given for each of its apps.
-pub(super) fn graph(policies: &[&Policy], place: &PolicyLocation) -> Graph {
+pub(super) fn graph(policies: &[&Policy], place: &PolicyLocation, root: RootDigests) -> Graph {
     let policy = policies[0];
-    let writer = GraphWriter { policy, policies, place };
+    let writer = GraphWriter { policy, policies, place, root };
     let mut ci = vec![writer.images()];
     if writer.several() {
         ci.extend([writer.base(), writer.app()]);
@@ -315,6 +315,7 @@ struct GraphWriter<'p> {
     /// The policy of each app.
     policies: &'p [&'p Policy],
     place: &'p PolicyLocation,
+    root: RootDigests,
 }
 
 impl GraphWriter<'_> {
@@ -330,6 +331,10 @@ impl GraphWriter<'_> {
 
     fn native(self) -> bool {
         self.policy.ci.engine == Engine::Native
+    }
+
+    fn locked(self) -> &'static str {
+        self.root.flag()
     }
 
     fn flag(self) -> &'static str {
@@ -354,7 +359,7 @@ impl GraphWriter<'_> {
 
     /// Plans, and does everything that needs no other machine and no long tests.
     fn images(self) -> Job {
-        let (policy, flag, here) = (self.policy, self.flag(), self.here());
+        let (policy, flag, locked, here) = (self.policy, self.flag(), self.locked(), self.here());
         let cache = Cache::xtask("xtask", self.place);
         let program = Cache::program(self.policies, self.place);
         let mut steps = begin(&cache);
@@ -370,22 +375,22 @@ impl GraphWriter<'_> {
             build(
                 "Build the base",
                 &[PUBLISHES, BASE, When::NotScheduled],
-                &format!("cargo xtask build-base {flag} --push --locked --no-latest"),
+                &format!("cargo xtask build-base {flag} --push{locked} --no-latest"),
             ),
             build(
                 "Rebuild the base for security updates",
                 &[PUBLISHES, BASE, When::Scheduled],
-                &format!("cargo xtask build-base {flag} --push --locked --force --no-latest"),
+                &format!("cargo xtask build-base {flag} --push{locked} --force --no-latest"),
             ),
             build(
                 "Build the app on its base",
                 &[PUBLISHES, FAST, When::NotScheduled],
-                &format!("cargo xtask build-fast {flag} --push --locked --untested"),
+                &format!("cargo xtask build-fast {flag} --push{locked} --untested"),
             ),
             build(
                 "Rebuild the app on the new base",
                 &[PUBLISHES, FAST, When::Scheduled],
-                &format!("cargo xtask build-fast {flag} --push --locked --force --untested"),
+                &format!("cargo xtask build-fast {flag} --push{locked} --force --untested"),
             ),
             run(
                 "Put published images on the root's security updates",
@@ -417,17 +422,17 @@ impl GraphWriter<'_> {
 
     /// The image from scratch, which only docker builds.
     fn scratch(self, here: &[When]) -> Vec<JobStep> {
-        let full = all([here, &[FULL]]);
+        let (full, locked) = (all([here, &[FULL]]), self.locked());
         let docker = self.native().then(|| prepare_docker(full.clone()));
-        let build = |name: &str, when: When, command: &str| run(name, all([&full, &[when]]), command);
+        let build = |name: &str, when: When, command: String| run(name, all([&full, &[when]]), command);
         docker
             .into_iter()
             .chain([
-                build("Build the app from scratch", PUBLISHES, "cargo xtask build-enhanced --push --locked"),
+                build("Build the app from scratch", PUBLISHES, format!("cargo xtask build-enhanced --push{locked}")),
                 build(
                     "Build the app from scratch without publishing it",
                     DOES_NOT_PUBLISH,
-                    "cargo xtask build-enhanced",
+                    "cargo xtask build-enhanced".to_owned(),
                 ),
             ])
             .collect()
@@ -436,10 +441,9 @@ impl GraphWriter<'_> {
     /// Puts the tags that claim a commit, on digests that were built and tested before, and compares the time of fast builds. `asks` is
     /// false where the job has the condition of the first.
     fn name(self, when: &[When], asks: bool) -> Vec<JobStep> {
-        let flag = self.flag();
+        let (flag, locked) = (self.flag(), self.locked());
         let of_name = if asks { all([when, &named()]) } else { Vec::new() };
-        let name =
-            run("Tag what was tested", of_name, format!("cargo xtask build {flag} --push --locked --reuse-only"));
+        let name = run("Tag what was tested", of_name, format!("cargo xtask build {flag} --push{locked} --reuse-only"));
         let gate = self.policy.ci.gate_factor.map(|factor| {
             run(
                 "Compare the time of fast builds",
@@ -467,25 +471,25 @@ impl GraphWriter<'_> {
     }
 
     fn base(self) -> Job {
-        let flag = self.flag();
+        let (flag, locked) = (self.flag(), self.locked());
         let mut steps: Vec<JobStep> = (!self.native()).then(|| prepare_docker(Vec::new())).into_iter().collect();
         steps.extend([
             run(
                 "Build the base",
                 vec![When::NotScheduled],
-                format!("cargo xtask build-base {flag} --push --locked --no-latest --platform \"$PLATFORM\""),
+                format!("cargo xtask build-base {flag} --push{locked} --no-latest --platform \"$PLATFORM\""),
             ),
             run(
                 "Rebuild the base for security updates",
                 vec![When::Scheduled],
-                format!("cargo xtask build-base {flag} --push --locked --force --no-latest --platform \"$PLATFORM\""),
+                format!("cargo xtask build-base {flag} --push{locked} --force --no-latest --platform \"$PLATFORM\""),
             ),
         ]);
         self.elsewhere("base", vec![PUBLISHES, BASE], steps)
     }
 
     fn app(self) -> Job {
-        let flag = self.flag();
+        let (flag, locked) = (self.flag(), self.locked());
         let program = Cache::program(self.policies, self.place);
         let mut steps: Vec<JobStep> = program.as_ref().map(|cache| restore(cache, Vec::new())).into_iter().collect();
         steps.push(prepare_docker(if self.native() { vec![FULL] } else { Vec::new() }));
@@ -493,12 +497,12 @@ impl GraphWriter<'_> {
             run(
                 "Build the app on its base",
                 vec![PUBLISHES, FAST, When::NotScheduled],
-                format!("cargo xtask build-fast {flag} --push --locked --untested --platform \"$PLATFORM\""),
+                format!("cargo xtask build-fast {flag} --push{locked} --untested --platform \"$PLATFORM\""),
             ),
             run(
                 "Rebuild the app on the new base",
                 vec![PUBLISHES, FAST, When::Scheduled],
-                format!("cargo xtask build-fast {flag} --push --locked --force --untested --platform \"$PLATFORM\""),
+                format!("cargo xtask build-fast {flag} --push{locked} --force --untested --platform \"$PLATFORM\""),
             ),
             run(
                 "Build the base and the app without publishing them",
@@ -508,7 +512,7 @@ impl GraphWriter<'_> {
             run(
                 "Build the app from scratch",
                 vec![PUBLISHES, FULL],
-                "cargo xtask build-enhanced --push --locked --platform \"$PLATFORM\"",
+                format!("cargo xtask build-enhanced --push{locked} --platform \"$PLATFORM\""),
             ),
             run(
                 "Build the app from scratch without publishing it",
@@ -619,7 +623,7 @@ impl GraphWriter<'_> {
     /// The run of a version's git tag. It restores no cache: what publishes is compiled from the tag's sources alone. A commit that CI
     /// has not tested is built and tested first, or refused where that takes several machines.
     fn version(self) -> Job {
-        let flag = self.flag();
+        let (flag, locked) = (self.flag(), self.locked());
         let mut steps = vec![check_out(), log_in(Vec::new()), plan()];
         if self.several() {
             steps.push(step("Refuse a commit that CI has not tested", vec![ALL_TESTS], Does::Refuse(UNTESTED)));
@@ -630,7 +634,7 @@ impl GraphWriter<'_> {
             steps.push(run(
                 "Build what CI has not built",
                 vec![ALL_TESTS, When::IsNot("decision", "full")],
-                format!("cargo xtask build {flag} --push --locked --untested"),
+                format!("cargo xtask build {flag} --push{locked} --untested"),
             ));
             steps.push(Self::install_deny(vec![ALL_TESTS, When::Exists("deny.toml")]));
             steps.extend(self.all_tests(&[ALL_TESTS]));
@@ -638,7 +642,7 @@ impl GraphWriter<'_> {
         steps.push(run(
             "Tag what was tested",
             vec![When::IsNot("decision", "full")],
-            format!("cargo xtask build {flag} --push --locked --reuse-only"),
+            format!("cargo xtask build {flag} --push{locked} --reuse-only"),
         ));
         Job {
             comment: "Puts the version on the digest that CI tested for this commit. It restores no cache: what publishes is compiled from the tag.",

@@ -16,6 +16,11 @@ fn keys(text: &str, keys: &str) -> String {
     text.replace("[ci]\n", &format!("[ci]\n{keys}"))
 }
 
+/// The files of policies whose root is pinned.
+fn generate(policies: &[&Policy], place: &PolicyLocation) -> Result<Vec<File>, Fault> {
+    super::generate(policies, place, RootDigests::Pinned)
+}
+
 /// Policies that differ in all that the generator reads.
 fn policies() -> Vec<Policy> {
     vec![
@@ -57,10 +62,56 @@ fn steps(job: &Yaml) -> &[Yaml] {
 #[test]
 fn the_files_of_this_repository_are_what_its_policy_gives() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    for file in generate(&[&policy(|text| text)], &PolicyLocation::default()).unwrap() {
+    let pins = std::fs::read_to_string(root.join("images.lock")).unwrap_or_default();
+    let pins =
+        if pins.is_empty() { ImagesLock::default() } else { ImagesLock::parse("images.lock".as_ref(), &pins).unwrap() };
+    let policy = policy(|text| text);
+    let digests = RootDigests::of(&[&policy], &pins);
+    for file in super::generate(&[&policy], &PolicyLocation::default(), digests).unwrap() {
         let found = std::fs::read_to_string(root.join(&file.path)).unwrap_or_default();
         if let Some(difference) = difference(&file, &found) {
             panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
+        }
+    }
+}
+
+/// `--locked` refuses a root that is not pinned: with it, such a repository's first step would always fail.
+#[test]
+fn nothing_is_locked_that_is_not_pinned() {
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let root = format!(
+        "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n\n[root.platforms]\n\"linux/amd64\" = \"{DIGEST}\"\n"
+    );
+    let policies = policies();
+    for (pins, expected) in [
+        (String::new(), RootDigests::Current),
+        (root, RootDigests::Pinned),
+        (format!("[base]\ndigest = \"{DIGEST}\"\n"), RootDigests::Pinned),
+        (format!("[bases]\nother = \"{DIGEST}\"\n"), RootDigests::Current),
+    ] {
+        let lock = match &*pins {
+            "" => ImagesLock::default(),
+            text => ImagesLock::parse("images.lock".as_ref(), text).unwrap(),
+        };
+        for policy in &policies {
+            let digests = RootDigests::of(&[policy], &lock);
+            assert_eq!(digests, expected, "{pins}");
+            for provider in [Provider::GitHub, Provider::GitLab] {
+                let mut policy = policy.clone();
+                policy.ci.provider = provider;
+                policy.ci.laptops.clear();
+                let text: String = super::generate(&[&policy], &PolicyLocation::default(), digests)
+                    .unwrap()
+                    .into_iter()
+                    .map(|file| file.text)
+                    .collect();
+                let is_command = |line: &&str| ["cargo xtask plan", "--push "].iter().any(|part| line.contains(part));
+                let locked = text.lines().filter(is_command).filter(|line| line.contains("--locked")).count();
+                let all = text.lines().filter(is_command).filter(|line| !line.contains('`')).count();
+                assert!(all > 3);
+                assert_eq!(locked, if expected == RootDigests::Pinned { all } else { 0 }, "{text}");
+                assert_eq!(text.contains("The root is not pinned"), expected == RootDigests::Current);
+            }
         }
     }
 }
