@@ -31,7 +31,7 @@ pub use dependencies::{repository as dependencies_repository, to_pull};
 pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
 pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_layout};
 pub use rebuild::{Again, PublishedKey, Rebuilt, from_nothing};
-pub use request::Request;
+pub use request::{Request, leaves_to_ci};
 pub use root::{debian_recipe, local_root, repository as root_repository, resolve_root};
 pub use root_registry::single_try_client;
 pub use sources::{Sources, Unreadable, one_line};

@@ -5,6 +5,7 @@
 
 use crate::plugins::{self, Artifact, BuildFacts, Call, Outcome, Subject, program};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use xtask_host::process;
@@ -17,9 +18,13 @@ use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Repository;
 use xtask_native::container::Runner;
 
-/// True in a job of CI.
+/// True in CI, whose tags others take for tested. Services set `CI` to `true`, some to `1`; `CI=false` is the opposite of it.
 pub fn in_ci() -> bool {
-    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+    is_ci(std::env::var_os("CI").as_deref())
+}
+
+fn is_ci(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| value == "true" || value == "1")
 }
 
 /// The steps that are due for an image, in file order.
@@ -222,6 +227,16 @@ pub fn needed(step: &Step) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_person_is_not_ci_whatever_the_variable_says() {
+        for (value, expected) in
+            [("true", true), ("1", true), ("false", false), ("0", false), ("no", false), ("", false)]
+        {
+            assert_eq!(is_ci(Some(value.as_ref())), expected, "{value}");
+        }
+        assert!(!is_ci(None));
+    }
 
     #[test]
     fn several_faults_become_one() {

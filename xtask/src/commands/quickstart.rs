@@ -77,7 +77,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
     let done = pipeline::run(&global, &flags, Target::App)?;
     announce::conclude(&done);
-    let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    let in_ci = crate::steps::in_ci();
     for app in done.wanted() {
         let tested = tree
             .policy

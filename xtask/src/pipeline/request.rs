@@ -7,8 +7,8 @@ use xtask_host::docker::Docker;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 use xtask_model::image::plan::{Target, Wanted};
-use xtask_model::image::policy::{ImageKind, SharedTags};
-use xtask_model::spec::reference::Platform;
+use xtask_model::image::policy::{ImageKind, Policy, SharedTags};
+use xtask_model::spec::reference::{Platform, Repository};
 
 /// A valid request.
 #[derive(Clone, Debug)]
@@ -29,6 +29,11 @@ pub struct Request {
     /// Images go into folders of the tree alone: no engine gets them under a name.
     pub(super) contained: bool,
     pub(super) engine: BuildEngine,
+}
+
+/// True if this call moves no tag of a repository that other people rely on: it is a person's, and the policy leaves them to CI.
+pub fn leaves_to_ci(policy: &Policy, repository: &Repository) -> bool {
+    policy.project.shared_tags == SharedTags::Ci && !in_ci() && !repository.is_loopback()
 }
 
 impl Request {
@@ -69,8 +74,7 @@ impl Request {
                 .hint("name one with `--platform`, or publish them together with `--push`"));
         }
         let BuildFlags { force, no_latest, no_branch_tag, untested, dry_run, reuse_only, .. } = *flags;
-        let shared = tree.policy.project.shared_tags == SharedTags::Anywhere;
-        let left_to_ci = !shared && !in_ci() && !tree.repository(ImageKind::App).is_loopback();
+        let left_to_ci = leaves_to_ci(&tree.policy, &tree.repository(ImageKind::App));
         Ok(Self {
             wanted: Wanted { target, push, platforms, force, no_latest, no_branch_tag, untested, left_to_ci },
             offline: global.offline,

@@ -518,7 +518,12 @@ pub const TABLES: &[Table] = &[
                 Default::Text("build"),
                 "when it runs: before anything is published, or after",
             ),
-            key("only", ValueKind::Choice(&["ci"]), Default::None, "run it only where `CI` is set"),
+            key(
+                "only",
+                ValueKind::Choice(&["ci"]),
+                Default::None,
+                "run it only in CI: where the variable `CI` is `true` or `1`",
+            ),
             key(
                 "images",
                 ValueKind::Choices(&["base", "app", "enhanced"]),
