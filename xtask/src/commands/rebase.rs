@@ -151,6 +151,7 @@ fn rebased(
     if flags.dry_run {
         for image in &wanted {
             terminal::step("would", &format!("rebase {} `{}`", image.kind(), image.shown()));
+            image.kept.iter().for_each(|(tag, why)| terminal::step("kept", &format!("`{tag}` stays: {why}")));
         }
         terminal::step("nothing", "was changed: `--dry-run`");
         return Ok(report);

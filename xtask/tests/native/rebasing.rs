@@ -429,3 +429,40 @@ fn several_apps_are_rebased_with_the_base_that_they_share() {
     }
     world.rebase(&[]).ok().says("nothing to rebase");
 }
+
+/// The registry under a name that is not loopback's: one that other people share.
+fn shared(world: &World) {
+    let repo = &world.repo;
+    let own = repo.repository("app").registry().to_owned();
+    let (_, port) = own.rsplit_once(':').unwrap();
+    let other = format!("0.0.0.0:{port}");
+    let policy = repo.read("images.toml");
+    let line = format!("registry = \"{own}");
+    assert!(policy.contains(&line), "{policy}");
+    let text = policy.replace(&line, &format!("insecure-registries = [\"{other}\"]\nregistry = \"{other}"));
+    repo.write("images.toml", &text);
+    // Another app: this one's labels name its base by the other name of the registry.
+    repo.write("templates/page.html", "<p>shared</p>\n");
+    repo.commit("shared");
+}
+
+#[test]
+fn at_a_desk_a_rebase_leaves_shared_tags_to_ci() {
+    let Some(world) = world("rebase-desk") else { return };
+    shared(&world);
+    let call = |args: &[&str], ci: &str| world.repo.xtask(args).without_engine().env("CI", ci).run();
+    call(&["build", "--push"], "true").ok();
+    let before = world.names();
+    push_root(&world, RELEASE, "1:1.3.1-2");
+    for ci in ["false", "0"] {
+        call(&["rebase"], ci).ok().says("`latest` stays: only CI moves it").says("`main` stays: only CI moves it");
+        assert_eq!(world.names(), before);
+    }
+    call(&["rebase"], "1").ok();
+    let rebased = world.names();
+    assert!(before.iter().zip(&rebased).all(|(before, after)| before.1 != after.1), "{before:?} {rebased:?}");
+    call(&["rebase", "--undo"], "no").ends(2).says("a person's call leaves these tags to CI");
+    assert_eq!(world.names(), rebased);
+    call(&["rebase", "--undo"], "true").ok();
+    assert_eq!(world.names(), before);
+}

@@ -9,7 +9,7 @@ use crate::image::key::{BinaryKey, FALLBACK, Fingerprint, foremost};
 use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Presence, Published};
 use crate::image::rebase;
-use crate::image::tags::{self, CommitTags};
+use crate::image::tags::{self, BranchTag, CommitTags};
 use crate::spec::lock;
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use serde::Serialize;
@@ -312,6 +312,18 @@ pub fn listed(differences: &[InputDifference]) -> String {
     parts.join(", ")
 }
 
+/// Why a tag stays that a person's call leaves to CI.
+pub const LEFT_TO_CI: &str = "only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)";
+
+/// True if a tag is one that people rely on and that moves: `latest`, or the default branch's.
+pub fn is_shared(tag: &Tag, default_branch: &str) -> bool {
+    let of_branch = match tags::branch_tag(default_branch, default_branch) {
+        BranchTag::Same(tag) | BranchTag::Other(tag, _) => Some(tag),
+        BranchTag::None(_) => None,
+    };
+    *tag == Tag::latest() || of_branch.as_ref() == Some(tag)
+}
+
 /// Facts that decide over `latest`.
 pub struct LatestFacts<'a> {
     /// The commit that is checked out, or why there is none.
@@ -336,7 +348,7 @@ pub fn latest(policy: &Policy, wanted: &Wanted, facts: &LatestFacts<'_>) -> Late
         return stays("`--untested`: the tests of this commit have not passed yet".to_owned());
     }
     if wanted.left_to_ci {
-        return stays("only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)".to_owned());
+        return stays(LEFT_TO_CI.to_owned());
     }
     if !policy.project.moving_tags.latest {
         return stays("the policy's `moving-tags` leaves it out".to_owned());

@@ -92,7 +92,7 @@ impl Images {
             };
             let read = one(context, &id.0, published.clone());
             match read {
-                Ok(image) => Ok(Some(name_it(image, &name, tags))),
+                Ok(image) => Ok(Some(name_it(context, image, &name, tags))),
                 // Whatever else is in the repository.
                 Err(fault) if flags.all => {
                     terminal::warn(&format!("`{name}` is left out: {}", crate::pipeline::one_line(&fault)));
@@ -160,10 +160,11 @@ impl Images {
     }
 }
 
-fn name_it((mut image, base): Read, name: &Reference, tags: &[Tag]) -> Read {
+fn name_it(context: &RebaseContext<'_>, (mut image, base): Read, name: &Reference, tags: &[Tag]) -> Read {
     image.named = Some(name.to_string());
     for tag in tags {
-        match rebase::fixed(tag, &image.published) {
+        let left = || super::tags::left_to_ci(context.tree, &image.repository, tag);
+        match rebase::fixed(tag, &image.published).or_else(left) {
             None => image.tags.push(tag.clone()),
             Some(why) => image.kept.push((tag.clone(), why)),
         }

@@ -3,15 +3,18 @@
 use super::images::{Id, NamedImage};
 use super::make::Rebased;
 use super::{AT_ONCE, RebaseContext};
+use crate::pipeline::leaves_to_ci;
 use crate::steps;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use xtask_host::registry::parallel::some_at_once;
 use xtask_host::registry::publish::{self, Publication, completeness, records};
 use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::Tree;
 use xtask_host::{clock, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FINGERPRINT_LABEL;
+use xtask_model::image::plan;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
 use xtask_model::image::rebase;
@@ -96,6 +99,12 @@ fn by_fingerprint(context: &RebaseContext<'_>, one: &Rebased<'_>) -> Result<Publ
     };
     let attach = |index: &Descriptor| steps::attach_to_index(tree, client, image.kind(), (&image.repository, index));
     Ok(publish::publish_with(client, &publication, &attach)?.published)
+}
+
+/// Why a tag stays where it is at a person's desk, as with `build --push`; `None` for one that moves.
+pub(super) fn left_to_ci(tree: &Tree, repository: &Repository, tag: &Tag) -> Option<&'static str> {
+    let stays = leaves_to_ci(&tree.policy, repository) && plan::is_shared(tag, &tree.policy.project.default_branch);
+    stays.then_some(plan::LEFT_TO_CI)
 }
 
 /// Moves tags, all or none: unless one of them names something else by now, and back after a fault. An interruption comes before or after.
@@ -194,7 +203,7 @@ pub(super) struct Undone {
 pub(super) fn undo(context: &RebaseContext<'_>, named: Vec<NamedImage>, dry_run: bool) -> Result<Vec<Undone>, Fault> {
     let RebaseContext { tree, client } = *context;
     let by_default = named.len() > 1;
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), false);
     for one in &named {
         let Some(tag) = &one.tag else {
             return Err(Fault::usage("`--undo` moves tags, and a digest is none")
@@ -210,7 +219,17 @@ pub(super) fn undo(context: &RebaseContext<'_>, named: Vec<NamedImage>, dry_run:
         if rebase::fixed(tag, &one.published).is_some() {
             continue;
         }
+        if let Some(why) = left_to_ci(tree, &one.repository, tag) {
+            terminal::step("kept", &format!("`{}` stays: {why}", one.repository.tag(tag)));
+            left = true;
+            continue;
+        }
         found.push((one, tag, before));
+    }
+    if found.is_empty() && left {
+        return Err(Fault::usage("no tag was moved back: a person's call leaves these tags to CI")
+            .hint("run `cargo xtask rebase --undo` in a job of CI")
+            .hint("in a repository without CI: `[project] shared-tags = \"anywhere\"` in `images.toml`"));
     }
     if found.is_empty() {
         return Err(
