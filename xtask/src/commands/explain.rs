@@ -115,7 +115,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
             None => fault,
         })?;
         let sources = new.sources_since(&old, &old_id);
-        let names = (new.tree.names(&new.base), FileNames { sources: &sources, ..new.tree.names(&new.app().parsed) });
+        let names = (new.tree.names(new.base()), FileNames { sources: &sources, ..new.tree.names(&new.app().parsed) });
         let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
         let waits = |change| format!("{change}; it waits, another base is pinned");
         let base = changes.base.into_iter().chain(changes.waiting.into_iter().map(waits)).collect();
@@ -155,7 +155,8 @@ fn published_app(global: &Global, tree: &Tree) -> Result<[Explained; 2], Fault> 
     let old_base = base.as_ref().and_then(|base| base.key.as_ref());
     let base_key = here.base_key(&plan.root.clone().unwrap_or_else(|_| assumed_root(tree, old_base)));
     let app_key = plan.app_key.unwrap_or_else(|| here.app_key(&base_key.fingerprint()));
-    let mut differences = old_base.map(|old| base_changes(old, &base_key, &tree.names(&here.base))).unwrap_or_default();
+    let mut differences =
+        old_base.map(|old| base_changes(old, &base_key, &tree.names(here.base()))).unwrap_or_default();
     if let Some(published) = base.as_ref().and_then(|base| base.published.as_ref()) {
         differences.extend(root_packages(tree, client.as_ref(), published, old_base, &base_key));
     }

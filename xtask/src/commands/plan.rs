@@ -229,7 +229,7 @@ fn untested(tree: &Tree, id: &str) -> Option<String> {
 fn compare(global: &Global, (tree, id): (&Tree, &str), head: &Sources<'_>) -> Result<(Changes, bool), String> {
     let old = Sources::read_all(tree).map_err(|why| unreadable(id, &why.fault()))?;
     let sources = head.sources_since(&old, id);
-    let base_names = head.tree.names(&head.base);
+    let base_names = head.tree.names(head.base());
     let app_names = FileNames { sources: &sources, ..head.tree.names(&head.app().parsed) };
     let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
     Ok((changes, compiles_since(head, &old, global)))

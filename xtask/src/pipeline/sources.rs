@@ -24,8 +24,9 @@ pub struct Sources<'t> {
     lock: Option<Lock>,
     /// Pins of Debian packages on the root, where the lock is read.
     system: Option<SystemPin>,
-    /// The base's Dockerfile with the files that it reads.
-    pub base: Parsed,
+    /// The base's Dockerfile with the files that it reads. Not read for an image from scratch, which is on no base and is built where
+    /// this Dockerfile is broken.
+    base: Option<Parsed>,
     /// Not read where the base alone is built.
     pub app: Option<AppSources>,
 }
@@ -88,7 +89,12 @@ impl<'t> Sources<'t> {
             Some(_) => facts::system_pin(tree, &pins)?.cloned(),
             None => None,
         };
-        let base = facts::parse(tree, ImageKind::Base, &tree.policy.base.args)?;
+        let base = match target {
+            Target::Enhanced => None,
+            Target::Base | Target::App | Target::Fast => {
+                Some(facts::parse(tree, ImageKind::Base, &tree.policy.base.args)?)
+            }
+        };
         let app = match target {
             Target::Base => None,
             Target::App | Target::Fast => Some(AppSources::read(tree, ImageKind::App)?),
@@ -119,15 +125,20 @@ impl<'t> Sources<'t> {
             Err(fault) => return Err(fault.into()),
         };
         let app = Some(AppSources::read(tree, ImageKind::App)?);
-        Ok(Self { tree, pins, lock: Some(lock), system, base, app })
+        Ok(Self { tree, pins, lock: Some(lock), system, base: Some(base), app })
     }
 
     /// The inputs of an image's Dockerfile.
     pub(super) fn parsed(&self, kind: ImageKind) -> &Parsed {
         match kind {
-            ImageKind::Base => &self.base,
+            ImageKind::Base => self.base(),
             ImageKind::App | ImageKind::Enhanced => &self.app().parsed,
         }
+    }
+
+    /// The base's inputs, in a tree that was read with them.
+    pub fn base(&self) -> &Parsed {
+        self.base.as_ref().expect("the base was read")
     }
 
     /// The app's inputs, in a tree that was read with them.
@@ -163,13 +174,32 @@ impl<'t> Sources<'t> {
         Inputs { base: self.base_key(&root), app, pinned: self.pins.root.is_some(), settings }
     }
 
+    /// True for a file that an image is made of: one that a Dockerfile copies, or a source of the program.
+    ///
+    /// # Errors
+    /// The program's sources cannot be listed.
+    pub fn are_made_of(&self, paths: &[&str]) -> Result<Vec<bool>, Fault> {
+        let app = &self.app().parsed;
+        let program = facts::binary_sources(self.tree, app)?.unwrap_or_default();
+        let copies = |parsed: &Parsed, path: &str| {
+            parsed.files.iter().chain(&parsed.meant).any(|entry| {
+                let entry_path = entry.path.to_string();
+                let below = || path.strip_prefix(&*entry_path).is_some_and(|rest| rest.starts_with('/'));
+                entry_path == path || (entry.kind == FileKind::Tree && (entry_path.is_empty() || below()))
+            })
+        };
+        let is_made_of =
+            |path: &&str| [self.base(), app].iter().any(|of| copies(of, path)) || program.contains_key(Path::new(path));
+        Ok(paths.iter().map(is_made_of).collect())
+    }
+
     /// The base's key on a root.
     ///
     /// # Panics
     /// In a tree that was read for a build on a pinned base.
     pub fn base_key(&self, root: &RootImage) -> BaseKey {
         let lock = self.lock.as_ref().expect("the lock was read");
-        facts::base_key(self.tree, root, (lock, &self.pins, self.system.as_ref()), &self.base)
+        facts::base_key(self.tree, root, (lock, &self.pins, self.system.as_ref()), self.base.as_ref())
     }
 
     /// The app's key on a base.

@@ -219,6 +219,23 @@ fn without_a_base_that_can_be_named_everything_is_built_from_scratch() {
     after_writing("dockerfiles/Dockerfile.base", "", Work::Full);
 }
 
+/// What the plan decides can be carried out: the image from scratch reads nothing of the broken Dockerfile.
+#[test]
+fn the_image_from_scratch_is_read_where_the_bases_dockerfile_is_broken() {
+    let (repo, _) = committed();
+    let key = || {
+        let tree = global(repo.root()).tree_of(Box::new(repo.root().to_owned())).unwrap();
+        let read = Sources::read(&tree, xtask::pipeline::Target::Enhanced).unwrap_or_else(|fault| panic!("{fault}"));
+        read.app().parsed.meaning.clone()
+    };
+    let whole = key();
+    let text = history::seeded("dockerfiles/Dockerfile.base");
+    for broken in [format!("{text}RUNN x\n"), format!("{text}COPY no-such-file /x\n"), String::new()] {
+        repo.file("dockerfiles/Dockerfile.base", &broken);
+        assert_eq!(key(), whole);
+    }
+}
+
 #[test]
 fn settings_that_no_key_holds_count_too() {
     let text = history::seeded("images.toml");

@@ -526,7 +526,7 @@ pub fn base_key(
     tree: &Tree,
     root: &RootImage,
     (lock, pins, system): (&Lock, &ImagesLock, Option<&SystemPin>),
-    parsed: &Parsed,
+    parsed: Option<&Parsed>,
 ) -> BaseKey {
     let pin = |pin: &DebianPin| (pin.name.clone(), format!("{} {}", pin.version, pin.digest));
     let of = |(platform, packages): (&Platform, &SystemPackages)| {
@@ -539,10 +539,10 @@ pub fn base_key(
         python: tree.policy.root.python.clone(),
         lock: lock.meaning(),
         sources: sources::used(&pins.sources, lock).into_iter().map(SourcePin::key).collect(),
-        dockerfile: parsed.meaning.clone(),
+        dockerfile: parsed.map(|parsed| parsed.meaning.clone()).unwrap_or_default(),
         args: tree.policy.base.args.clone(),
         labels: labels(tree, ImageKind::Base),
-        files: parsed.files.clone(),
+        files: parsed.map(|parsed| parsed.files.clone()).unwrap_or_default(),
         compression: tree.policy.base.compression.to_string(),
         system: system.into_iter().flat_map(|system| system.platforms.iter().map(of)).collect(),
     }

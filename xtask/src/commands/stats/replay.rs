@@ -134,7 +134,7 @@ impl Replay<'_> {
                 let changes = self.before.inputs.as_ref().map_err(String::clone).map(|old| {
                     let changed = if program(old) == program(&inputs) { "" } else { "changed" };
                     let app = FileNames { sources: changed, ..tree.names(&sources.app().parsed) };
-                    change::compare(old, &inputs, &tree.names(&sources.base), &app)
+                    change::compare(old, &inputs, &tree.names(sources.base()), &app)
                 });
                 let known = self.before.inputs.as_ref().ok().and_then(program);
                 let compiles = program(&inputs).is_some() && program(&inputs) != known;
