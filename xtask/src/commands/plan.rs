@@ -3,6 +3,7 @@
 use crate::documents;
 use crate::flags::{Format, Global, PlanFlags};
 use crate::pipeline::{self, Sources, TreePlan, Unreadable, one_line};
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,14 +122,24 @@ fn plan_app(
             return Ok(ChangePlan { decision, reasons, machines, ..plan });
         }
     };
+    let documents: Vec<&str> = older
+        .changed
+        .iter()
+        .flatten()
+        .filter(|path| head.policy.ci.documents.ignores(path.as_bytes()))
+        .map(String::as_str)
+        .collect();
     let compared = older.trees.as_ref().map_err(String::clone).and_then(|trees| {
         let id = older.revision.as_deref().unwrap_or_default();
         let before = trees.iter().find(|tree| tree.policy.app.name == head.policy.app.name);
         let before = before.ok_or_else(|| format!("at `{}` there was no such app", &id[..12.min(id.len())]))?;
-        compare(global, (before, id), &sources)
+        compare(global, (before, id), &sources, &documents)
     });
-    let compiles = compared.as_ref().map_or(head.policy.app.binary.is_some(), |(_, compiles)| *compiles);
-    let changes = compared.map(|(changes, _)| changes);
+    let compiles = compared.as_ref().map_or(head.policy.app.binary.is_some(), |compared| compared.compiles);
+    let (changes, in_images) = match compared {
+        Ok(TreeComparison { changes, in_images, .. }) => (Ok(changes), in_images),
+        Err(why) => (Err(why.clone()), Err(why)),
+    };
     let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
     let commit = match purpose == Purpose::Change || head_revision.is_some() {
         true => None,
@@ -149,8 +160,13 @@ fn plan_app(
     let facts = ChangeFacts { purpose, changes, no_base: None, pinned, pinned_root, base, app };
     let (decision, reasons) = change::work_needed(&facts);
     let changed = older.changed.as_deref().map_err(String::as_str);
-    let facts_of_tests =
-        verification::VerificationFacts { purpose, changed, untested: untested.as_deref(), tested: tested.as_deref() };
+    let facts_of_tests = verification::VerificationFacts {
+        purpose,
+        changed,
+        in_images: in_images.as_ref().map_err(String::as_str),
+        untested: untested.as_deref(),
+        tested: tested.as_deref(),
+    };
     let ci = &head.policy.ci;
     let (verification, verification_reason) = verification::needed(&facts_of_tests, &ci.documents, &ci.tests);
     let ChangeFacts { changes, base, app, .. } = facts;
@@ -225,14 +241,39 @@ fn untested(tree: &Tree, id: &str) -> Option<String> {
     }
 }
 
-/// The differences of head to an older tree, and whether the program is compiled; a reason where the older inputs cannot be read.
-fn compare(global: &Global, (tree, id): (&Tree, &str), head: &Sources<'_>) -> Result<(Changes, bool), String> {
+/// The differences of head to an older tree.
+struct TreeComparison {
+    changes: Changes,
+    /// The program is compiled.
+    compiles: bool,
+    /// Changed documents that an image of either tree is made of, or why that is unknown.
+    in_images: Result<BTreeSet<String>, String>,
+}
+
+/// Compares with an older tree; a reason where the older inputs cannot be read.
+fn compare(
+    global: &Global,
+    (tree, id): (&Tree, &str),
+    head: &Sources<'_>,
+    documents: &[&str],
+) -> Result<TreeComparison, String> {
     let old = Sources::read_all(tree).map_err(|why| unreadable(id, &why.fault()))?;
     let sources = head.sources_since(&old, id);
     let base_names = head.tree.names(head.base());
     let app_names = FileNames { sources: &sources, ..head.tree.names(&head.app().parsed) };
     let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
-    Ok((changes, compiles_since(head, &old, global)))
+    let in_images = in_images(&[head, &old], documents).map_err(|fault| one_line(&fault));
+    Ok(TreeComparison { changes, compiles: compiles_since(head, &old, global), in_images })
+}
+
+/// The documents that an image of one of these trees is made of.
+fn in_images(trees: &[&Sources<'_>], documents: &[&str]) -> Result<BTreeSet<String>, Fault> {
+    let mut found = BTreeSet::new();
+    for sources in trees.iter().filter(|_| !documents.is_empty()) {
+        let made = sources.are_made_of(documents)?;
+        found.extend(documents.iter().zip(made).filter(|(_, made)| *made).map(|(path, _)| (*path).to_owned()));
+    }
+    Ok(found)
 }
 
 /// Returns true if a build compiles the program: its sources changed, or the older tree's image with that program is missing.

@@ -2,12 +2,14 @@
 
 use crate::flags::Global;
 use std::collections::BTreeMap;
+use std::path::Path;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_host::tree::inputs::projects;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{FALLBACK_ROOT, Inputs, PINNED_BASE};
+use xtask_model::image::context::FileKind;
 use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, Fingerprint};
 use xtask_model::image::plan::Target;
 use xtask_model::image::policy::{DebianRoot, ImageKind};

@@ -204,6 +204,23 @@ fn fault_6_documents_build_nothing() {
 }
 
 #[test]
+fn a_document_in_an_image_is_code() {
+    for (path, tests) in
+        [("autoscaler/templates/README.md", "pages"), ("autoscaler/README.md", "payload"), ("docs/a/b.md", "documents")]
+    {
+        let (repo, _) = committed();
+        repo.file(path, "x\n");
+        let found = ask(repo.root(), "HEAD", None).unwrap();
+        assert_eq!(found.verification.to_string(), tests, "{path}: {}", found.verification_reason);
+        // It counts where it was, too.
+        repo.commit("document");
+        std::fs::remove_file(repo.root().join(path)).unwrap();
+        let found = ask(repo.root(), "HEAD", None).unwrap();
+        assert_eq!(found.verification.to_string(), tests, "{path} is gone: {}", found.verification_reason);
+    }
+}
+
+#[test]
 fn fault_1_an_edit_of_the_bases_dockerfile_is_a_base_rebuild() {
     let text = history::seeded("dockerfiles/Dockerfile.base");
     after_writing("dockerfiles/Dockerfile.base", &format!("{text}LABEL a=b\n"), Work::BaseFast);

@@ -6,6 +6,7 @@ use crate::image::change::Purpose;
 use crate::image::policy::{DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,6 +50,8 @@ pub struct VerificationFacts<'a> {
     pub purpose: Purpose,
     /// Changed paths from the policy's folder, with `..` where they are outside of it; or why they are unknown.
     pub changed: Result<&'a [String], &'a str>,
+    /// Changed paths that an image is made of, which are never only documents; or why they are unknown.
+    pub in_images: Result<&'a BTreeSet<String>, &'a str>,
     /// Reason why nothing shows that the tests of the revision before it passed. The tests of its own files do not make up for them.
     pub untested: Option<&'a str>,
     /// The registry tag of this commit, where it names this commit's app: CI writes it after the tests.
@@ -71,7 +74,9 @@ pub fn needed(facts: &VerificationFacts<'_>, documents: &Ignore, selected: &[Sel
         return (Needed::All, why.to_owned());
     }
     let Some(example) = changed.first() else { return (Needed::None, "no file changed".to_owned()) };
-    let rest: Vec<&String> = changed.iter().filter(|path| !documents.ignores(path.as_bytes())).collect();
+    let is_named = |path: &String| documents.ignores(path.as_bytes());
+    let is_document = |path: &String| is_named(path) && facts.in_images.is_ok_and(|images| !images.contains(path));
+    let rest: Vec<&String> = changed.iter().filter(|path| !is_document(path)).collect();
     let Some(first) = rest.first() else {
         return (Needed::Documents, format!("only documents changed ({})", some(example, changed.len())));
     };
@@ -86,7 +91,14 @@ pub fn needed(facts: &VerificationFacts<'_>, documents: &Ignore, selected: &[Sel
         None => {
             let other = |path: &&&String| !selected.iter().any(|tests| tests.paths.ignores(path.as_bytes()));
             let example = rest.iter().find(other).unwrap_or(first);
-            (Needed::All, format!("no smaller set of tests covers `{example}`"))
+            let why = match facts.in_images {
+                Ok(_) if is_named(example) => {
+                    format!("an image is made of `{example}`, and no smaller set of tests covers it")
+                }
+                Err(why) if is_named(example) => format!("whether an image is made of `{example}` is unknown: {why}"),
+                _ => format!("no smaller set of tests covers `{example}`"),
+            };
+            (Needed::All, why)
         }
     }
 }
@@ -107,8 +119,10 @@ mod tests {
     #[track_caller]
     fn check(purpose: Purpose, changed: Result<&[&str], &str>, tested: Option<&str>, expected: &str, reason: &str) {
         let changed = changed.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
-        let facts =
-            VerificationFacts { purpose, changed: changed.as_deref().map_err(|why| *why), untested: None, tested };
+        let in_images = BTreeSet::from(["page.md".to_owned(), "templates/page.md".to_owned()]);
+        let in_images = Ok(&in_images);
+        let changed = changed.as_deref().map_err(|why| *why);
+        let facts = VerificationFacts { purpose, changed, in_images, untested: None, tested };
         let pages = |name: &str, path: &str| Selected {
             name: name.to_owned(),
             paths: ignore(&[path]),
@@ -140,6 +154,16 @@ mod tests {
         );
         change(&["templates/a.html", "src/x.rs"], "all", "no smaller set of tests covers `src/x.rs`");
         change(&["templates/a.html", "forecaster/b.py"], "all", "no smaller set of tests covers `templates/a.html`");
+        // A name that only documents have makes no document of what an image is made of.
+        let made = "an image is made of `page.md`, and no smaller set of tests covers it";
+        change(&["page.md"], "all", made);
+        change(&["README.md", "page.md"], "all", made);
+        change(
+            &["README.md", "templates/page.md"],
+            "pages",
+            "`[[ci.tests]]` `pages` covers every changed file (`templates/page.md`)",
+        );
+        change(&["templates/a.html", "page.md"], "all", made);
         change(&["README.mdx"], "all", "no smaller set of tests covers `README.mdx`");
         change(&["../other/templates/a"], "all", "no smaller set of tests covers `../other/templates/a`");
     }
@@ -156,8 +180,14 @@ mod tests {
             let payload = long("payload", &["operator", "!operator/**/Cargo.toml"]);
             let selected = [long("pages", &["operator/templates"]), payload, long("tool", &["tool"])];
             let changed = [path.to_owned()];
-            let facts =
-                VerificationFacts { purpose: Purpose::Change, changed: Ok(&changed), untested: None, tested: None };
+            let (purpose, in_images) = (Purpose::Change, &BTreeSet::new());
+            let facts = VerificationFacts {
+                purpose,
+                changed: Ok(&changed),
+                in_images: Ok(in_images),
+                untested: None,
+                tested: None,
+            };
             super::needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &selected).0.outputs().map(|(_, value)| value)
         };
         for (path, tests, long) in [
@@ -185,10 +215,26 @@ mod tests {
     }
 
     #[test]
+    fn documents_of_unknown_use_need_every_test() {
+        let changed = ["README.md".to_owned()];
+        let facts = VerificationFacts {
+            purpose: Purpose::Change,
+            changed: Ok(&changed),
+            in_images: Err("the clone is shallow"),
+            untested: None,
+            tested: None,
+        };
+        let (needed, why) = needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &[]);
+        assert_eq!(needed, Needed::All);
+        assert_eq!(why, "whether an image is made of `README.md` is unknown: the clone is shallow");
+    }
+
+    #[test]
     fn a_change_of_untested_files_needs_every_test() {
         for changed in [&[][..], &["README.md".to_owned()]] {
             let untested = Some("no tag shows that the tests of `0123456789ab` passed");
-            let facts = VerificationFacts { purpose: Purpose::Change, changed: Ok(changed), untested, tested: None };
+            let (purpose, in_images) = (Purpose::Change, Ok(&BTreeSet::new()));
+            let facts = VerificationFacts { purpose, changed: Ok(changed), in_images, untested, tested: None };
             let (needed, why) = needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &[]);
             assert_eq!((needed, Some(why.as_str())), (Needed::All, untested));
         }
