@@ -13,6 +13,7 @@ mod messages;
 mod names;
 mod portable;
 mod prose;
+mod tested;
 mod text;
 
 pub use files::Files;
@@ -50,7 +51,7 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 11] = [
+    let rules: [fn(&Files) -> Vec<Violation>; 12] = [
         text::check,
         prose::check,
         edges::check,
@@ -62,6 +63,7 @@ pub fn check(files: &Files) -> Vec<Violation> {
         links::check,
         messages::check,
         generated::check,
+        tested::check,
     ];
     let mut found: Vec<Violation> = std::thread::scope(|scope| {
         let running: Vec<_> = rules.iter().map(|rule| scope.spawn(|| rule(files))).collect();

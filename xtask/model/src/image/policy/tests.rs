@@ -347,15 +347,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             `images.toml` is invalid: 6 problems
-            images.toml:117:1: `step.run` names no program
+            images.toml:120:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:118:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:122:8: `smok` is not a plugin
+            images.toml:121:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:125:8: `smok` is not a plugin
               hint: did you mean `smoke`?
-            images.toml:123:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:124:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:126:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:127:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:127:8: a `size-budget` step needs `max`
+            images.toml:130:8: a `size-budget` step needs `max`
               hint: `max`: largest compressed size, for example `max = "400 MB"`"#]],
     );
 }
@@ -501,7 +501,8 @@ fn tests_of_small_changes_are_checked() {
     let ci = parse(GOOD, &|_| true).unwrap().ci;
     assert_eq!(ci.tests.iter().map(|tests| tests.name.as_str()).collect::<Vec<_>>(), ["pages", "payload", "xtask"]);
     assert!(ci.documents.ignores(b"docs/guide.md") && !ci.documents.ignores(b"src/main.rs"));
-    let own = GOOD.replace("[ci]\n", "[ci]\ndocuments = [\"**/*.txt\"]\n");
+    let line = GOOD.lines().find(|line| line.starts_with("documents = ")).unwrap();
+    let own = GOOD.replace(line, "documents = [\"**/*.txt\"]");
     let own = parse(&own, &|_| true).unwrap().ci.documents;
     assert!(own.ignores(b"a/b.txt") && !own.ignores(b"README.md"));
     let wrong = GOOD.to_owned()
