@@ -141,9 +141,15 @@ fn plan_app(
         Err(why) => (Err(why.clone()), Err(why)),
     };
     let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
-    let commit = match purpose == Purpose::Change || head_revision.is_some() {
-        true => None,
+    // A merge queue tests the commit that the default branch then gets. Nothing else about a change is known before its own tests.
+    let default = Some(&head.policy.project.default_branch);
+    let commit = match purpose == Purpose::Change {
+        _ if head_revision.is_some() => None,
         false => Git::at(&clone.root).commit(variable)?,
+        true if older.from_ci && app.ready() == Ready::Yes => {
+            Git::at(&clone.root).commit(variable)?.filter(|commit| commit.branch.as_ref() == default)
+        }
+        true => None,
     };
     let sampled = match head.policy.ci.shadow {
         None => Vec::new(),

@@ -54,17 +54,18 @@ pub struct VerificationFacts<'a> {
     pub in_images: Result<&'a BTreeSet<String>, &'a str>,
     /// Reason why nothing shows that the tests of the revision before it passed. The tests of its own files do not make up for them.
     pub untested: Option<&'a str>,
-    /// The registry tag of this commit, where it names this commit's app: CI writes it after the tests.
+    /// The registry tag of this commit, where it names this commit's app: CI writes it after the tests. Not asked for a change before its
+    /// commit is on the default branch.
     pub tested: Option<&'a str>,
 }
 
 /// Returns the tests that are needed, and the reason.
 pub fn needed(facts: &VerificationFacts<'_>, documents: &Ignore, selected: &[Selected]) -> (Needed, String) {
+    if let Some(tag) = facts.tested {
+        return (Needed::None, format!("the commit passed its tests before: they wrote the tag `{tag}`"));
+    }
     if facts.purpose != Purpose::Change {
-        return match facts.tested {
-            Some(tag) => (Needed::None, format!("the commit passed its tests before: they wrote the tag `{tag}`")),
-            None => (Needed::All, "no tag in the registry shows that the commit passed its tests".to_owned()),
-        };
+        return (Needed::All, "no tag in the registry shows that the commit passed its tests".to_owned());
     }
     let changed = match facts.changed {
         Ok(changed) => changed,
@@ -208,7 +209,7 @@ mod tests {
         check(
             Purpose::Change,
             Err("the clone is shallow"),
-            Some("0123"),
+            None,
             "all",
             "the changed files are unknown: the clone is shallow",
         );
@@ -242,6 +243,9 @@ mod tests {
 
     #[test]
     fn a_release_needs_no_tests_only_where_the_registry_shows_that_they_passed() {
+        // A merge queue has tested the commit.
+        let (tag, passed) = ("0123456789ab", "the commit passed its tests before: they wrote the tag `0123456789ab`");
+        check(Purpose::Change, Ok(&["src/x.rs"]), Some(tag), "none", passed);
         for purpose in [Purpose::Release, Purpose::Schedule, Purpose::Manual] {
             let tag = Some("0123456789ab");
             check(
