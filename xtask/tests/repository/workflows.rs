@@ -202,7 +202,8 @@ impl World {
         let mut env = engine.state.docker_env();
         env.insert("DOCKER_CONFIG", folder.join("docker").into_os_string());
         let host = engine.registry().to_owned();
-        let runner = Runner { origin, folder: folder.to_owned(), engine: env, service, registry: host };
+        let runner =
+            Runner { origin, folder: folder.to_owned(), engine: env, service, registry: host, cancelled: None.into() };
         runner.git(&["init", "-q", "-b", "main"]);
         Some(Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root })
     }
@@ -570,6 +571,18 @@ impl World {
         let outcome = self.runner.run(&push(MAIN, &small, &green));
         assert_eq!(outcome.results["required"], "success", "{}", outcome.log);
         let before = self.latest();
+
+        if self.runner.service == Provider::GitHub {
+            // Tests that reach their time limit are cancelled, not failed.
+            let late = self.commit(&[("late", "\n")]);
+            self.runner.cancelled.set(Some("test"));
+            let outcome = self.runner.run(&push(MAIN, &green, &late));
+            self.runner.cancelled.set(None);
+            let result = |job: &str| outcome.results[job];
+            let results = [result("images"), result("test"), result("release"), result("required")];
+            assert_eq!(results, ["success", "cancelled", "skipped", "failure"], "{}", outcome.log);
+            assert!(self.latest() == before && short(&late).is_none(), "tests that did not end name nothing");
+        }
 
         let broken = self.commit(&[("Dockerfile.app", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY nothing /\n")]);
         let outcome = self.runner.run(&push(MAIN, &green, &broken));

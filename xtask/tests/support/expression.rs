@@ -135,7 +135,7 @@ impl Reader<'_> {
         }
         Value::Bool(match (name, arguments.as_slice()) {
             ("always", []) => true,
-            // Nothing cancels a run of the test.
+            // A job of the test may be cancelled, a run is not.
             ("cancelled", []) => false,
             ("success", []) => self.status.success,
             ("failure", []) => self.status.failure,

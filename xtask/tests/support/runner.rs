@@ -38,12 +38,14 @@ pub(crate) struct Runner {
     pub service: Provider,
     /// Host of the registry.
     pub registry: String,
+    /// The job of GitHub that ends as cancelled, as one does at its time limit.
+    pub cancelled: std::cell::Cell<Option<&'static str>>,
 }
 
 /// Result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// `success`, `failure` or `skipped` of each job.
+    /// `success`, `failure`, `cancelled` or `skipped` of each job.
     pub results: BTreeMap<String, &'static str>,
     /// The outputs of the job `images`.
     pub planned: BTreeMap<String, String>,
@@ -110,6 +112,9 @@ impl Runner {
         let context = self.context(event, &needs);
         if !holds(&yaml["if"], &context, status) {
             return "skipped";
+        }
+        if self.cancelled.get() == Some(name) {
+            return "cancelled";
         }
         let legs = yaml["strategy"]["matrix"]["include"].as_vec().cloned().unwrap_or_else(|| vec![Yaml::Null]);
         let mut result = "success";

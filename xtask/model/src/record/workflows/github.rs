@@ -268,7 +268,7 @@ jobs:
             [first, rest @ ..] if job.after_skipped => {
                 let _ = writeln!(
                     text,
-                    "    if: >-\n      !cancelled() && !failure() && {first} &&\n      {}",
+                    "    if: >-\n      !cancelled() && !failure() && !contains(needs.*.result, 'cancelled') && {first} &&\n      {}",
                     rest.join(" && ")
                 );
             }
@@ -377,6 +377,7 @@ jobs:
             When::OwnRepository => self.own_repository(),
             When::Exists(file) => format!("hashFiles('{file}') != ''"),
             When::Missed(cache) => format!("steps.{cache}.outputs.cache-hit != 'true'"),
+            When::Succeeded(earlier) => format!("needs.{earlier}.result == 'success'"),
             When::Any(all) => format!("({})", self.conditions(job, all).join(" || ")),
         }
     }

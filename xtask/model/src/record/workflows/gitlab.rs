@@ -315,6 +315,8 @@ impl GitlabWriter<'_> {
             When::OwnRepository => self.own_repository().unwrap_or_default(),
             When::Exists(file) => format!("[ -e {file} ]"),
             When::Missed(_) => "[ ! -x \"$CARGO_HOME/bin/cargo-deny\" ]".to_owned(),
+            // A job runs only after those that it needs have succeeded.
+            When::Succeeded(_) => "true".to_owned(),
             When::Any(all) => {
                 let all: Vec<String> = all.iter().map(|when| self.condition(when)).collect();
                 format!("{{ {}; }}", all.join(" || "))

@@ -107,6 +107,8 @@ pub(super) enum When {
     /// The cache of this id was not found.
     Missed(&'static str),
     Any(Vec<When>),
+    /// An earlier job succeeded: it was neither skipped nor ended early.
+    Succeeded(&'static str),
 }
 
 /// A cache of folders. A run for the default branch alone saves it: no job that publishes restores what a pull request wrote.
@@ -587,6 +589,12 @@ impl GraphWriter<'_> {
         }
     }
 
+    /// The job of the tests has passed, where it has work. One that ends at its time limit has neither succeeded nor failed.
+    fn tested(self) -> When {
+        let passed = When::Succeeded("test");
+        if self.several() { When::Any(vec![SMALL, passed]) } else { passed }
+    }
+
     /// Names digests, once every job that built or tested them has succeeded.
     fn release(self, needs: Vec<&'static str>) -> Job {
         let mut steps = begin(&Cache::xtask("xtask", self.place));
@@ -597,7 +605,7 @@ impl GraphWriter<'_> {
         Job {
             comment: "Puts the tags on the digests that were built and tested. It builds nothing, and fails where a digest is missing.",
             needs,
-            when: all([&[PUBLISHES], &named(), &[later]]),
+            when: all([&[PUBLISHES], &named(), &[later, self.tested()]]),
             after_skipped: true,
             asks_branch: true,
             ..Self::job("release", PUSHES, steps)
