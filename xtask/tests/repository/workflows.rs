@@ -180,7 +180,7 @@ struct Expected<'e> {
 
 impl World {
     /// None, said aloud, where there is no engine.
-    fn begin(folder: &Path, service: Provider) -> Option<Self> {
+    fn begin(folder: &Path, service: Provider, platforms: &[Platform]) -> Option<Self> {
         let engine = real_engine::engine()?;
         let client = Client::new(ClientOptions::default());
         // The registry may have another run's images.
@@ -194,8 +194,8 @@ impl World {
         }
         shim(&folder.join("bin/cargo"), env!("CARGO_BIN_EXE_xtask"));
         let origin = folder.join("origin");
-        pin_root(&client, &root, &origin);
-        project(&origin, &registry, service);
+        pin_root(&client, &root, &origin, platforms);
+        project(&origin, &registry, service, platforms);
         // A login stays here.
         let plugins = engine.folder().join("config/cli-plugins");
         std::os::unix::fs::symlink(plugins, folder.join("docker/cli-plugins")).unwrap();
@@ -317,13 +317,13 @@ fn put_root(client: &Client, repository: &Repository, version: &str) {
 }
 
 /// Pins the root: nothing that publishes takes a root that is not pinned.
-fn pin_root(client: &Client, repository: &Repository, folder: &Path) {
+fn pin_root(client: &Client, repository: &Repository, folder: &Path, platforms: &[Platform]) {
     let found = xtask_host::registry::publish::read(client, repository, Tag::from_name("1").unwrap())
         .unwrap()
         .present()
         .unwrap();
     let mut text = format!("[root]\nimage = \"{repository}:1\"\n\n[root.platforms]\n");
-    for (platform, manifest) in &found.platforms {
+    for (platform, manifest) in found.platforms.iter().filter(|(platform, _)| platforms.contains(platform)) {
         text += &format!("\"{platform}\" = \"{}\"\n", manifest.digest);
     }
     std::fs::write(folder.join("images.lock"), text).unwrap();
@@ -341,10 +341,12 @@ fn shim(path: &Path, xtask: &str) {
 }
 
 /// A repository that copies a file onto its base, which copies the lock onto the root: nothing has to run for a platform.
-fn project(folder: &Path, registry: &str, service: Provider) {
+fn project(folder: &Path, registry: &str, service: Provider, platforms: &[Platform]) {
+    let platforms: Vec<String> = platforms.iter().map(|platform| format!("\"{platform}\"")).collect();
+    let platforms = platforms.join(", ");
     let (name, _) = Provider::NAMES.iter().find(|(_, known)| *known == service).unwrap();
     let policy = format!(
-        "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nsource = \"https://git.example.com/acme/probe\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
+        "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nsource = \"https://git.example.com/acme/probe\"\nplatforms = [{platforms}]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
          installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n\
@@ -420,7 +422,7 @@ fn as_on_github(call: &str) -> String {
 
 fn each_event(service: Provider) {
     let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
-    let Some(world) = World::begin(folder.path(), service) else { return };
+    let Some(world) = World::begin(folder.path(), service, &platforms()) else { return };
     let first = world.commit(&[]);
     let expected = needs("base+fast", "false", "all", &["base", "app", "test", "release"]);
     world.happens("first push", &push(MAIN, &"0".repeat(40), &first), &expected);
@@ -495,6 +497,41 @@ fn each_event(service: Provider) {
 
     world.is_rebased_weekly(&edited, &by_hand);
     world.what_fails_is_not_named(&edited);
+}
+
+/// The graph of this repository's own policy: for one platform, one job builds, and a version that CI has not tested is tested by a job
+/// that cannot write to the registry.
+#[test]
+fn one_platform_is_built_tested_and_released() {
+    let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
+    let Some(world) = World::begin(folder.path(), Provider::GitHub, &platforms()[..1]) else { return };
+    let needs = |decision, base_present, tests, run| Expected { decision, base_present, tests, run };
+    let first = world.commit(&[]);
+    let all = needs("base+fast", "false", "all", &["test", "release"]);
+    world.happens("first push", &push(MAIN, &"0".repeat(40), &first), &all);
+    let published = world.latest();
+    assert!(published.iter().all(Option::is_some));
+
+    // A version of a commit that no branch was pushed with.
+    let second = world.commit(&[("app.txt", "two\n")]);
+    world.runner.git(&["tag", "v1.0.0"]);
+    let version = push("refs/tags/v1.0.0", &"0".repeat(40), &second);
+    let outcome = world.runner.run(&version);
+    let results = ["images", "test", "release"].map(|job| outcome.results[job]);
+    assert_eq!(results, ["success"; 3], "{}", outcome.log);
+    let released = world.published(&world.app, "1.0.0").map(|found| found.digest);
+    assert!(released.is_some() && released != published[1]);
+    let outcome = world.runner.run(&version);
+    let results = ["images", "test", "release"].map(|job| outcome.results[job]);
+    assert_eq!(results, ["success", "skipped", "skipped"], "it is tested once\n{}", outcome.log);
+    assert!(outcome.calls.iter().all(|call| !call.starts_with("xtask ci")), "{:?}", outcome.calls);
+
+    let red = world.commit(&[("app.txt", "red\n"), ("fail-tests", "\n")]);
+    world.runner.git(&["tag", "v1.1.0"]);
+    let outcome = world.runner.run(&push("refs/tags/v1.1.0", &"0".repeat(40), &red));
+    let results = ["images", "test", "release"].map(|job| outcome.results[job]);
+    assert_eq!(results, ["success", "failure", "skipped"], "{}", outcome.log);
+    assert!(world.published(&world.app, "1.1.0").is_none() && world.published(&world.app, &red[..12]).is_none());
 }
 
 impl World {
@@ -630,7 +667,7 @@ fn this_repositorys_own_plan_runs() {
 #[test]
 fn a_root_that_is_pinned_later_makes_the_workflows_out_of_date() {
     let folder = tempfile::tempdir().unwrap();
-    project(folder.path(), "127.0.0.1:1", Provider::GitHub);
+    project(folder.path(), "127.0.0.1:1", Provider::GitHub, &platforms());
     let xtask = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
         let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();
@@ -724,7 +761,7 @@ fn gitlabs_file_is_valid_for_the_schema_that_gitlab_publishes() {
 #[test]
 fn next_to_somebody_elses_file_gitlab_gets_one_to_include() {
     let folder = tempfile::tempdir().unwrap();
-    project(folder.path(), "127.0.0.1:1", Provider::GitLab);
+    project(folder.path(), "127.0.0.1:1", Provider::GitLab, &platforms());
     let xtask = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
         let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();
@@ -767,7 +804,7 @@ fn next_to_somebody_elses_file_gitlab_gets_one_to_include() {
 #[test]
 fn check_finds_drift_and_names_the_repair() {
     let folder = tempfile::tempdir().unwrap();
-    project(folder.path(), "127.0.0.1:1", Provider::GitHub);
+    project(folder.path(), "127.0.0.1:1", Provider::GitHub, &platforms());
     let xtask = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
         let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();

@@ -226,7 +226,7 @@ on:
 {concurrency}
 jobs:
 {}",
-            self.job(&graph.version)
+            graph.version.iter().map(|job| self.job(job)).collect::<Vec<_>>().join("\n")
         )
     }
 
@@ -287,7 +287,10 @@ jobs:
             let _ = writeln!(text, "      {what}: {right}");
         }
         if !job.outputs.is_empty() {
-            text += "    outputs:\n      publish: ${{ steps.may.outputs.publish }}\n";
+            text += "    outputs:\n";
+            if job.steps.iter().any(|step| matches!(step.does, Does::AskMay)) {
+                text += "      publish: ${{ steps.may.outputs.publish }}\n";
+            }
             for name in &job.outputs {
                 let _ = writeln!(text, "      {name}: ${{{{ steps.plan.outputs.{name} }}}}");
             }

@@ -93,7 +93,9 @@ impl GitlabWriter<'_> {
             text += &self.job(&self.name(job.name), job, &self.change_rules());
         }
         let tag = "    - if: $CI_COMMIT_TAG =~ /^v.*\\..*\\./\n      interruptible: false\n";
-        text += &self.job(&self.name("version"), &graph.version, tag);
+        for job in &graph.version {
+            text += &self.job(&self.name("version"), job, tag);
+        }
         if let Some(job) = &graph.locks {
             let rule = format!("    - if: ${} == \"{}\"\n      interruptible: false\n", PIPELINE[0], PIPELINE[1]);
             text += &self.job(&self.name(job.name), job, &rule);

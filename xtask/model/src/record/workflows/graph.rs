@@ -4,7 +4,7 @@
 
 use super::{PolicyLocation, RootDigests, slashed};
 use crate::image::policy::plugin::{KEYLESS, SIGN};
-use crate::image::policy::{Action, Binary, Dependencies, Engine, Laptop, Policy};
+use crate::image::policy::{Action, Binary, Dependencies, Engine, Laptop, Policy, Provider};
 use crate::spec::lock::formats::Format;
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ pub const CARGO_DENY: &str = "0.20.2";
 pub(super) struct Graph {
     /// The jobs of a push, a request to merge, a schedule and a run by hand, each after those that it needs.
     pub ci: Vec<Job>,
-    /// The job of a version's git tag.
-    pub version: Job,
+    /// The jobs of a version's git tag, each after those that it needs. One where the service gives every job the same rights.
+    pub version: Vec<Job>,
     /// The job that upgrades locks, where the policy has a schedule for it.
     pub locks: Option<Job>,
 }
@@ -266,7 +266,7 @@ pub(super) fn graph(policies: &[&Policy], place: &PolicyLocation, root: RootDige
     ci.extend(policy.ci.shadow.map(|_| writer.shadow()));
     ci.push(writer.release(earlier));
     let mut graph = Graph { ci, version: writer.version(), locks: policy.ci.updates.as_ref().map(|_| writer.locks()) };
-    sign(policy, graph.ci.iter_mut().chain([&mut graph.version]));
+    sign(policy, graph.ci.iter_mut().chain(&mut graph.version));
     graph
 }
 
@@ -630,8 +630,13 @@ impl GraphWriter<'_> {
 
     /// The run of a version's git tag. It restores no cache: what publishes is compiled from the tag's sources alone. A commit that CI
     /// has not tested is built and tested first, or refused where that takes several machines.
-    fn version(self) -> Job {
+    fn version(self) -> Vec<Job> {
+        let jobs = self.policy.ci.provider == Provider::GitHub && !self.several();
         let (flag, locked) = (self.flag(), self.locked());
+        let tag = |when: &[When]| {
+            let when = all([when, &[When::IsNot("decision", "full")]]);
+            run("Tag what was tested", when, format!("cargo xtask build {flag} --push{locked} --reuse-only"))
+        };
         let mut steps = vec![check_out(), log_in(Vec::new()), plan()];
         if self.several() {
             steps.push(step("Refuse a commit that CI has not tested", vec![ALL_TESTS], Does::Refuse(UNTESTED)));
@@ -644,21 +649,42 @@ impl GraphWriter<'_> {
                 vec![ALL_TESTS, When::IsNot("decision", "full")],
                 format!("cargo xtask build {flag} --push{locked} --untested"),
             ));
-            steps.push(Self::install_deny(vec![ALL_TESTS, When::Exists("deny.toml")]));
-            steps.extend(self.all_tests(&[ALL_TESTS]));
+            if !jobs {
+                steps.extend(self.version_tests(&[ALL_TESTS]));
+            }
         }
-        steps.push(run(
-            "Tag what was tested",
-            vec![When::IsNot("decision", "full")],
-            format!("cargo xtask build {flag} --push{locked} --reuse-only"),
-        ));
-        Job {
+        steps.push(tag(if jobs { &[SMALL] } else { &[] }));
+        let first = Job {
             comment: "Puts the version on the digest that CI tested for this commit. It restores no cache: what publishes is compiled from the tag.",
             needs: Vec::new(),
             when: vec![When::OwnRepository],
+            outputs: if jobs { vec!["decision", "tests", "long-tests"] } else { Vec::new() },
             asks_branch: true,
-            ..Self::job("release", PUSHES, steps)
+            ..Self::job(if jobs { "images" } else { "release" }, PUSHES, steps)
+        };
+        if !jobs {
+            return vec![first];
         }
+        let tests = [check_out()].into_iter().chain(self.version_tests(&[])).collect();
+        let test = Job {
+            comment: "Every test of a commit that CI has not tested. What they run cannot write to the registry.",
+            when: vec![ALL_TESTS],
+            ..Self::job("test", READS, tests)
+        };
+        let release = Job {
+            comment: "Puts the version on the digest that the tests were for. It builds nothing.",
+            needs: vec!["images", "test"],
+            when: vec![When::IsNot("decision", "full")],
+            asks_branch: true,
+            ..Self::job("release", PUSHES, vec![check_out(), log_in(Vec::new()), tag(&[])])
+        };
+        vec![first, test, release]
+    }
+
+    /// The long tests of a version's run, which restores no cache; `when` is the condition of each step.
+    fn version_tests(self, when: &[When]) -> Vec<JobStep> {
+        let deny = Self::install_deny(all([when, &[When::Exists("deny.toml")]]));
+        [deny].into_iter().chain(self.all_tests(when)).collect()
     }
 }
 
