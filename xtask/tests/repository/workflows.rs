@@ -488,8 +488,11 @@ fn each_event(service: Provider) {
     assert!(!outcome.log.contains("building"), "{}", outcome.log);
 
     // Pushed over a commit that nobody has any more.
-    let forced = push(MAIN, &"1".repeat(40), &edited);
-    world.happens("force push", &forced, &needs("fast", "true", "all", &["test", "release"]));
+    let lost = world.commit(&[("README.md", "lost\n")]);
+    world.runner.git(&["reset", "-q", "--hard", &edited]);
+    let forced = push(MAIN, &lost, &world.commit(&[("README.md", "forced\n")]));
+    let outcome = world.happens("force push", &forced, &needs("fast", "true", "all", &["test", "release"]));
+    assert!(outcome.log.contains("is not in this clone: it was pushed over"), "{}", outcome.log);
     assert_eq!(world.latest(), merged);
 
     world.happens("old commit again", &code, &needs("fast", "true", "none", &[]));
