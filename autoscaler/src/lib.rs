@@ -3,7 +3,7 @@
 //! Each part is a crate, so that an edit compiles one of them and those above it, and what computes is optimised and the rest is not:
 //!
 //! - `forecast` reads histories and forecasts them, in Rust or by a Python worker that it keeps alive.
-//! - `floor` decides the floor of a workload, and simulates a cluster that follows it. Pure.
+//! - `floor` decides the floor of a workload, and simulates a cluster that follows it; it is pure.
 //! - `show` has pages, charts, tables, metrics and probes, and the stored state behind them.
 //! - `cluster` is the operator: it reads resources and Prometheus, asks `floor`, and writes through `cluster::act` alone.
 //! - `cli` is the command line.

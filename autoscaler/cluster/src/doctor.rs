@@ -209,7 +209,7 @@ fn state(path: &std::path::Path) -> Finding {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
     let probe = folder.join(".autoscaler-doctor");
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, "x"));
-    // It may never have been there.
+    // It may never have existed.
     let _ = std::fs::remove_file(&probe);
     match written {
         Ok(()) => Finding::good("state", format!("`{}` can be written", folder.display())),

@@ -1,6 +1,6 @@
 //! Questions about a history, and the forecast that comes back with its times.
 //!
-//! Pure: turns spans into samples on the way in, and lead times into times on the way out.
+//! Turns spans into samples on the way in, and lead times into times on the way out.
 
 pub mod backtest;
 pub mod calendar;

@@ -157,7 +157,7 @@ async fn an_expired_floor_is_swept_and_an_enforced_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_floor_that_stands_is_confirmed_before_it_expires() {
+async fn a_floor_in_force_is_confirmed_before_it_expires() {
     let mut harness = Harness::new().await;
     harness.scaler(spec());
     harness.morning().await;

@@ -44,7 +44,7 @@ pub struct Docker {
     pub podman: bool,
 }
 
-/// What a name in a Dockerfile's `FROM` or `--from` means for one build.
+/// Meaning of a name in a Dockerfile's `FROM` or `--from` for one build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedContext {
     /// An image of an OCI layout.

@@ -157,7 +157,7 @@ fn lock(tree: &Tree) -> Diagnosis {
     good("lock", format!("{} packages match {}", lock.packages.len(), tree.policy.base.requirements))
 }
 
-/// What pinning the root would give.
+/// Benefit of pinning the root.
 const PIN: &str = "`cargo xtask lock` pins it: every build of a commit is then on the same root, and CI uses `--locked` once \
      `cargo xtask workflows` has written it";
 

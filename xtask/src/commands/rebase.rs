@@ -10,6 +10,7 @@ mod tags;
 
 use crate::documents;
 use crate::flags::{Format, Global, RebaseFlags};
+use crate::pipeline::leaves_to_ci;
 use crate::{leftovers, steps};
 use images::{Images, Rebasable};
 use make::Maker;
@@ -21,12 +22,13 @@ use xtask_host::registry::Client;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::plan;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::rebase::root::Fix;
 use xtask_model::quantity;
 use xtask_model::spec::lock::ImagesLock;
 use xtask_model::spec::lock::images::{PATH, RootPin};
-use xtask_model::spec::reference::{Digest, Platform, Reference};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 
 /// Images that are read, or made, at once.
 const AT_ONCE: usize = 8;
@@ -258,4 +260,10 @@ fn about(image: &Rebasable, fault: Fault) -> Fault {
 /// The folder of what is known of roots.
 fn folder(tree: &Tree) -> std::path::PathBuf {
     tree.root.join("target/native/rebase")
+}
+
+/// Reason for a tag to stay at a person's desk, as with `build --push`; `None` for one that moves.
+fn left_to_ci(tree: &Tree, repository: &Repository, tag: &Tag) -> Option<&'static str> {
+    let stays = leaves_to_ci(&tree.policy, repository) && plan::is_shared(tag, &tree.policy.project.default_branch);
+    stays.then_some(plan::LEFT_TO_CI)
 }

@@ -18,7 +18,7 @@ pub(super) enum BuildEngine {
     Native,
 }
 
-/// Why only docker can do what the flags ask for.
+/// Reason why only docker can do what the flags ask for.
 fn only_docker(flags: &BuildFlags, target: Target) -> Option<String> {
     match (&flags.builder, target) {
         (Some(builder), _) => Some(format!("`{builder}` is a builder of docker")),

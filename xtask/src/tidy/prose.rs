@@ -82,8 +82,10 @@ const QUESTION_WORDS: [&str; 12] =
 const NOT_READ: [&str; 2] = ["xtask/src/tidy/prose.rs", "LICENSE"];
 
 /// Lines that may have a phrase: the file, a part of the line, and the reason.
-const ALLOWED: &[(&str, &str, &str)] =
-    &[("CHANGELOG.md", "the field `beside` of `explain`", "readers of the old JSON look for this name")];
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("CHANGELOG.md", "the field `beside` of `explain`", "readers of the old JSON look for this name"),
+    ("autoscaler/show/src/state.rs", "alias = \"stands\"", "states that older versions wrote have this name"),
+];
 
 /// Every phrase in every text that people read, and every doc comment that starts with a question word.
 pub(super) fn check(files: &Files) -> Vec<Violation> {

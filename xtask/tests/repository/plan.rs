@@ -236,7 +236,7 @@ fn without_a_base_that_can_be_named_everything_is_built_from_scratch() {
     after_writing("dockerfiles/Dockerfile.base", "", Work::Full);
 }
 
-/// What the plan decides can be carried out: the image from scratch reads nothing of the broken Dockerfile.
+/// The plan's decision can be carried out: the image from scratch reads nothing of the broken Dockerfile.
 #[test]
 fn the_image_from_scratch_is_read_where_the_bases_dockerfile_is_broken() {
     let (repo, _) = committed();

@@ -23,7 +23,7 @@ struct Wheel {
     hashless: bool,
     requires: Option<&'static str>,
     yanked: Option<&'static str>,
-    /// What the page states instead of the size.
+    /// The size that the page states instead of the right one.
     size: Option<u64>,
 }
 

@@ -312,7 +312,7 @@ pub fn listed(differences: &[InputDifference]) -> String {
     parts.join(", ")
 }
 
-/// Why a tag stays that a person's call leaves to CI.
+/// Reason for a tag that a person's call leaves to CI.
 pub const LEFT_TO_CI: &str = "only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)";
 
 /// True if a tag is one that people rely on and that moves: `latest`, or the default branch's.

@@ -268,7 +268,7 @@ pub fn count(range: &str, commits: Vec<ReplayedCommit>, records: &[Record], has_
     Census { range: range.to_owned(), classes, tests, everything, spent, saved, commits }
 }
 
-/// What a sum says about times that are assumed.
+/// Note of a sum about times that are assumed.
 fn listed(assumed: &BTreeSet<&str>) -> String {
     match assumed.is_empty() {
         true => String::new(),

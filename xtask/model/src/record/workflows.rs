@@ -74,7 +74,7 @@ fn slashed(folder: &str) -> String {
     if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
-/// Where builds get the digests of the root from. CI refuses what is not pinned only where something is: `--locked` refuses all else.
+/// Source of the digests of the root. CI refuses what is not pinned only where something is: `--locked` refuses all else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootDigests {
     /// `images.lock` has them, or those of a base, below which no root is looked up.
@@ -98,7 +98,7 @@ impl RootDigests {
         }
     }
 
-    /// What a reader of the plan's step learns where the digests are not pinned.
+    /// Comment of the plan's step where the digests are not pinned.
     fn note(self) -> Option<&'static str> {
         match self {
             Self::Pinned => None,

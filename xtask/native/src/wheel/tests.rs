@@ -130,7 +130,7 @@ fn a_name_is_the_same_for_every_reader() {
 }
 
 #[test]
-fn a_long_end_record_may_be_there_without_need() {
+fn a_long_end_record_without_need_is_read() {
     let short = archive(&[made("a", "1"), made("b", "2")]);
     let at = short.len() - 22;
     let (directory, size, count) = (&short[at + 16..at + 20], &short[at + 12..at + 16], &short[at + 8..at + 10]);

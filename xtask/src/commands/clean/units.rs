@@ -25,7 +25,7 @@ pub(super) struct Unused {
     _lock: File,
 }
 
-/// What is found under `target`.
+/// Units found under `target`.
 #[derive(Default)]
 pub(super) struct CompiledUnits {
     pub unused: Vec<Unused>,
@@ -114,7 +114,7 @@ fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
-/// Whether the file system records that a file was read; with `noatime` it does not.
+/// Returns true if the file system records that a file was read; with `noatime` it does not.
 fn records_access(folder: &Path) -> bool {
     let tried = || -> std::io::Result<bool> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;

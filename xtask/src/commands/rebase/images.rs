@@ -163,7 +163,7 @@ impl Images {
 fn name_it(context: &RebaseContext<'_>, (mut image, base): Read, name: &Reference, tags: &[Tag]) -> Read {
     image.named = Some(name.to_string());
     for tag in tags {
-        let left = || super::tags::left_to_ci(context.tree, &image.repository, tag);
+        let left = || super::left_to_ci(context.tree, &image.repository, tag);
         match rebase::fixed(tag, &image.published).or_else(left) {
             None => image.tags.push(tag.clone()),
             Some(why) => image.kept.push((tag.clone(), why)),

@@ -2,19 +2,16 @@
 
 use super::images::{Id, NamedImage};
 use super::make::Rebased;
-use super::{AT_ONCE, RebaseContext};
-use crate::pipeline::leaves_to_ci;
+use super::{AT_ONCE, RebaseContext, left_to_ci};
 use crate::steps;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use xtask_host::registry::parallel::some_at_once;
 use xtask_host::registry::publish::{self, Publication, completeness, records};
 use xtask_host::registry::{Answer, Client};
-use xtask_host::tree::facts::Tree;
 use xtask_host::{clock, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FINGERPRINT_LABEL;
-use xtask_model::image::plan;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::Published;
 use xtask_model::image::rebase;
@@ -99,12 +96,6 @@ fn by_fingerprint(context: &RebaseContext<'_>, one: &Rebased<'_>) -> Result<Publ
     };
     let attach = |index: &Descriptor| steps::attach_to_index(tree, client, image.kind(), (&image.repository, index));
     Ok(publish::publish_with(client, &publication, &attach)?.published)
-}
-
-/// Why a tag stays where it is at a person's desk, as with `build --push`; `None` for one that moves.
-pub(super) fn left_to_ci(tree: &Tree, repository: &Repository, tag: &Tag) -> Option<&'static str> {
-    let stays = leaves_to_ci(&tree.policy, repository) && plan::is_shared(tag, &tree.policy.project.default_branch);
-    stays.then_some(plan::LEFT_TO_CI)
 }
 
 /// Moves tags, all or none: unless one of them names something else by now, and back after a fault. An interruption comes before or after.

@@ -390,7 +390,7 @@ struct ObjectReference {
     attribute: String,
 }
 
-/// What `entry_points.txt` has.
+/// Contents of `entry_points.txt`.
 #[derive(Debug)]
 struct EntryPoints {
     /// Console and GUI scripts by name; of two with one name, the GUI script.
