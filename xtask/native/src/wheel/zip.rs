@@ -354,7 +354,7 @@ fn check_rest<S: RandomAccess + ?Sized>(
         20 | 24 => [entry.packed.to_le_bytes(), entry.size.to_le_bytes()].concat(),
         _ => return Err(format!("{length} bytes follow `{}`, which are not its sizes", entry.name)),
     };
-    let signature = if length % 8 == 0 { DESCRIBED.to_le_bytes().to_vec() } else { Vec::new() };
+    let signature = if length.is_multiple_of(8) { DESCRIBED.to_le_bytes().to_vec() } else { Vec::new() };
     let expected = [signature, entry.crc.to_le_bytes().to_vec(), numbers].concat();
     if read(source, rest.start, length)? == expected {
         return Ok(());
