@@ -114,7 +114,7 @@ mod tests {
     fn tests_and_comments_are_left_out() {
         assert_eq!(
             without_tests("a\n// b\n#[cfg(test)]\nmod tests;\nc\n#[cfg(test)]\nmod tests {\nd\n}\n"),
-            "a\n\n\nc\n"
+            "a\n\n\n\nc\n"
         );
     }
 }
