@@ -3,7 +3,7 @@
 //! Pure. A module and those below it may use each other. A name that a module takes from one below it counts as that one's, so that
 //! `super::Name` leads to where the name is defined. Reads paths in the text, as [`edges`](super::edges).
 
-use super::edges::{absolute, is_test, module, paths, without_tests};
+use super::edges::{absolute, is_test, module, paths};
 use super::{Files, Violation};
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_scan::rust;
@@ -30,12 +30,8 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
 
 /// Imports between siblings, by the module that both are children of.
 fn imports(files: &Files) -> BTreeMap<String, Imports> {
-    let mut modules = BTreeMap::new();
-    for (path, text) in files.texts() {
-        if let Some(module) = module(path).filter(|module| !is_test(module)) {
-            modules.insert(module, (path, without_tests(text)));
-        }
-    }
+    let sources = files.code().filter_map(|(path, code)| Some((module(path)?, (path, code))));
+    let modules: Modules<'_> = sources.filter(|(module, _)| !is_test(module)).collect();
     let taken: BTreeMap<&str, BTreeMap<String, String>> =
         modules.iter().map(|(module, (_, code))| (module.as_str(), taken(&modules, module, code))).collect();
     let mut all: BTreeMap<String, Imports> = BTreeMap::new();
@@ -50,22 +46,24 @@ fn imports(files: &Files) -> BTreeMap<String, Imports> {
     all
 }
 
-type Modules<'f> = BTreeMap<String, (&'f str, String)>;
+/// Path and code of each module.
+type Modules<'f> = BTreeMap<String, (&'f str, &'f str)>;
 
 /// Names that a module takes from those below it, with the module of each.
 fn taken(modules: &Modules<'_>, module: &str, code: &str) -> BTreeMap<String, String> {
     let below = rust::own_uses(code).into_iter().filter_map(|path| {
         let path = format!("{module}::{}", path.strip_prefix("self::").unwrap_or(&path));
         let (target, name) = split(modules, &path)?;
-        (target != module).then(|| Some((name?.to_owned(), target.to_owned())))?
+        let name = name.filter(|_| target != module)?;
+        Some((name.to_owned(), target.to_owned()))
     });
     below.collect()
 }
 
 /// The deepest module on a path, and the first name behind it.
 fn split<'p>(modules: &Modules<'_>, path: &'p str) -> Option<(&'p str, Option<&'p str>)> {
-    let ends = path.match_indices("::").map(|(at, _)| at).chain([path.len()]).collect::<Vec<_>>();
-    let end = ends.into_iter().rev().find(|end| modules.contains_key(&path[..*end]))?;
+    let mut ends = [path.len()].into_iter().chain(path.rmatch_indices("::").map(|(at, _)| at));
+    let end = ends.find(|end| modules.contains_key(&path[..*end]))?;
     let name = path[end..].strip_prefix("::").and_then(|rest| rest.split("::").next());
     Some((&path[..end], name))
 }
@@ -73,7 +71,7 @@ fn split<'p>(modules: &Modules<'_>, path: &'p str) -> Option<(&'p str, Option<&'
 /// The module in which the item of a path is defined.
 fn defined_in(modules: &Modules<'_>, taken: &BTreeMap<&str, BTreeMap<String, String>>, path: &str) -> Option<String> {
     let (module, name) = split(modules, path)?;
-    let (mut module, name) = (module.to_owned(), name);
+    let mut module = module.to_owned();
     while let Some(below) = name.and_then(|name| taken.get(module.as_str())?.get(name)) {
         module.clone_from(below);
     }

@@ -6,7 +6,6 @@
 use super::{Files, Violation};
 use std::collections::BTreeSet;
 use xtask_scan::rust;
-pub(super) use xtask_scan::rust::without_tests;
 
 /// Sources of each crate, with the name by which other crates import it.
 pub(super) const CRATES: [(&str, &str); 13] = [
@@ -28,27 +27,8 @@ pub(super) const CRATES: [(&str, &str); 13] = [
 /// Crates that are pure as a whole. Another module is pure, with everything below it, if a sentence of its header begins with `Pure`.
 const PURE: [&str; 2] = ["autoscaler_floor", "xtask_model"];
 
-/// Beginnings of the paths that are read.
-const ROOTS: [&str; 18] = [
-    "std::",
-    "rustix::",
-    "crate::",
-    "super::",
-    "self::",
-    "xtask_model::",
-    "xtask_scan::",
-    "xtask_host::",
-    "xtask_native::",
-    "xtask_bench::",
-    "xtask_fuzz::",
-    "xtask::",
-    "autoscaler::",
-    "autoscaler_forecast::",
-    "autoscaler_floor::",
-    "autoscaler_show::",
-    "autoscaler_cluster::",
-    "autoscaler_cli::",
-];
+/// Beginnings of the paths that are read, next to the names of [`CRATES`].
+const ROOTS: [&str; 5] = ["std::", "rustix::", "crate::", "super::", "self::"];
 
 /// Beginnings of paths that reach the world.
 const WORLD: [&str; 14] = [
@@ -100,20 +80,19 @@ const REPAIR: &str = "pass the value as an argument, or move this code to an imp
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let pure = Purity::of(files);
     let mut found = Vec::new();
-    for (path, text) in files.texts() {
+    for (path, code) in files.code() {
         let Some(module) = module(path) else { continue };
         if !pure.has(&module) || is_test(&module) {
             continue;
         }
-        let code = without_tests(text);
-        for (line, used) in paths(&code) {
+        for (line, used) in paths(code) {
             if let Some(what) = pure.leads_out(files, &absolute(&module, &used)) {
                 found.push(Violation::new(path, line, what, REPAIR));
             }
         }
         // A whole path to a call is one violation.
         let known: BTreeSet<usize> = found.iter().filter(|one| one.path == path).map(|one| one.line).collect();
-        for (line, call) in calls(&code).into_iter().filter(|(line, _)| !known.contains(line)) {
+        for (line, call) in calls(code).into_iter().filter(|(line, _)| !known.contains(line)) {
             found.push(Violation::new(path, line, format!("`{call}` in a pure module"), REPAIR));
         }
     }
@@ -214,7 +193,8 @@ pub(super) fn absolute(module: &str, path: &str) -> String {
 
 /// Paths that begin at a root, with their lines.
 pub(super) fn paths(code: &str) -> Vec<(usize, String)> {
-    rust::paths(code, &ROOTS)
+    let crates = CRATES.map(|(_, name)| format!("{name}::"));
+    rust::paths(code, &ROOTS.into_iter().chain(crates.iter().map(String::as_str)).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use xtask_host::process::{self, Command};
 use xtask_model::fault::{Exit, Fault};
+use xtask_scan::rust;
 
 /// Paths from the root, with `/`, and their text; none for what is not text.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     root: PathBuf,
     texts: BTreeMap<String, Option<String>>,
+    /// Rust sources without comments and tests, which several rules read.
+    code: OnceLock<BTreeMap<String, String>>,
 }
 
 impl Files {
@@ -28,14 +32,14 @@ impl Files {
                 texts.insert(path.to_owned(), String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')));
             }
         }
-        Ok(Self { root: root.to_owned(), texts })
+        Ok(Self { root: root.to_owned(), texts, code: OnceLock::new() })
     }
 
     /// Files for a test.
     #[cfg(test)]
     pub(crate) fn made_up(files: &[(&str, &str)]) -> Self {
         let texts = files.iter().map(|(path, text)| ((*path).to_owned(), Some((*text).to_owned()))).collect();
-        Self { root: PathBuf::from("/made/up"), texts }
+        Self { root: PathBuf::from("/made/up"), texts, code: OnceLock::new() }
     }
 
     /// Folder that contains the files.
@@ -60,6 +64,15 @@ impl Files {
     /// Those that are text.
     pub(super) fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.texts.iter().filter_map(|(path, text)| Some((path.as_str(), text.as_deref()?)))
+    }
+
+    /// Rust sources, without comments and test modules; lines keep their numbers.
+    pub(super) fn code(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.code.get_or_init(|| {
+            let sources = self.texts().filter(|(path, _)| path.ends_with(".rs"));
+            sources.map(|(path, text)| (path.to_owned(), rust::without_tests(text))).collect()
+        });
+        all.iter().map(|(path, code)| (path.as_str(), code.as_str()))
     }
 
     /// All paths.

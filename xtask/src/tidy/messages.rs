@@ -2,7 +2,6 @@
 //!
 //! Pure. A message is found where one string literal outside of tests contains all of it, with `…` for each value.
 
-use super::edges::without_tests;
 use super::{Files, Violation};
 use xtask_scan::prose::{lines_with, literals};
 
@@ -13,8 +12,8 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
     let Some(document) = files.text(DOCUMENT) else { return Vec::new() };
     let is_source = |path: &str| path.starts_with("xtask/") && path.contains("/src/") && path.ends_with(".rs");
     let is_test = |path: &str| path.ends_with("/tests.rs") || path.contains("/tests/");
-    let sources = files.texts().filter(|(path, _)| is_source(path) && !is_test(path));
-    let printed: Vec<String> = sources.map(|(_, text)| literals(&without_tests(text))).collect();
+    let sources = files.code().filter(|(path, _)| is_source(path) && !is_test(path));
+    let printed: Vec<String> = sources.map(|(_, code)| literals(code)).collect();
     let is_printed = |message: &str| printed.iter().any(|literals| !lines_with(literals, &[message]).is_empty());
     let absent = quoted(document).into_iter().filter(|(_, message)| !is_printed(message));
     let violation = |(line, message): (usize, &str)| {

@@ -3,7 +3,7 @@
 //! Pure. A type in a function counts as well: a reader meets its name in the same places. An associated type does not, and tests may name
 //! theirs as they like.
 
-use super::edges::{CRATES, without_tests};
+use super::edges::CRATES;
 use super::{Files, Violation};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -16,12 +16,11 @@ const REPEATS: [(&str, &str); 1] =
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut first: BTreeMap<(&str, String), (&str, usize)> = BTreeMap::new();
     let mut found = Vec::new();
-    for (path, text) in files.texts().filter(|(path, _)| path.ends_with(".rs")) {
+    for (path, code) in files.code() {
         let Some((src, _)) = CRATES.iter().find(|(src, _)| path.starts_with(src)) else { continue };
         if REPEATS.iter().any(|(place, _)| path.ends_with(place)) || is_test(files, path) {
             continue;
         }
-        let code = without_tests(text);
         for (line, name) in code.lines().zip(1..).filter_map(|(text, line)| Some((line, defined(text)?))) {
             match first.entry((src, name.to_owned())) {
                 Entry::Occupied(known) => {

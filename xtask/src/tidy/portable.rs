@@ -2,7 +2,7 @@
 //!
 //! Pure. A compiler for another system is not on every machine that changes this code; this rule is.
 
-use super::edges::{paths, without_tests};
+use super::edges::paths;
 use super::{Files, Violation};
 
 /// Sources that are compiled on every system.
@@ -49,14 +49,13 @@ const COMMON: &[&str] = &[
 /// Every use of what only Linux has.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut found = Vec::new();
-    for (path, text) in files.texts() {
-        let is_common = SOURCES.iter().any(|folder| path.starts_with(folder)) && path.ends_with(".rs");
+    for (path, code) in files.code() {
+        let is_common = SOURCES.iter().any(|folder| path.starts_with(folder));
         if !is_common || path.ends_with("/tests.rs") || LINUX.iter().any(|linux| path.starts_with(linux)) {
             continue;
         }
-        let code = without_tests(text);
         let used =
-            paths(&code).into_iter().filter(|(_, used)| is_linux(used)).map(|(line, used)| (line, format!("`{used}`")));
+            paths(code).into_iter().filter(|(_, used)| is_linux(used)).map(|(line, used)| (line, format!("`{used}`")));
         let read =
             code.lines().zip(1..).filter(|(text, _)| names_proc(text)).map(|(_, line)| (line, "`/proc`".to_owned()));
         for (line, what) in used.chain(read) {

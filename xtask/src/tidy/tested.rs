@@ -5,8 +5,7 @@
 
 use super::{Files, Violation};
 use std::collections::BTreeSet;
-use xtask_model::image::policy::Selected;
-use xtask_model::image::policy::{self, Policy};
+use xtask_model::image::policy::{self, Policy, Selected};
 use xtask_model::spec::reference::Digest;
 
 /// The lock, which belongs to the tests of xtask.
