@@ -5,6 +5,7 @@
 use crate::announce;
 use crate::flags::{BuildFlags, Global};
 use crate::pipeline::{self, Target};
+use crate::steps;
 use std::io::{BufRead as _, IsTerminal as _};
 use xtask_host::docker::{Docker, debian, engine};
 use xtask_host::linux;
@@ -12,7 +13,7 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::uv;
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::Engine;
+use xtask_model::image::policy::{After, Engine};
 use xtask_model::spec::reference::Platform;
 
 /// Does it all.
@@ -77,13 +78,9 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
     let done = pipeline::run(&global, &flags, Target::App)?;
     announce::conclude(&done);
-    let in_ci = crate::steps::in_ci();
     for app in done.wanted() {
-        let tested = tree
-            .policy
-            .steps
-            .iter()
-            .any(|step| step.uses("smoke") && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci));
+        let due = [After::Build, After::Push].into_iter().flat_map(|when| steps::due(&tree.policy, when, app.kind));
+        let tested = due.into_iter().any(|step| step.uses("smoke"));
         if app.action != "built" || !tested {
             // A build runs the policy's steps; an image that existed already, or has no such step here, is asked now.
             super::smoke::run(&global, Some(&app.reference.to_string()))?;

@@ -12,15 +12,10 @@ use xtask_model::record::workflows::{self, File, PolicyLocation, RootDigests};
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
 /// wrote is never replaced, and then none is.
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
-    // The jobs are for every app, whichever is selected.
-    let trees = Global { app: Vec::new(), ..global.clone() }.trees()?;
-    let policies: Vec<&Policy> = trees.iter().map(|tree| &tree.policy).collect();
-    let (top, place) = place(&trees[0].root)?;
-    let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
-    let place = place.next_to(&gitlab);
-    let files = generate(&trees, &policies, &place)?;
+    let WantedWorkflows { trees, top, place, gitlab, files } = generate(global)?;
+    let policy = &trees[0].policy;
     let mut drift: Vec<String> = Vec::new();
-    if policies[0].ci.provider == Provider::GitLab
+    if policy.ci.provider == Provider::GitLab
         && let Some(file) = files.iter().find(|file| file.path != workflows::GITLAB_TOP && !gitlab.contains(&file.path))
     {
         let what = format!("`{}` does not include `{}`", workflows::GITLAB_TOP, file.path);
@@ -40,7 +35,7 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
             Some(text) => drift.extend(workflows::difference(file, &text)),
         }
     }
-    for (path, why) in workflows::obsolete(policies[0], &place) {
+    for (path, why) in workflows::obsolete(policy, &place) {
         let found = read(&top.join(&path), &path)?;
         if found.is_none_or(|text| !workflows::is_ours(&text, &place)) {
             continue;
@@ -70,8 +65,27 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     Err(fault.hint("update them: `cargo xtask workflows`"))
 }
 
-fn generate(trees: &[Tree], policies: &[&Policy], place: &PolicyLocation) -> Result<Vec<File>, Fault> {
-    workflows::generate(policies, place, RootDigests::of(policies, &facts::images_lock(&trees[0])?))
+/// The workflows of the policy as they should be, with what they were generated from.
+struct WantedWorkflows {
+    trees: Vec<Tree>,
+    /// Top of the repository.
+    top: PathBuf,
+    place: PolicyLocation,
+    /// Text of GitLab's file at the top; empty if it is missing.
+    gitlab: String,
+    files: Vec<File>,
+}
+
+/// Generates the files for every app, whichever is selected.
+fn generate(global: &Global) -> Result<WantedWorkflows, Fault> {
+    let trees = Global { app: Vec::new(), ..global.clone() }.trees()?;
+    let policies: Vec<&Policy> = trees.iter().map(|tree| &tree.policy).collect();
+    let (top, place) = place(&trees[0].root)?;
+    let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
+    let place = place.next_to(&gitlab);
+    let root = RootDigests::of(&policies, &facts::images_lock(&trees[0])?);
+    let files = workflows::generate(&policies, &place, root)?;
+    Ok(WantedWorkflows { trees, top, place, gitlab, files })
 }
 
 /// Says how to write the workflows again if those that were written before differ from what the policy and the pins give now.
@@ -84,12 +98,8 @@ pub fn suggest(global: &Global) {
 
 /// The first file that was written before and would be another one now.
 fn outdated(global: &Global) -> Result<Option<String>, Fault> {
-    let trees = Global { app: Vec::new(), ..global.clone() }.trees()?;
-    let policies: Vec<&Policy> = trees.iter().map(|tree| &tree.policy).collect();
-    let (top, place) = place(&trees[0].root)?;
-    let gitlab = read(&top.join(workflows::GITLAB_TOP), workflows::GITLAB_TOP)?.unwrap_or_default();
-    let place = place.next_to(&gitlab);
-    for File { path, text } in generate(&trees, &policies, &place)? {
+    let WantedWorkflows { top, place, files, .. } = generate(global)?;
+    for File { path, text } in files {
         let found = read(&top.join(&path), &path)?;
         if found.is_some_and(|found| workflows::is_ours(&found, &place) && found != text) {
             return Ok(Some(path));

@@ -10,6 +10,7 @@ use std::fs::{self, File, FileTimes};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use xtask_model::image::dependencies::unit_hash;
 
 /// Depth of the deepest folder of a profile: `target/compiled/<triple>/<profile>`.
 const DEPTH: usize = 3;
@@ -77,16 +78,14 @@ fn unused(profile: &Path, age: Duration, now: SystemTime) -> (usize, Vec<PathBuf
     }
     let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for path in ["deps", "examples", "build"].iter().flat_map(|folder| children(&profile.join(folder))) {
-        if let Some(hash) = path.file_name().and_then(|name| hash(&name.to_string_lossy()).map(str::to_owned)) {
+        if let Some(hash) = hash(&path) {
             files.entry(hash).or_default().push(path);
         }
     }
     let mut paths = Vec::new();
     let mut number = 0;
     for folder in old {
-        let Some(hash) = folder.file_name().and_then(|name| hash(&name.to_string_lossy()).map(str::to_owned)) else {
-            continue;
-        };
+        let Some(hash) = hash(&folder) else { continue };
         number += 1;
         paths.push(folder);
         paths.extend(files.remove(&hash).unwrap_or_default());
@@ -104,10 +103,9 @@ fn last_use(fingerprint: &Path) -> Option<SystemTime> {
 }
 
 /// Hash of a unit in the name of one of its files: `libserde-0123456789abcdef.rlib`.
-fn hash(name: &str) -> Option<&str> {
-    let stem = name.split('.').next()?;
-    let (_, hash) = stem.rsplit_once('-')?;
-    (hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(hash)
+fn hash(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy();
+    unit_hash(name.split('.').next()?).map(str::to_owned)
 }
 
 fn is_folder(path: &Path) -> bool {
@@ -136,10 +134,10 @@ mod tests {
     #[test]
     fn a_unit_is_known_by_its_hash() {
         for name in ["libserde-0123456789abcdef.rlib", "serde-0123456789abcdef", "serde-json-0123456789abcdef.d"] {
-            assert_eq!(hash(name), Some("0123456789abcdef"), "{name}");
+            assert_eq!(hash(Path::new(name)).as_deref(), Some("0123456789abcdef"), "{name}");
         }
         for name in ["libserde.rlib", "serde-0123456789abcde", "serde-0123456789abcdeg.d", "serde"] {
-            assert_eq!(hash(name), None, "{name}");
+            assert_eq!(hash(Path::new(name)), None, "{name}");
         }
     }
 
