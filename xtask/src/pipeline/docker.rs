@@ -1,7 +1,6 @@
 //! Docker's translation of an order, and what becomes of the result in docker's image store.
 
-use super::order::Image;
-use super::order::local_tags;
+use super::order::{Image, local_tags};
 use super::{Context, native};
 use std::collections::BTreeMap;
 use std::fs::File;

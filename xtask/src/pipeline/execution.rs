@@ -4,8 +4,7 @@ mod compilation;
 
 use super::engine::BuildEngine;
 use super::facts::key_file;
-use super::order::Image;
-use super::order::{self, BaseImage, labels, local_tags};
+use super::order::{self, BaseImage, Image, labels, local_tags};
 use super::record::Trace;
 use super::tagging::{Named, Tagger};
 use super::{Context, Work, docker, export, layouts, native};

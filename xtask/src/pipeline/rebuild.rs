@@ -5,8 +5,7 @@
 use super::dependencies::Program;
 use super::engine::BuildEngine;
 use super::facts::{Detail, Lookup};
-use super::order::Image;
-use super::order::{self, BaseImage};
+use super::order::{self, BaseImage, Image};
 use super::sources::Sources;
 use super::{Context, Request, buildable, docker, layouts, native};
 use std::collections::BTreeMap;

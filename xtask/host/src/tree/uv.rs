@@ -21,8 +21,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::RequirementFiles;
 use xtask_model::spec::lock::pip::PipSettings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
-use xtask_model::spec::project::Project;
-use xtask_model::spec::project::Selection;
+use xtask_model::spec::project::{Project, Selection};
 use xtask_model::spec::requirements::{self, LocalProject, Options, Requirements, normalised, secret};
 use xtask_model::time::Timestamp;
 

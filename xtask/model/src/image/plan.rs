@@ -4,8 +4,7 @@
 
 use crate::fault::Fault;
 use crate::image::commit::Commit;
-use crate::image::key::EditKind;
-use crate::image::key::{BinaryKey, FALLBACK, Fingerprint, foremost};
+use crate::image::key::{BinaryKey, EditKind, FALLBACK, Fingerprint, foremost};
 use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Presence, Published};
 use crate::image::rebase;

@@ -3,8 +3,7 @@
 //! The output depends only on the items. A file that differs from its item is an error.
 
 use super::Codec;
-use super::compress::Written;
-use super::compress::{self, Blocks};
+use super::compress::{self, Blocks, Written};
 use super::header::{self, Header, flag};
 use crate::layer::item::{Bytes, Content, Item};
 use rustix::fs::{Mode, OFlags};

@@ -4,8 +4,7 @@
 //! Cargo decides by itself whether it uses them: its fingerprints have the compiler, the flags, the features and the paths. What is
 //! missing or does not fit it compiles. Here nothing is downloaded.
 
-use super::is_foreign;
-use super::{cargo, locked, members};
+use super::{cargo, is_foreign, locked, members};
 use crate::file::{self, cannot_read};
 use crate::tree::toolchain;
 use crate::{process, scratch};

@@ -7,8 +7,7 @@ use super::{
 };
 use crate::adopt::{Input, NoteKind, is_for_development};
 use crate::spec::dockerfile::Command;
-use crate::spec::project::Selection;
-use crate::spec::project::{self, Project, is_manifest};
+use crate::spec::project::{self, Project, Selection, is_manifest};
 use crate::spec::requirements;
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -18,7 +18,7 @@ pub fn through(xtask: impl Into<PathBuf>) {
 
 /// The xtask binary for internal calls.
 pub(super) fn program() -> PathBuf {
-    XTASK.get().cloned().unwrap_or_else(|| THIS_BINARY.into())
+    known().cloned().unwrap_or_else(|| THIS_BINARY.into())
 }
 
 pub(super) fn use_this_binary() {

@@ -1,7 +1,8 @@
 //! Programs of the host that end with xtask, however it ends, and inherit only their standard streams.
 //!
 //! xtask starts itself again first: that process asks the kernel for a signal at the parent's end, closes inherited
-//! files, and becomes the program ([`bound`]), ends it with all that it started ([`supervised`]), or starts it in own mount and process namespaces ([`Isolation::isolated`]),
+//! files, and becomes the program ([`bound`]), ends it with all that it started ([`supervised`]), or starts it in own mount
+//! and process namespaces ([`Isolation::isolated`]),
 //! so that its mounts and processes end with it.
 
 use super::binary;

@@ -1,8 +1,7 @@
 //! Every way in which uv finds an index when it resolves is known to both engines when they install.
 
 use super::*;
-use crate::spec::project::Project;
-use crate::spec::project::Selection;
+use crate::spec::project::{Project, Selection};
 use crate::spec::requirements as pip_files;
 
 #[derive(Default)]
